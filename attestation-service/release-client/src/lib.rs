@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest side of key release.

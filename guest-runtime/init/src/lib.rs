@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PID 1 of the guest.

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PID 1 of the guest.
+
+fn main() {}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Prepares a host and runs guests on it.

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Builds guest images reproducibly from locked inputs.
+
+fn main() {}
