@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Evidence: one content-addressed document, and the small proof that a connection carries.
+//!
+//! Nothing in it is true because it stands here. A verifier recomputes REPORTDATA, RTMR3 and MRCONFIGID
+//! from it and compares them with a verified quote.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Base64, Document, Hex32, Role, RuntimeEvent, Sha256Digest};
+
+/// Most bytes of a quote with its certificate chain.
+pub const MAX_QUOTE: usize = 16 * 1024;
+/// Most bytes of the firmware's event log.
+pub const MAX_FIRMWARE_LOG: usize = 256 * 1024;
+/// Most bytes of the configuration.
+pub const MAX_CONFIG: usize = 64 * 1024;
+/// Most bytes of one GPU report or its certificate chain.
+pub const MAX_GPU_BLOB: usize = 64 * 1024;
+
+/// The evidence document (`chrysalis/evidence/v1`), at most 2 MiB.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// `chrysalis/evidence/v1`.
+    pub schema: String,
+    /// What the guest is for.
+    pub role: Role,
+    /// The TDX quote whose REPORTDATA binds the fields below.
+    pub quote: Base64<MAX_QUOTE>,
+    /// SHA-256 of the DER SPKI of the guest's TLS key.
+    pub spki_sha256: Sha256Digest,
+    /// The Ed25519 public key that signs receipts.
+    pub instance_key: Hex32,
+    /// An X25519 public key for HPKE: the one of this key release, or of the guest's sessions; zero where neither exists.
+    pub hpke_key: Hex32,
+    /// GPU evidence; without a GPU an empty list of epoch 0.
+    pub gpu: GpuEvidence,
+    /// Hash of the newest receipt, zero before the first.
+    pub receipt_head: Sha256Digest,
+    /// Number of receipts so far.
+    pub receipt_count: u64,
+    /// What makes the quote fresh.
+    pub freshness: Freshness,
+    /// The events of RTMR3 so far.
+    pub events: Vec<RuntimeEvent>,
+    /// The firmware's log (CCEL) where the machine has one: it explains RTMR0–2, it proves nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub firmware_log: Option<Base64<MAX_FIRMWARE_LOG>>,
+    /// The exact bytes of the guest's configuration.
+    pub guest_config: Base64<MAX_CONFIG>,
+    /// What the guest knows of the time.
+    pub time: TimeState,
+}
+
+/// Reports of all GPUs of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuEvidence {
+    /// Counts collections; one lasts at most ten minutes. 0 without a GPU.
+    pub epoch: u64,
+    /// The guest's own randomness in the GPU nonce. Zero without a GPU.
+    pub random: Hex32,
+    /// Reports, sorted by device UUID.
+    pub reports: Vec<GpuReport>,
+}
+
+/// Evidence of one GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuReport {
+    /// The device's UUID in its canonical text form.
+    pub uuid: String,
+    /// The SPDM measurement report.
+    pub report: Base64<MAX_GPU_BLOB>,
+    /// The device's certificate chain, PEM.
+    pub chain: Base64<MAX_GPU_BLOB>,
+}
+
+/// Which kind of leaf makes a quote fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FreshnessKind {
+    /// None: the quote proves that the key was born in such a guest, not when.
+    None,
+    /// Challenges of TLS connections, bound by the exporter.
+    Tls,
+    /// HPKE sessions.
+    Hpke,
+    /// One key release.
+    KeyRelease,
+}
+
+impl FreshnessKind {
+    /// The byte in REPORTDATA and in leaves.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Tls => 1,
+            Self::Hpke => 2,
+            Self::KeyRelease => 3,
+        }
+    }
+}
+
+/// The freshness part of REPORTDATA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Freshness {
+    /// Kind of the tree's leaves.
+    pub kind: FreshnessKind,
+    /// Number of leaves; 0 for [`FreshnessKind::None`].
+    pub tree_size: u64,
+    /// Root of the tree; zero for [`FreshnessKind::None`].
+    pub root: Sha256Digest,
+}
+
+impl Freshness {
+    /// No freshness: a quote made before any challenge.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { kind: FreshnessKind::None, tree_size: 0, root: Sha256Digest::ZERO }
+    }
+}
+
+/// What the guest knows of the time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeState {
+    /// Seconds since 1970 that are surely past: the image's `SOURCE_DATE_EPOCH`.
+    pub floor: u64,
+    /// The time as the pinned service signed it, once the guest has asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attested: Option<AttestedTime>,
+}
+
+/// A time that the service signed for a nonce of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestedTime {
+    /// Seconds since 1970.
+    pub unix: u64,
+    /// The guest's nonce.
+    pub nonce: Hex32,
+    /// The service's Ed25519 public key; SHA-256 of its SPKI is the pin of the configuration.
+    pub service_key: Hex32,
+    /// Ed25519 over [`AttestedTime::signed_bytes`].
+    pub signature: Base64<64>,
+}
+
+impl AttestedTime {
+    /// What the service signs: "chrysalis/time/v1" ‖ nonce ‖ unix u64, big-endian.
+    #[must_use]
+    pub fn signed_bytes(nonce: &Hex32, unix: u64) -> Vec<u8> {
+        [b"chrysalis/time/v1".as_slice(), nonce.as_bytes(), &unix.to_be_bytes()].concat()
+    }
+}
+
+impl Document for Evidence {
+    const SCHEMA: &'static str = "chrysalis/evidence/v1";
+    const MAX_BYTES: usize = 2 << 20;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
+/// What one connection needs: a fresh quote over a tree that holds the connection's leaf. At most 32 KiB.
+/// The rest stands in the evidence document named by digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionProof {
+    /// `chrysalis/connection-proof/v1`.
+    pub schema: String,
+    /// SHA-256 of the canonical evidence document with this guest's keys, configuration and log.
+    pub evidence: Sha256Digest,
+    /// A quote whose REPORTDATA has the fields of that evidence, but the receipts and freshness below.
+    pub quote: Base64<MAX_QUOTE>,
+    /// Hash of the newest receipt when the quote was made.
+    pub receipt_head: Sha256Digest,
+    /// Number of receipts then.
+    pub receipt_count: u64,
+    /// The tree.
+    pub freshness: Freshness,
+    /// Index of the connection's leaf.
+    pub leaf_index: u64,
+    /// Inclusion path, leaf to root, exactly as long as index and size demand.
+    pub path: Vec<Sha256Digest>,
+}
+
+impl Document for ConnectionProof {
+    const SCHEMA: &'static str = "chrysalis/connection-proof/v1";
+    const MAX_BYTES: usize = 32 * 1024;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
