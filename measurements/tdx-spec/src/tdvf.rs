@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TDVF metadata: which parts of a firmware file the host loads where, and which of them it measures.
+//!
+//! Source: Intel TDX Virtual Firmware Design Guide (344991-004), section 11 "TDVF Metadata", tables
+//! "TDVF_DESCRIPTOR" and "TDVF_SECTION"; EDK II `OvmfPkg/ResetVector` for the table of GUID-ed structures that
+//! ends 32 bytes before the end of the file.
+
+use crate::{Cursor, ReadError};
+
+/// The sections of a firmware file, in the file's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tdvf {
+    sections: Vec<Section>,
+}
+
+/// One section: `raw_len` bytes at `raw_offset` of the file, placed at guest address `memory_address`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Section {
+    /// Offset in the file, in bytes.
+    pub raw_offset: u32,
+    /// Bytes in the file; 0 for memory without contents.
+    pub raw_len: u32,
+    /// Guest physical address, a multiple of [`PAGE`].
+    pub memory_address: u64,
+    /// Bytes in memory, a multiple of [`PAGE`].
+    pub memory_len: u64,
+    /// What the section is.
+    pub kind: SectionKind,
+    /// Attribute bits: [`Section::MR_EXTEND`], [`Section::PAGE_AUG`]; others stay as found.
+    pub attributes: u32,
+}
+
+/// Kind of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SectionKind {
+    /// Boot firmware volume: the code.
+    Bfv,
+    /// Configuration firmware volume: UEFI variables.
+    Cfv,
+    /// Where the host writes the TD HOB.
+    TdHob,
+    /// Temporary memory: stack and heap.
+    TempMem,
+    /// Permanent memory.
+    PermMem,
+    /// Payload, such as a kernel.
+    Payload,
+    /// Parameters of the payload.
+    PayloadParam,
+    /// Any other number.
+    Other(u32),
+}
+
+/// Why a firmware file has no usable TDVF metadata.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TdvfError {
+    /// More than [`MAX_FIRMWARE_LEN`] bytes.
+    #[error("firmware has at most {MAX_FIRMWARE_LEN} bytes, found {0}")]
+    TooLarge(usize),
+    /// The file does not end in a table of GUID-ed structures.
+    #[error("the firmware has no table of GUID-ed structures 32 bytes before its end")]
+    NoTable,
+    /// An entry of that table has a size that does not fit.
+    #[error("an entry of the table of GUID-ed structures has the impossible size {0}")]
+    TableEntry(u16),
+    /// The table has no TDX metadata offset.
+    #[error("the firmware has no TDX metadata: it cannot start a trust domain")]
+    NoMetadata,
+    /// The descriptor lies outside the file, or is truncated.
+    #[error("TDVF descriptor: {0}")]
+    Read(#[from] ReadError),
+    /// The descriptor lies outside the file.
+    #[error("the TDVF descriptor lies {0} bytes before the end of the file")]
+    Offset(u32),
+    /// The descriptor's signature, version, length or section count is wrong.
+    #[error("TDVF descriptor: {0} is wrong")]
+    Descriptor(&'static str),
+    /// A section breaks a rule.
+    #[error("TDVF section {index}: {rule}")]
+    Section {
+        /// Index of the section.
+        index: usize,
+        /// The rule.
+        rule: &'static str,
+    },
+}
+
+impl Tdvf {
+    /// Finds and reads the metadata of a firmware file.
+    ///
+    /// # Errors
+    /// [`TdvfError`] names the rule.
+    pub fn parse(firmware: &[u8]) -> Result<Self, TdvfError> {
+        if firmware.len() > MAX_FIRMWARE_LEN {
+            return Err(TdvfError::TooLarge(firmware.len()));
+        }
+        let from_end = metadata_offset(firmware)?;
+        let start = usize::try_from(from_end)
+            .ok()
+            .and_then(|n| firmware.len().checked_sub(n))
+            .ok_or(TdvfError::Offset(from_end))?;
+        let descriptor = firmware.get(start..).ok_or(TdvfError::Offset(from_end))?;
+        let mut cursor = Cursor::new(descriptor);
+        if cursor.array::<4>("signature")? != *b"TDVF" {
+            return Err(TdvfError::Descriptor("signature"));
+        }
+        let length = cursor.u32("length")?;
+        if cursor.u32("version")? != 1 {
+            return Err(TdvfError::Descriptor("version"));
+        }
+        let count = cursor.u32("number of sections")?;
+        if count == 0 || count > MAX_SECTIONS {
+            return Err(TdvfError::Descriptor("number of sections"));
+        }
+        if length != DESCRIPTOR_LEN + count * SECTION_LEN {
+            return Err(TdvfError::Descriptor("length"));
+        }
+        let sections = (0..count).map(|_| Section::read(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+        for (index, section) in sections.iter().enumerate() {
+            section.check(firmware.len()).map_err(|rule| TdvfError::Section { index, rule })?;
+        }
+        check_disjoint(&sections)?;
+        Ok(Self { sections })
+    }
+
+    /// The sections, in the file's order (the order in which they are measured).
+    #[must_use]
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The sections of one kind.
+    pub fn of_kind(&self, kind: SectionKind) -> impl Iterator<Item = &Section> {
+        self.sections.iter().filter(move |section| section.kind == kind)
+    }
+}
+
+impl Section {
+    /// The host extends MRTD with the section's contents.
+    pub const MR_EXTEND: u32 = 1 << 0;
+    /// The pages are added after the TD's measurement is final; neither address nor contents are measured.
+    pub const PAGE_AUG: u32 = 1 << 1;
+
+    /// True when the contents are measured.
+    #[must_use]
+    pub const fn extends(&self) -> bool {
+        self.attributes & Self::MR_EXTEND != 0
+    }
+
+    /// True when the pages are added later, unmeasured.
+    #[must_use]
+    pub const fn augmented(&self) -> bool {
+        self.attributes & Self::PAGE_AUG != 0
+    }
+
+    /// The section's bytes in the file. [`Tdvf::parse`] checked the range against that file.
+    #[must_use]
+    pub fn raw<'a>(&self, firmware: &'a [u8]) -> Option<&'a [u8]> {
+        let start = usize::try_from(self.raw_offset).ok()?;
+        let end = start.checked_add(usize::try_from(self.raw_len).ok()?)?;
+        firmware.get(start..end)
+    }
+
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, ReadError> {
+        Ok(Self {
+            raw_offset: cursor.u32("data offset")?,
+            raw_len: cursor.u32("raw data size")?,
+            memory_address: cursor.u64("memory address")?,
+            memory_len: cursor.u64("memory data size")?,
+            kind: SectionKind::from_number(cursor.u32("type")?),
+            attributes: cursor.u32("attributes")?,
+        })
+    }
+
+    fn check(&self, file_len: usize) -> Result<(), &'static str> {
+        if !self.memory_address.is_multiple_of(PAGE) || !self.memory_len.is_multiple_of(PAGE) {
+            return Err("address and size must be multiples of 4096");
+        }
+        if self.memory_len == 0 || self.memory_len > MAX_SECTION_MEMORY {
+            return Err("size must be 4 KiB to 1 GiB");
+        }
+        if self.memory_address.checked_add(self.memory_len).is_none() {
+            return Err("address and size overflow");
+        }
+        if u64::from(self.raw_len) > self.memory_len {
+            return Err("the file holds more bytes than the memory");
+        }
+        let end = u64::from(self.raw_offset) + u64::from(self.raw_len);
+        if usize::try_from(end).map_or(true, |end| end > file_len) {
+            return Err("the bytes lie outside the file");
+        }
+        if self.extends() && (self.augmented() || u64::from(self.raw_len) != self.memory_len) {
+            return Err("a measured section must be filled by the file and not be added later");
+        }
+        Ok(())
+    }
+}
+
+impl SectionKind {
+    const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Bfv,
+            1 => Self::Cfv,
+            2 => Self::TdHob,
+            3 => Self::TempMem,
+            4 => Self::PermMem,
+            5 => Self::Payload,
+            6 => Self::PayloadParam,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Walks the table backwards from its footer to the entry with the metadata's offset.
+fn metadata_offset(firmware: &[u8]) -> Result<u32, TdvfError> {
+    let before_vector = firmware.len().checked_sub(RESET_VECTOR_LEN).and_then(|n| firmware.get(..n));
+    let (rest, footer_len, guid) = before_vector.and_then(split_entry_tail).ok_or(TdvfError::NoTable)?;
+    if guid != TABLE_FOOTER_GUID {
+        return Err(TdvfError::NoTable);
+    }
+    // The footer's length covers the whole table, itself included.
+    let entries_len = usize::from(footer_len).checked_sub(ENTRY_TAIL_LEN).ok_or(TdvfError::TableEntry(footer_len))?;
+    let start = rest.len().checked_sub(entries_len).ok_or(TdvfError::TableEntry(footer_len))?;
+    let mut entries = rest.get(start..).ok_or(TdvfError::TableEntry(footer_len))?;
+    while !entries.is_empty() {
+        let (body, len, guid) = split_entry_tail(entries).ok_or(TdvfError::NoTable)?;
+        let data_len = usize::from(len).checked_sub(ENTRY_TAIL_LEN).ok_or(TdvfError::TableEntry(len))?;
+        let split = body.len().checked_sub(data_len).ok_or(TdvfError::TableEntry(len))?;
+        let (before, data) = body.split_at_checked(split).ok_or(TdvfError::TableEntry(len))?;
+        if guid == METADATA_OFFSET_GUID {
+            let data = <[u8; 4]>::try_from(data).map_err(|_| TdvfError::TableEntry(len))?;
+            return Ok(u32::from_le_bytes(data));
+        }
+        entries = before;
+    }
+    Err(TdvfError::NoMetadata)
+}
+
+/// Splits `.. data | length u16 | guid` into what is before the length, the length and the GUID.
+fn split_entry_tail(bytes: &[u8]) -> Option<(&[u8], u16, [u8; 16])> {
+    let (rest, guid) = bytes.split_last_chunk::<16>()?;
+    let (rest, len) = rest.split_last_chunk::<2>()?;
+    Some((rest, u16::from_le_bytes(*len), *guid))
+}
+
+/// Memory ranges must not overlap: which page would be measured otherwise?
+fn check_disjoint(sections: &[Section]) -> Result<(), TdvfError> {
+    for (index, a) in sections.iter().enumerate() {
+        let overlaps = sections.iter().take(index).any(|b| {
+            a.memory_address < b.memory_address.saturating_add(b.memory_len)
+                && b.memory_address < a.memory_address.saturating_add(a.memory_len)
+        });
+        if overlaps {
+            return Err(TdvfError::Section { index, rule: "the memory overlaps that of an earlier section" });
+        }
+    }
+    Ok(())
+}
+
+/// Size of a page in bytes.
+pub const PAGE: u64 = 4096;
+/// Most bytes of a firmware file.
+pub const MAX_FIRMWARE_LEN: usize = 64 << 20;
+
+const RESET_VECTOR_LEN: usize = 32;
+/// Length (u16) and GUID at the end of each table entry.
+const ENTRY_TAIL_LEN: usize = 18;
+const DESCRIPTOR_LEN: u32 = 16;
+const SECTION_LEN: u32 = 32;
+const MAX_SECTIONS: u32 = 32;
+const MAX_SECTION_MEMORY: u64 = 1 << 30;
+/// 96b582de-1fb2-45f7-baea-a366c55a082d, as stored.
+const TABLE_FOOTER_GUID: [u8; 16] =
+    [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+/// e47a6535-984a-4798-865e-4685a7bf8ec2, as stored.
+const METADATA_OFFSET_GUID: [u8; 16] =
+    [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(raw: (u32, u32), memory: (u64, u64), kind: u32, attributes: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(raw.0.to_le_bytes());
+        out.extend(raw.1.to_le_bytes());
+        out.extend(memory.0.to_le_bytes());
+        out.extend(memory.1.to_le_bytes());
+        out.extend(kind.to_le_bytes());
+        out.extend(attributes.to_le_bytes());
+        out
+    }
+
+    /// A file of two pages with the given sections, an unrelated table entry and a reset vector.
+    fn firmware(sections: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = vec![7_u8; 0x2000];
+        let start = out.len();
+        let count = u32::try_from(sections.len()).unwrap();
+        out.extend(b"TDVF");
+        out.extend((16 + 32 * count).to_le_bytes());
+        out.extend(1_u32.to_le_bytes());
+        out.extend(count.to_le_bytes());
+        out.extend(sections.concat());
+        let table_start = out.len();
+        let total = u32::try_from(out.len() - start + 22 + 20 + 18 + 32).unwrap();
+        out.extend(total.to_le_bytes());
+        out.extend(22_u16.to_le_bytes());
+        out.extend(METADATA_OFFSET_GUID);
+        out.extend([1, 2]);
+        out.extend(20_u16.to_le_bytes());
+        out.extend([0xaa; 16]);
+        let table = u16::try_from(out.len() - table_start + 18).unwrap();
+        out.extend(table.to_le_bytes());
+        out.extend(TABLE_FOOTER_GUID);
+        out.extend([0x90; 32]);
+        out
+    }
+
+    fn good() -> Vec<Vec<u8>> {
+        vec![section((0, 0x1000), (0xffff_f000, 0x1000), 0, 1), section((0, 0), (0x80_9000, 0x2000), 2, 0)]
+    }
+
+    #[test]
+    fn sections_are_found_behind_other_entries() {
+        let file = firmware(&good());
+        let tdvf = Tdvf::parse(&file).unwrap();
+        assert_eq!(tdvf.sections().len(), 2);
+        let bfv = tdvf.of_kind(SectionKind::Bfv).next().unwrap();
+        assert!(bfv.extends() && !bfv.augmented());
+        assert_eq!(bfv.raw(&file).unwrap(), [7; 0x1000]);
+        assert_eq!(tdvf.of_kind(SectionKind::TdHob).next().unwrap().memory_address, 0x80_9000);
+    }
+
+    #[test]
+    fn lying_sections_are_refused_by_rule() {
+        let cases = [
+            (section((0, 0x1000), (0xfff, 0x1000), 0, 0), "address and size must be multiples of 4096"),
+            (section((0, 0), (0x1000, 0), 0, 0), "size must be 4 KiB to 1 GiB"),
+            (section((0, 0), (u64::MAX - 0xfff, 0x1000), 3, 0), "address and size overflow"),
+            (section((0, 0x1001), (0x1000, 0x1000), 0, 0), "the file holds more bytes than the memory"),
+            (section((u32::MAX, 0x1000), (0x1000, 0x1000), 0, 0), "the bytes lie outside the file"),
+            (
+                section((0, 0x800), (0x1000, 0x1000), 0, 1),
+                "a measured section must be filled by the file and not be added later",
+            ),
+            (section((0, 0), (0x80_a000, 0x1000), 3, 0), "the memory overlaps that of an earlier section"),
+        ];
+        for (bad, rule) in cases {
+            let mut sections = good();
+            sections.push(bad);
+            assert_eq!(Tdvf::parse(&firmware(&sections)), Err(TdvfError::Section { index: 2, rule }));
+        }
+    }
+
+    #[test]
+    fn files_without_metadata_are_refused() {
+        assert_eq!(Tdvf::parse(&[]), Err(TdvfError::NoTable));
+        assert_eq!(Tdvf::parse(&[0; 4096]), Err(TdvfError::NoTable));
+        let mut file = firmware(&good());
+        let footer = file.len() - 32 - 18;
+        file[footer - 36] ^= 1;
+        assert!(matches!(Tdvf::parse(&file), Err(TdvfError::NoMetadata | TdvfError::TableEntry(_))));
+        let mut file = firmware(&good());
+        let at = file.len() - 32 - 18 - 20 - 22;
+        file[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Tdvf::parse(&file), Err(TdvfError::Offset(u32::MAX)));
+    }
+
+    #[test]
+    fn no_truncation_panics() {
+        let file = firmware(&good());
+        for start in 0x1ff0..file.len() {
+            let _ = Tdvf::parse(&file[start..]);
+        }
+    }
+}
