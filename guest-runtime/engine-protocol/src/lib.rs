@@ -1,2 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What `serve` and the inference engine say to each other over a Unix socket.
+//! What `serve` and the inference engine say to each other over a Unix stream socket.
+//!
+//! Each message is one frame: its length in bytes (u32, big endian, at most [`MAX_FRAME`]), then that many bytes of
+//! JSON. The engine speaks first ([`Event::Hello`]); then `serve` sends [`Command`]s and the engine answers with
+//! [`Event`]s. Requests carry an `id` that `serve` chooses and that is unique among the requests in flight. Every
+//! admitted request ends with exactly one [`Event::Done`] or [`Event::Failed`].
+//!
+//! Both ends treat the other as hostile: the engine runs C++ over a user's text, `serve` reads the network. Types that
+//! hold text of a user print their sizes only, so that no log line can hold a prompt.
+//!
+//! This crate does no IO: [`encode`] makes a frame, [`Decoder`] takes bytes as they come.
+
+mod frame;
+mod message;
+
+pub use frame::{Decoder, EncodeError, FrameError, MAX_FRAME, encode};
+pub use message::{
+    Command, Event, Failure, FinishReason, Generate, InvalidRequest, MAX_MESSAGES, MAX_STOP_BYTES, MAX_STOPS,
+    MAX_TEXT_BYTES, Message, ModelFacts, PROTOCOL_VERSION, Role,
+};

@@ -1,4 +1,80 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The inference engine process of the guest.
+//! The inference engine process of the guest: see the library's description.
 
-fn main() {}
+use anyhow::Context as _;
+use clap::Parser;
+use engine::{LlamaEngine, Model, Settings, Stage, confine, serve_client};
+use std::num::NonZeroU32;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Loads a model and answers one client on a Unix socket, until the client closes the connection.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example:\n  engine --model /model/model.gguf --socket /run/engine.sock --context 2048 \
+    --threads-decode 4 --threads-prefill 8\n\nThe socket is bound before the model is loaded: connect at once and wait \
+    for the first message.\nOnce a client is served nothing is printed; the exit code is 0 when the client closed the \
+    connection, 1 otherwise."
+)]
+struct Arguments {
+    /// The model: a GGUF file with a chat template.
+    #[arg(long)]
+    model: PathBuf,
+    /// Where to listen. The path must not exist.
+    #[arg(long)]
+    socket: PathBuf,
+    /// Most tokens of conversation and answer together.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    context: u32,
+    /// Threads that compute one token.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads_decode: u16,
+    /// Threads that compute a prompt.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads_prefill: u16,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done if the message cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Has no effect once a client is served: the filter refuses it.
+            eprintln!("engine: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let listener = UnixListener::bind(&arguments.socket)
+        .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
+    confine(Stage::Load)?;
+    let model = Model::load(&arguments.model).with_context(|| format!("loading {}", arguments.model.display()))?;
+    let settings = Settings {
+        context: NonZeroU32::new(arguments.context).context("the context must not be 0")?,
+        threads_decode: arguments.threads_decode,
+        threads_prefill: arguments.threads_prefill,
+    };
+    let mut engine = LlamaEngine::new(&model, settings)?;
+    let client = accept_one(listener)?;
+    serve_client(&mut engine, client, || Ok(confine(Stage::Serve)?))
+}
+
+/// Closes the door behind the client.
+fn accept_one(listener: UnixListener) -> anyhow::Result<UnixStream> {
+    let (client, _) = listener.accept().context("cannot accept a client")?;
+    drop(listener);
+    Ok(client)
+}
+
+const WRONG_USAGE: u8 = 64;

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One client, one engine: commands come in on one thread, work and events happen on the other.
+
+use crate::Engine;
+use engine_protocol::{Command, Decoder, EncodeError, Event, FrameError, PROTOCOL_VERSION, encode};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
+use thiserror::Error;
+
+/// Serves `client` until it closes the connection; what it still waited for is dropped. A client that breaks the
+/// protocol is cut off.
+///
+/// `confine` is called when the last thread that lives as long as the connection was started: the place for a seccomp
+/// filter that covers all of them.
+///
+/// # Errors
+/// The client broke the protocol, the socket failed, or `confine` did.
+pub fn serve_client<E: From<ServeError>>(
+    engine: &mut impl Engine,
+    client: UnixStream,
+    confine: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
+    let reader = client.try_clone().map_err(ServeError::Socket)?;
+    let (sender, commands) = sync_channel(COMMANDS_WAITING);
+    // Detached on purpose: it ends when the socket does, which is when the process does.
+    drop(
+        std::thread::Builder::new()
+            .name("commands".into())
+            .spawn(move || read_commands(reader, &sender))
+            .map_err(ServeError::Socket)?,
+    );
+    confine()?;
+    let result = work(engine, client, &commands);
+    Ok(result?)
+}
+
+/// Why serving a client ended early.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The client sent something that is no command.
+    #[error("client broke the protocol: {0}")]
+    Protocol(#[from] FrameError),
+    /// The client closed the connection inside a frame.
+    #[error("client broke the protocol: connection ended inside a frame")]
+    Truncated,
+    /// The socket failed.
+    #[error("socket of the client failed")]
+    Socket(#[from] std::io::Error),
+    /// An event was too long to send: a bug of this process.
+    #[error("event does not fit a frame")]
+    Event(#[from] EncodeError),
+}
+
+fn work(
+    engine: &mut impl Engine,
+    mut client: UnixStream,
+    commands: &Receiver<Result<Command, ServeError>>,
+) -> Result<(), ServeError> {
+    send(&mut client, &Event::Hello { version: PROTOCOL_VERSION, model: engine.facts() })?;
+    let mut events = Vec::new();
+    loop {
+        let next = if engine.is_idle() {
+            commands.recv().map_err(|RecvError| TryRecvError::Disconnected)
+        } else {
+            commands.try_recv()
+        };
+        match next {
+            Ok(command) => obey(engine, command?, &mut events),
+            Err(TryRecvError::Empty) => engine.step(&mut events),
+            Err(TryRecvError::Disconnected) => return Ok(()),
+        }
+        for event in events.drain(..) {
+            send(&mut client, &event)?;
+        }
+    }
+}
+
+fn obey(engine: &mut impl Engine, command: Command, events: &mut Vec<Event>) {
+    match command {
+        Command::Generate(request) => {
+            let id = request.id;
+            events.push(match engine.admit(request) {
+                Ok(prompt_tokens) => Event::Started { id, prompt_tokens },
+                Err(refused) => Event::Failed { id, code: refused.code, prompt_tokens: refused.prompt_tokens },
+            });
+        }
+        Command::Cancel { id } => engine.cancel(id, events),
+    }
+}
+
+fn send(client: &mut UnixStream, event: &Event) -> Result<(), ServeError> {
+    client.write_all(&encode(event)?)?;
+    Ok(())
+}
+
+/// Ends with the connection; a full channel holds the client back.
+fn read_commands(mut client: UnixStream, sender: &SyncSender<Result<Command, ServeError>>) {
+    let mut decoder = Decoder::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let end = match client.read(&mut buffer) {
+            Ok(0) if decoder.is_empty() => return,
+            Ok(0) => Err(ServeError::Truncated),
+            Ok(length) => {
+                decoder.push(buffer.get(..length).unwrap_or_default());
+                forward(&mut decoder, sender)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(ServeError::Socket(error)),
+        };
+        if let Err(error) = end {
+            // The receiver is gone only when the process ends anyway.
+            let _ = sender.send(Err(error));
+            return;
+        }
+    }
+}
+
+fn forward(decoder: &mut Decoder<Command>, sender: &SyncSender<Result<Command, ServeError>>) -> Result<(), ServeError> {
+    while let Some(command) = decoder.next_message()? {
+        if sender.send(Ok(command)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Commands read ahead of the engine. Each may hold a whole conversation, so there are few.
+const COMMANDS_WAITING: usize = 8;
+const READ_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Refused;
+    use engine_protocol::{Failure, FinishReason, Generate, Message, ModelFacts, Role};
+    use std::collections::VecDeque;
+
+    /// Says "x" for each token asked for; refuses ids from 100.
+    #[derive(Default)]
+    struct Counter {
+        waiting: VecDeque<(u64, u32, u32)>,
+    }
+
+    impl Engine for Counter {
+        fn facts(&self) -> ModelFacts {
+            ModelFacts { context: 10, vocab: 2 }
+        }
+
+        fn admit(&mut self, request: Generate) -> Result<u32, Refused> {
+            if request.id >= 100 {
+                return Err(Refused { code: Failure::ContextOverflow, prompt_tokens: Some(11) });
+            }
+            self.waiting.push_back((request.id, request.max_tokens.unwrap_or(1), 0));
+            Ok(1)
+        }
+
+        fn cancel(&mut self, id: u64, events: &mut Vec<Event>) {
+            for (id, _, made) in self.waiting.iter().filter(|entry| entry.0 == id) {
+                events.push(done(*id, FinishReason::Cancelled, *made));
+            }
+            self.waiting.retain(|entry| entry.0 != id);
+        }
+
+        fn step(&mut self, events: &mut Vec<Event>) {
+            let Some((id, left, made)) = self.waiting.front_mut() else { return };
+            events.push(Event::Token { id: *id, text: "x".into() });
+            *left -= 1;
+            *made += 1;
+            if *left == 0 {
+                events.push(done(*id, FinishReason::Length, *made));
+                self.waiting.pop_front();
+            }
+        }
+
+        fn is_idle(&self) -> bool {
+            self.waiting.is_empty()
+        }
+    }
+
+    fn done(id: u64, finish_reason: FinishReason, completion_tokens: u32) -> Event {
+        Event::Done { id, finish_reason, prompt_tokens: 1, completion_tokens }
+    }
+
+    fn generate(id: u64, max_tokens: u32) -> Command {
+        Command::Generate(Generate {
+            id,
+            messages: vec![Message { role: Role::User, content: "hi".into() }],
+            max_tokens: Some(max_tokens),
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: None,
+            stop: vec![],
+        })
+    }
+
+    /// A client that reads events one by one.
+    struct Client {
+        socket: UnixStream,
+        decoder: Decoder<Event>,
+    }
+
+    impl Client {
+        fn send(&mut self, command: &Command) {
+            self.socket.write_all(&encode(command).unwrap()).unwrap();
+        }
+
+        fn next(&mut self) -> Option<Event> {
+            loop {
+                if let Some(event) = self.decoder.next_message().unwrap() {
+                    return Some(event);
+                }
+                let mut buffer = [0; 4096];
+                match self.socket.read(&mut buffer).unwrap() {
+                    0 => return None,
+                    length => self.decoder.push(&buffer[..length]),
+                }
+            }
+        }
+    }
+
+    /// Runs an engine for `talk`, and gives how serving ended.
+    fn with_engine(talk: impl FnOnce(&mut Client)) -> Result<(), ServeError> {
+        let (here, there) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || serve_client(&mut Counter::default(), there, || Ok(())));
+        let mut client = Client { socket: here, decoder: Decoder::new() };
+        assert!(matches!(client.next(), Some(Event::Hello { version: PROTOCOL_VERSION, .. })));
+        talk(&mut client);
+        drop(client);
+        server.join().unwrap()
+    }
+
+    #[test]
+    fn requests_are_answered_in_order_and_refusals_say_why() {
+        let ended = with_engine(|client| {
+            client.send(&generate(1, 2));
+            client.send(&generate(100, 1));
+            let mut events: Vec<Event> = (0..5).map(|_| client.next().unwrap()).collect();
+            let failed = Event::Failed { id: 100, code: Failure::ContextOverflow, prompt_tokens: Some(11) };
+            let position = events.iter().position(|event| *event == failed).unwrap();
+            events.remove(position);
+            let x = Event::Token { id: 1, text: "x".into() };
+            assert_eq!(
+                events,
+                [Event::Started { id: 1, prompt_tokens: 1 }, x.clone(), x, done(1, FinishReason::Length, 2)]
+            );
+        });
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    #[test]
+    fn a_running_request_is_cancelled_between_tokens() {
+        let ended = with_engine(|client| {
+            client.send(&generate(1, u32::MAX));
+            assert!(matches!(client.next(), Some(Event::Started { .. })));
+            assert!(matches!(client.next(), Some(Event::Token { .. })));
+            client.send(&Command::Cancel { id: 1 });
+            let end = std::iter::from_fn(|| client.next()).find(|event| !matches!(event, Event::Token { .. }));
+            assert!(matches!(end, Some(Event::Done { finish_reason: FinishReason::Cancelled, .. })), "{end:?}");
+            client.send(&generate(2, 1));
+            assert!(matches!(client.next(), Some(Event::Started { id: 2, .. })));
+        });
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    #[test]
+    fn a_client_that_breaks_the_protocol_is_cut_off() {
+        let ended = with_engine(|client| {
+            client.socket.write_all(&[0, 0, 0, 2, b'{', b'}']).unwrap();
+            assert_eq!(client.next(), None);
+        });
+        assert!(matches!(ended, Err(ServeError::Protocol(_))), "{ended:?}");
+        let ended = with_engine(|client| client.socket.write_all(&[0, 0]).unwrap());
+        assert!(matches!(ended, Err(ServeError::Truncated)), "{ended:?}");
+    }
+}
