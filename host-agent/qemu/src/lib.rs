@@ -1,2 +1,126 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a launch specification to the arguments of QEMU.
+//!
+//! Pure: no process is started and no file is read here. [`MachineShape`] is the only source of shape facts; it is
+//! taken apart without `..`, so that a new fact cannot be forgotten. What QEMU is told proves nothing: the registers do.
+
+mod arguments;
+mod launch;
+
+pub use launch::{Accelerator, ImageFiles, LaunchError, LaunchSpec, PortForward, Tee, VsockBackend};
+
+use types::{Device, MachineShape, shape::ShapeFacts};
+
+use arguments::Arguments;
+
+/// Serial of the disk with the configuration.
+pub const CONFIG_DISK_SERIAL: &str = "chrysalis-config";
+/// Serial of the disk with the encrypted model.
+pub const MODEL_DISK_SERIAL: &str = "chrysalis-model";
+/// PCI slot of the first device; the others follow in the shape's order.
+pub const FIRST_SLOT: usize = 2;
+
+/// The arguments (without the program) that start `spec`.
+///
+/// # Errors
+/// [`LaunchError`] names the field and the rule.
+pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
+    spec.check()?;
+    let LaunchSpec { shape, image, tee, accelerator, config_disk, model_disk, network, vsock, qmp, paused } = spec;
+    let ShapeFacts { vcpus, memory_mib, qemu: _, devices } = shape.facts();
+    let mut out = Arguments::default();
+    machine(&mut out, tee);
+    accelerate(&mut out, *accelerator, vcpus);
+    memory(&mut out, memory_mib);
+    out.option("-smp", &vcpus.to_string());
+    out.quiet();
+    out.path_option("-bios", &image.firmware)?;
+    out.path_option("-kernel", &image.kernel)?;
+    out.path_option("-initrd", &image.initrd)?;
+    out.option("-append", &image.command_line);
+    confidential(&mut out, tee)?;
+    for (index, device) in devices.iter().enumerate() {
+        let slot = FIRST_SLOT + index;
+        match device {
+            Device::ConfigDisk => out.disk("config", config_disk, CONFIG_DISK_SERIAL, slot)?,
+            Device::ModelDisk => out.disk("model", model_disk, MODEL_DISK_SERIAL, slot)?,
+            Device::Network => out.network(network, slot),
+            Device::Vsock => out.vsock(vsock, slot)?,
+        }
+    }
+    out.option("-qmp", &format!("unix:{},server=on,wait=off", arguments::escaped("qmp", qmp)?));
+    if *paused {
+        out.flag("-S");
+    }
+    Ok(out.into_vec())
+}
+
+/// The arguments of a machine with the same ACPI tables as `shape` that needs no image, no disks and no vsock backend:
+/// for reading the tables out of a QEMU that never runs a guest. The tables describe which slots are occupied, not by what,
+/// so that any endpoint device may stand in a slot.
+#[must_use]
+pub fn table_arguments(shape: &MachineShape) -> Vec<String> {
+    let ShapeFacts { vcpus, memory_mib, qemu: _, devices } = shape.facts();
+    let mut out = Arguments::default();
+    machine(&mut out, &Tee::Simulated);
+    accelerate(&mut out, Accelerator::Tcg, vcpus);
+    memory(&mut out, memory_mib);
+    out.option("-smp", &vcpus.to_string());
+    out.quiet();
+    for (index, _) in devices.iter().enumerate() {
+        out.option("-device", &format!("virtio-rng-pci,disable-legacy=on,addr={:#x}", FIRST_SLOT + index));
+    }
+    out.flag("-S");
+    out.into_vec()
+}
+
+fn machine(out: &mut Arguments, tee: &Tee) {
+    match tee {
+        Tee::Tdx { .. } => {
+            out.option("-machine", "q35,memory-backend=mem0,kernel-irqchip=split,confidential-guest-support=tdx0");
+        }
+        Tee::Simulated => out.option("-machine", "q35,memory-backend=mem0"),
+    }
+}
+
+fn accelerate(out: &mut Arguments, accelerator: Accelerator, vcpus: u16) {
+    match accelerator {
+        Accelerator::Kvm => {
+            out.option("-accel", "kvm");
+            out.option("-cpu", "host");
+        }
+        Accelerator::Tcg => {
+            // One thread per vCPU. AVX is hidden: switching between 256-bit and SSE code is very slow under emulation.
+            out.option("-accel", if vcpus > 1 { "tcg,thread=multi" } else { "tcg" });
+            out.option("-cpu", "max,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq");
+        }
+    }
+}
+
+fn memory(out: &mut Arguments, mib: u32) {
+    out.option("-m", &format!("{mib}M"));
+    out.option("-object", &format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
+}
+
+fn confidential(out: &mut Arguments, tee: &Tee) -> Result<(), LaunchError> {
+    let Tee::Tdx { mr_config_id, quote_socket } = tee else {
+        return Ok(());
+    };
+    let object = serde_json::json!({
+        "qom-type": "tdx-guest",
+        "id": "tdx0",
+        "sept-ve-disable": true,
+        "mrconfigid": base64_of(mr_config_id.as_bytes()),
+        "quote-generation-socket": { "type": "unix", "path": arguments::text("quote_socket", quote_socket)? },
+    });
+    out.option("-object", &object.to_string());
+    Ok(())
+}
+
+fn base64_of(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests;

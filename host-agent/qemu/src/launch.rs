@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The launch specification: a machine shape with the files and sockets of one run.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use types::{Device, MachineShape, QemuVersion, Sha384Digest};
+
+/// Everything that QEMU is started with.
+#[derive(Debug, Clone)]
+pub struct LaunchSpec {
+    /// The machine.
+    pub shape: MachineShape,
+    /// The image.
+    pub image: ImageFiles,
+    /// The kind of trust domain.
+    pub tee: Tee,
+    /// How vCPUs run.
+    pub accelerator: Accelerator,
+    /// The raw disk with the configuration.
+    pub config_disk: PathBuf,
+    /// The raw disk with the encrypted model pack.
+    pub model_disk: PathBuf,
+    /// The one port that reaches the guest.
+    pub network: PortForward,
+    /// Who answers the guest's vsock.
+    pub vsock: VsockBackend,
+    /// Path of the control socket (QMP) that QEMU makes.
+    pub qmp: PathBuf,
+    /// Wait for `cont` on the control socket before the first instruction.
+    pub paused: bool,
+}
+
+/// The measured files and the measured command line.
+#[derive(Debug, Clone)]
+pub struct ImageFiles {
+    /// TDVF.
+    pub firmware: PathBuf,
+    /// bzImage.
+    pub kernel: PathBuf,
+    /// newc archive.
+    pub initrd: PathBuf,
+    /// Kernel command line.
+    pub command_line: String,
+}
+
+/// The kind of trust domain.
+#[derive(Debug, Clone)]
+pub enum Tee {
+    /// Intel TDX. Needs QEMU 10.1 and KVM.
+    Tdx {
+        /// SHA-384 of the configuration.
+        mr_config_id: Sha384Digest,
+        /// Socket of the quote generation service.
+        quote_socket: PathBuf,
+    },
+    /// No trust domain at all: the hardware is simulated beside QEMU.
+    Simulated,
+}
+
+/// How vCPUs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The kernel's virtual machines.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// One forwarded TCP port; the guest has no other way in, and no way out.
+#[derive(Debug, Clone, Copy)]
+pub struct PortForward {
+    /// Where the host listens.
+    pub listen: SocketAddrV4,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+    /// The guest's port.
+    pub port: u16,
+}
+
+/// Who answers the guest's vsock.
+#[derive(Debug, Clone)]
+pub enum VsockBackend {
+    /// The host kernel (`/dev/vhost-vsock`).
+    Kernel {
+        /// Context identifier, 3 or more.
+        cid: u32,
+    },
+    /// A `vhost-device-vsock` process behind this socket.
+    VhostUser {
+        /// Its socket.
+        socket: PathBuf,
+    },
+}
+
+/// Why a launch was refused. Messages name the field and the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LaunchError {
+    /// A path is not UTF-8 or has control characters.
+    #[error("{field}: the path must be UTF-8 without control characters")]
+    Path {
+        /// Which field.
+        field: &'static str,
+    },
+    /// The command line has characters that a measured command line may not have.
+    #[error("image.command_line must be 1 to 2047 printable ASCII characters")]
+    CommandLine,
+    /// TDX needs a newer QEMU.
+    #[error("shape.qemu is {found}; a TDX guest needs QEMU 10.1 or newer: install it or correct the shape")]
+    QemuTooOld {
+        /// Version in the shape.
+        found: QemuVersion,
+    },
+    /// TDX cannot be emulated.
+    #[error("a TDX guest runs on KVM only")]
+    TdxNeedsKvm,
+    /// A context identifier below 3 is reserved.
+    #[error("vsock.cid must be 3 or more")]
+    ReservedCid,
+    /// A device that the guest cannot boot without is missing from the shape.
+    #[error("shape.devices lacks {0:?}, which every guest needs")]
+    MissingDevice(Device),
+}
+
+impl LaunchSpec {
+    pub(crate) fn check(&self) -> Result<(), LaunchError> {
+        let line = &self.image.command_line;
+        if !(1..=2047).contains(&line.len()) || !line.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(LaunchError::CommandLine);
+        }
+        let facts = self.shape.facts();
+        for needed in [Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock] {
+            if !facts.devices.contains(&needed) {
+                return Err(LaunchError::MissingDevice(needed));
+            }
+        }
+        if let VsockBackend::Kernel { cid: 0..=2 } = self.vsock {
+            return Err(LaunchError::ReservedCid);
+        }
+        if matches!(self.tee, Tee::Tdx { .. }) {
+            if self.accelerator != Accelerator::Kvm {
+                return Err(LaunchError::TdxNeedsKvm);
+            }
+            if facts.qemu < (QemuVersion { major: 10, minor: 1 }) {
+                return Err(LaunchError::QemuTooOld { found: facts.qemu });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+
+use types::{Device, MachineShape, Sha384Digest, shape::ShapeFacts};
+
+use super::*;
+
+fn shape(qemu: &str) -> MachineShape {
+    MachineShape::new(ShapeFacts {
+        vcpus: 2,
+        memory_mib: 1024,
+        qemu: qemu.parse().unwrap(),
+        devices: vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock],
+    })
+    .unwrap()
+}
+
+fn spec() -> LaunchSpec {
+    LaunchSpec {
+        shape: shape("7.2"),
+        image: ImageFiles {
+            firmware: "/i/firmware.fd".into(),
+            kernel: "/i/vmlinuz".into(),
+            initrd: "/i/initrd".into(),
+            command_line: "panic=-1 quiet".into(),
+        },
+        tee: Tee::Simulated,
+        accelerator: Accelerator::Tcg,
+        config_disk: "/r/config.disk".into(),
+        model_disk: "/r/model.disk".into(),
+        network: PortForward {
+            listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443),
+            address: Ipv4Addr::new(10, 0, 2, 15),
+            port: 8443,
+        },
+        vsock: VsockBackend::VhostUser { socket: "/r/vhost.sock".into() },
+        qmp: "/r/qmp.sock".into(),
+        paused: true,
+    }
+}
+
+fn value_after(arguments: &[String], name: &str) -> String {
+    let at = arguments.iter().position(|a| a == name).unwrap();
+    arguments[at + 1].clone()
+}
+
+#[test]
+fn devices_stand_in_the_shapes_order() {
+    let arguments = arguments(&spec()).unwrap();
+    let devices: Vec<_> = arguments.windows(2).filter(|w| w[0] == "-device").map(|w| w[1].clone()).collect();
+    let expected =
+        ["virtio-blk-pci,drive=config", "virtio-blk-pci,drive=model", "virtio-net-pci", "vhost-user-vsock-pci"];
+    assert_eq!(devices.len(), expected.len());
+    for (index, (device, start)) in devices.iter().zip(expected).enumerate() {
+        assert!(device.starts_with(start), "{device}");
+        assert!(device.ends_with(&format!("addr={:#x}", FIRST_SLOT + index)), "{device}");
+    }
+    assert!(value_after(&arguments, "-netdev").contains("restrict=on"));
+    assert!(!arguments.iter().any(|a| a.contains("virtio-rng") || a.contains("9p") || a.contains("fw_cfg")));
+}
+
+/// Attack 26: newline and path tricks in what the host composes.
+#[test]
+fn a_path_adds_no_option() {
+    let mut tricky = spec();
+    tricky.qmp = "/r/a,server=off,path=/b".into();
+    assert_eq!(value_after(&arguments(&tricky).unwrap(), "-qmp"), "unix:/r/a,,server=off,,path=/b,server=on,wait=off");
+    tricky.model_disk = "/r/m\",\"driver\":\"null-co".into();
+    let text = arguments(&tricky).unwrap();
+    let node = text.iter().find(|a| a.contains("\"model\"")).unwrap();
+    let node: serde_json::Value = serde_json::from_str(node).unwrap();
+    assert_eq!(node["file"]["filename"], "/r/m\",\"driver\":\"null-co");
+    tricky.config_disk = PathBuf::from("/r/a\nb");
+    assert_eq!(arguments(&tricky), Err(LaunchError::Path { field: "config" }));
+}
+
+#[test]
+fn command_lines_are_printable_and_bounded() {
+    for bad in ["", "a\nb", "a\0b", "é", &"x".repeat(2048)] {
+        let mut spec = spec();
+        spec.image.command_line = bad.into();
+        assert_eq!(arguments(&spec), Err(LaunchError::CommandLine), "{bad:?}");
+    }
+}
+
+#[test]
+fn tdx_needs_kvm_and_a_new_qemu() {
+    let mut tdx = spec();
+    tdx.tee = Tee::Tdx { mr_config_id: Sha384Digest::of(b"c"), quote_socket: "/run/qgs.sock".into() };
+    assert_eq!(arguments(&tdx), Err(LaunchError::TdxNeedsKvm));
+    tdx.accelerator = Accelerator::Kvm;
+    assert!(matches!(arguments(&tdx), Err(LaunchError::QemuTooOld { .. })));
+    tdx.shape = shape("10.1");
+    let arguments = arguments(&tdx).unwrap();
+    let object = arguments.iter().find(|a| a.contains("tdx-guest")).unwrap();
+    let object: serde_json::Value = serde_json::from_str(object).unwrap();
+    assert_eq!(object["mrconfigid"].as_str().unwrap().len(), 64);
+    assert!(value_after(&arguments, "-machine").contains("confidential-guest-support=tdx0"));
+}
+
+#[test]
+fn the_table_machine_occupies_the_same_slots() {
+    let arguments = table_arguments(&shape("7.2"));
+    let slots = arguments.windows(2).filter(|w| w[0] == "-device").count();
+    assert_eq!(slots, 4);
+    assert_eq!(value_after(&arguments, "-machine"), "q35,memory-backend=mem0");
+}
