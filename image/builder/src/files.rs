@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Files that are either whole or absent, and their digests.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256, Sha384};
+use types::{Sha256Digest, Sha384Digest};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// No space is left; nothing half-written remains under its final name.
+    #[error("disk full while writing {path}")]
+    DiskFull {
+        /// The file being written.
+        path: PathBuf,
+    },
+    /// Any other failure of the operating system.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FileError {
+    /// Names the path that `source` is about.
+    pub fn at(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path: path.to_owned() },
+            _ => Self::Io { path: path.to_owned(), source },
+        }
+    }
+}
+
+/// Size and digests of a file's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileDigest {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: Sha256Digest,
+    /// SHA-384 of the bytes, as TDX registers hold it.
+    pub sha384: Sha384Digest,
+}
+
+impl FileDigest {
+    /// Size and digests of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self {
+            size: bytes.len() as u64,
+            sha256: Sha256Digest::of(bytes),
+            sha384: Sha384Digest::from_bytes(Sha384::digest(bytes).into()),
+        }
+    }
+}
+
+/// Writes `bytes` to a temporary file beside `path`, flushes it to disk and renames it into place.
+///
+/// # Errors
+/// [`FileError`], with `path` unchanged.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    let at = |e| FileError::at(path, e);
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(at)?;
+    file.write_all(bytes).map_err(at)?;
+    file.as_file().sync_all().map_err(at)?;
+    set_public(file.path()).map_err(at)?;
+    file.persist(path).map_err(|e| at(e.error))?;
+    sync_directory(directory)
+}
+
+/// SHA-256 and size of a file, read in pieces.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read.
+pub fn sha256_file(path: &Path) -> Result<(u64, Sha256Digest), FileError> {
+    let mut file = File::open(path).map_err(|e| FileError::at(path, e))?;
+    let mut hash = Sha256::new();
+    let mut size = 0_u64;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).map_err(|e| FileError::at(path, e))?;
+        if count == 0 {
+            return Ok((size, Sha256Digest::from_bytes(hash.finalize().into())));
+        }
+        hash.update(buffer.get(..count).unwrap_or_default());
+        size = size.saturating_add(count as u64);
+    }
+}
+
+/// All regular files under `root`, as sorted paths relative to it. Symbolic links are not followed and not listed.
+///
+/// # Errors
+/// [`FileError`] when a directory cannot be read.
+pub fn list_files(root: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut found = Vec::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(&directory).map_err(|e| FileError::at(&directory, e))? {
+            let entry = entry.map_err(|e| FileError::at(&directory, e))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(|e| FileError::at(&path, e))?;
+            if kind.is_dir() {
+                pending.push(path);
+            } else if kind.is_file() {
+                found.push(path.strip_prefix(root).unwrap_or(&path).to_owned());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Creates a directory and its parents.
+///
+/// # Errors
+/// [`FileError`] naming the directory.
+pub fn create_directories(path: &Path) -> Result<(), FileError> {
+    std::fs::create_dir_all(path).map_err(|e| FileError::at(path, e))
+}
+
+/// Removes a tree if it is there.
+///
+/// # Errors
+/// [`FileError`] naming the tree.
+pub fn remove_tree(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::at(path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a whole file of at most `cap` bytes.
+///
+/// # Errors
+/// [`FileError`] when it cannot be read or is larger.
+pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+    let at = |e| FileError::at(path, e);
+    let mut bytes = Vec::new();
+    File::open(path).map_err(at)?.take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(at)?;
+    if bytes.len() as u64 > cap {
+        return Err(at(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {cap} bytes"))));
+    }
+    Ok(bytes)
+}
+
+/// Flushes a directory's entries to disk.
+///
+/// # Errors
+/// [`FileError`] naming the directory.
+pub fn sync_directory(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|d| d.sync_all()).map_err(|e| FileError::at(path, e))
+}
+
+/// Temporary files are made for their owner alone; results are not secret.
+fn set_public(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_files_replace_and_leave_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_whole(&path, b"one").unwrap();
+        write_whole(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(list_files(dir.path()).unwrap(), [PathBuf::from("a")]);
+        assert_eq!(sha256_file(&path).unwrap(), (3, Sha256Digest::of(b"two")));
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        let error = FileError::at(Path::new("/x"), io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(error, FileError::DiskFull { .. }));
+    }
+
+    #[test]
+    fn caps_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write_whole(&path, b"12345").unwrap();
+        assert_eq!(read_capped(&path, 5).unwrap(), b"12345");
+        assert!(read_capped(&path, 4).is_err());
+    }
+}
