@@ -1,2 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The host side of the vsock links of a guest.
+//! The host side of the vsock links of a guest: forwarding to the attestation service, and status lines.
+//!
+//! The guest behind a link is as hostile to the host as the host is to it: connections, bytes and lines are capped.
+
+mod forward;
+mod listener;
+mod status;
+
+pub use forward::forward;
+pub use listener::{LinkError, LinkListener, LinkStream, VsockHost};
+pub use status::{MalformedStatus, StatusLine, receive_status};
+
+/// Port on which guests reach the attestation service.
+pub const SERVICE_PORT: u32 = 7000;
+/// Port on which guests send status lines.
+pub const STATUS_PORT: u32 = 7001;
+/// Port of the simulated quote device.
+pub const SIMULATED_DEVICE_PORT: u32 = 7002;

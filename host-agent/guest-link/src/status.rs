@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Status lines of a guest: digits and spaces, so that nothing secret can be said by mistake.
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+use types::EventName;
+
+use crate::listener::{LinkError, LinkListener, LinkStream};
+
+/// One status line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusLine {
+    /// A boot phase ended.
+    PhaseDone {
+        /// Which.
+        phase: EventName,
+        /// Milliseconds since PID 1 started.
+        milliseconds: u64,
+    },
+    /// Boot halted.
+    Halted {
+        /// In which phase.
+        phase: EventName,
+        /// Numeric code, see `docs/status-codes.md`.
+        code: u64,
+    },
+    /// Resident memory of all processes of the guest when serving began.
+    Memory {
+        /// KiB.
+        kib: u64,
+    },
+    /// Processor time of a boot phase.
+    ProcessorTime {
+        /// Which.
+        phase: EventName,
+        /// Microseconds of all processors.
+        microseconds: u64,
+    },
+}
+
+/// A line that is not a status line. Its text is not kept: it is the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a status line must be 2 or 3 decimal numbers of a known kind, at most 64 bytes")]
+pub struct MalformedStatus;
+
+impl StatusLine {
+    /// Reads one line without its newline.
+    ///
+    /// # Errors
+    /// [`MalformedStatus`].
+    pub fn parse(line: &[u8]) -> Result<Self, MalformedStatus> {
+        let text = std::str::from_utf8(line).map_err(|_| MalformedStatus)?;
+        let numbers: Vec<u64> = text.split(' ').map(number).collect::<Result<_, _>>()?;
+        match *numbers.as_slice() {
+            [1, phase, milliseconds] => Ok(Self::PhaseDone { phase: phase_of(phase)?, milliseconds }),
+            [2, phase, code] => Ok(Self::Halted { phase: phase_of(phase)?, code }),
+            [3, kib] => Ok(Self::Memory { kib }),
+            [4, phase, microseconds] => Ok(Self::ProcessorTime { phase: phase_of(phase)?, microseconds }),
+            _ => Err(MalformedStatus),
+        }
+    }
+}
+
+/// Receives the status lines of every connection of `listener` into `lines`, until the receiver is gone.
+/// A malformed line ends its connection.
+///
+/// # Errors
+/// [`LinkError::Accept`].
+pub async fn receive_status(mut listener: LinkListener, lines: mpsc::Sender<StatusLine>) -> Result<(), LinkError> {
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = lines.closed() => return Ok(()),
+        };
+        read_lines(stream, &lines).await;
+    }
+}
+
+async fn read_lines(stream: LinkStream, lines: &mpsc::Sender<StatusLine>) {
+    let mut reader = BufReader::new(stream.take(MAX_TOTAL));
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = (&mut reader).take(MAX_LINE);
+        match limited.read_until(b'\n', &mut line).await {
+            Ok(read) if read > 0 && line.pop() == Some(b'\n') => {}
+            _ => return,
+        }
+        let Ok(status) = StatusLine::parse(&line) else { return };
+        if lines.send(status).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn number(text: &str) -> Result<u64, MalformedStatus> {
+    let ok = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    if ok { text.parse().map_err(|_| MalformedStatus) } else { Err(MalformedStatus) }
+}
+
+fn phase_of(number: u64) -> Result<EventName, MalformedStatus> {
+    EventName::ALL.into_iter().find(|name| u64::from(name.number()) == number).ok_or(MalformedStatus)
+}
+
+/// Most bytes of one line with its newline.
+const MAX_LINE: u64 = 65;
+/// Most bytes of one connection.
+const MAX_TOTAL: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::{STATUS_PORT, VsockHost};
+
+    #[test]
+    fn lines_are_exact() {
+        assert_eq!(
+            StatusLine::parse(b"1 3 250"),
+            Ok(StatusLine::PhaseDone { phase: EventName::Configuration, milliseconds: 250 })
+        );
+        assert_eq!(StatusLine::parse(b"2 8 4003"), Ok(StatusLine::Halted { phase: EventName::Keys, code: 4003 }));
+        for bad in [
+            &b""[..],
+            b"1",
+            b"1 3",
+            b"1  3 4",
+            b"1 99 4",
+            b"9 1 1",
+            b"1 3 -4",
+            b"1 3 +4",
+            b"1 3 4 5",
+            b"\xff",
+            b"3 123456789012345678901",
+        ] {
+            assert_eq!(StatusLine::parse(bad), Err(MalformedStatus), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_malformed_or_endless_line_ends_its_connection_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = VsockHost::VhostUser { uds_path: directory.path().join("v") };
+        let listener = LinkListener::bind(&host, STATUS_PORT).unwrap();
+        let (sender, mut receiver) = mpsc::channel(8);
+        let receiving = tokio::spawn(receive_status(listener, sender));
+        let path = host.unix_path(STATUS_PORT).unwrap();
+        for text in ["1 1 5\nsecret words\n1 2 6\n".to_owned(), "1".repeat(200), "3 77\n".to_owned()] {
+            let mut guest = UnixStream::connect(&path).await.unwrap();
+            let _ = guest.write_all(text.as_bytes()).await;
+        }
+        assert_eq!(receiver.recv().await, Some(StatusLine::PhaseDone { phase: EventName::Mounts, milliseconds: 5 }));
+        assert_eq!(receiver.recv().await, Some(StatusLine::Memory { kib: 77 }));
+        drop(receiver);
+        receiving.await.unwrap().unwrap();
+    }
+}
