@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Receipts: what the guest signs about one answer. They form a hash chain whose head stands in later evidence.
+//!
+//! A receipt proves that the holder of the instance key says so. That this key lives in an accepted guest is
+//! proven by evidence, and that request and answer are the reader's own by the salt, which only the client has.
+
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use types::{CanonicalError, Document, Hex32, ModelId, Refusal, Sha256Digest, canonical};
+
+/// The signed content (`chrysalis/receipt/v1`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// `chrysalis/receipt/v1`.
+    pub schema: String,
+    /// How many receipts this guest signed before: 0 for the first.
+    pub sequence: u64,
+    /// [`Receipt::digest`](Document::digest) of the receipt before, zero for the first.
+    pub previous: Sha256Digest,
+    /// [`salted`] hash of the request's body.
+    pub request: Sha256Digest,
+    /// [`salted`] hash of the answer's text, UTF-8.
+    pub response: Sha256Digest,
+    /// The model that answered.
+    pub model: ModelId,
+    /// Tokens of the rendered conversation.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub completion_tokens: u64,
+    /// SHA-256 of the exporter binding of the connection's newest proof.
+    pub channel: Sha256Digest,
+    /// Address of the guest's evidence document.
+    pub evidence: Sha256Digest,
+    /// The Ed25519 key that signs.
+    pub instance_key: Hex32,
+}
+
+impl Document for Receipt {
+    const SCHEMA: &'static str = "chrysalis/receipt/v1";
+    const MAX_BYTES: usize = 4 * 1024;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
+/// A receipt and its signature, as `GET /v1/receipts/{id}` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedReceipt {
+    /// What is signed.
+    pub receipt: Receipt,
+    /// Ed25519 over [`signed_bytes`].
+    #[serde(with = "hex::serde")]
+    pub signature: [u8; 64],
+}
+
+/// A receipt as the client gets it with the answer. The salt is for the client alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeliveredReceipt {
+    /// What is signed.
+    pub receipt: Receipt,
+    /// Makes the hashes of request and answer meaningless to everybody else.
+    pub salt: Hex32,
+    /// Ed25519 over [`signed_bytes`].
+    #[serde(with = "hex::serde")]
+    pub signature: [u8; 64],
+}
+
+impl SignedReceipt {
+    /// Signs a receipt.
+    ///
+    /// # Errors
+    /// [`CanonicalError`] when a number in it is too large.
+    pub fn sign(receipt: Receipt, key: &SigningKey) -> Result<Self, CanonicalError> {
+        let signature = key.sign(&signed_bytes(&receipt)?).to_bytes();
+        Ok(Self { receipt, signature })
+    }
+
+    /// Checks the signature by the instance key that the receipt names. That this key belongs to an accepted guest
+    /// is for the caller to check.
+    ///
+    /// # Errors
+    /// [`ReceiptError`] names the rule.
+    pub fn verify_signature(&self) -> Result<(), ReceiptError> {
+        if self.receipt.schema != Receipt::SCHEMA {
+            return Err(ReceiptError::Malformed(CanonicalError::Schema { expected: Receipt::SCHEMA }));
+        }
+        let key = VerifyingKey::from_bytes(self.receipt.instance_key.as_bytes())
+            .map_err(|_| ReceiptError::InstanceKey { rule: "not a point of Ed25519" })?;
+        let message = signed_bytes(&self.receipt)?;
+        key.verify_strict(&message, &Signature::from_bytes(&self.signature)).map_err(|_| ReceiptError::Signature)
+    }
+
+    /// Checks that this receipt follows directly after `earlier`. Both signatures must have been verified.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Chain`].
+    pub fn verify_follows(&self, earlier: &Receipt) -> Result<(), ReceiptError> {
+        let next = earlier.sequence.checked_add(1).ok_or(ReceiptError::Chain)?;
+        let linked = self.receipt.sequence == next
+            && self.receipt.previous == earlier.digest()?
+            && self.receipt.instance_key == earlier.instance_key;
+        if linked { Ok(()) } else { Err(ReceiptError::Chain) }
+    }
+
+    /// The canonical bytes.
+    ///
+    /// # Errors
+    /// [`CanonicalError`] when a number in it is too large.
+    pub fn to_canonical(&self) -> Result<Vec<u8>, CanonicalError> {
+        canonical::to_bytes(self)
+    }
+
+    /// Reads a receipt from exactly its canonical bytes.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Malformed`].
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, ReceiptError> {
+        Ok(canonical::from_bytes(bytes, MAX_RECEIPT)?)
+    }
+}
+
+impl DeliveredReceipt {
+    /// Adds the salt for the client.
+    #[must_use]
+    pub fn new(signed: SignedReceipt, salt: Hex32) -> Self {
+        let SignedReceipt { receipt, signature } = signed;
+        Self { receipt, salt, signature }
+    }
+
+    /// The receipt without the salt.
+    #[must_use]
+    pub fn signed(&self) -> SignedReceipt {
+        SignedReceipt { receipt: self.receipt.clone(), signature: self.signature }
+    }
+
+    /// Checks that the receipt speaks of exactly this request and this answer.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Request`] or [`ReceiptError::Response`].
+    pub fn verify_content(&self, request_body: &[u8], response_text: &str) -> Result<(), ReceiptError> {
+        if salted(&self.salt, request_body) != self.receipt.request {
+            return Err(ReceiptError::Request);
+        }
+        if salted(&self.salt, response_text.as_bytes()) != self.receipt.response {
+            return Err(ReceiptError::Response);
+        }
+        Ok(())
+    }
+
+    /// The canonical bytes.
+    ///
+    /// # Errors
+    /// [`CanonicalError`] when a number in it is too large.
+    pub fn to_canonical(&self) -> Result<Vec<u8>, CanonicalError> {
+        canonical::to_bytes(self)
+    }
+
+    /// Reads a receipt from exactly its canonical bytes.
+    ///
+    /// # Errors
+    /// [`ReceiptError::Malformed`].
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, ReceiptError> {
+        Ok(canonical::from_bytes(bytes, MAX_RECEIPT)?)
+    }
+}
+
+/// SHA-256(salt ‖ content).
+#[must_use]
+pub fn salted(salt: &Hex32, content: &[u8]) -> Sha256Digest {
+    Sha256Digest::of_parts(&[salt.as_bytes(), content])
+}
+
+/// What the instance key signs: "chrysalis/receipt/v1" ‖ canonical receipt.
+///
+/// # Errors
+/// [`CanonicalError`] when a number in it is too large.
+pub fn signed_bytes(receipt: &Receipt) -> Result<Vec<u8>, CanonicalError> {
+    Ok([SIGNATURE_LABEL, &receipt.to_canonical()?].concat())
+}
+
+/// What a receipt names of the connection: SHA-256 of the exporter binding.
+#[must_use]
+pub fn channel_id(binding: &[u8; 32]) -> Sha256Digest {
+    Sha256Digest::of(binding)
+}
+
+/// Why a receipt was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptError {
+    /// Not the canonical form of a receipt.
+    #[error("the receipt is malformed: {0}")]
+    Malformed(#[from] CanonicalError),
+    /// The instance key is no usable key.
+    #[error("the receipt's instance key is {rule}")]
+    InstanceKey {
+        /// What is wrong.
+        rule: &'static str,
+    },
+    /// The signature is not by the instance key over this receipt.
+    #[error("the signature is not by the receipt's instance key over this receipt")]
+    Signature,
+    /// Speaks of another request.
+    #[error("the receipt's request hash is not that of this request")]
+    Request,
+    /// Speaks of another answer.
+    #[error("the receipt's response hash is not that of this answer")]
+    Response,
+    /// Does not follow after the receipt before.
+    #[error("the receipt does not follow directly after the receipt before")]
+    Chain,
+}
+
+impl ReceiptError {
+    /// The refusal that a user sees.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Malformed(_) => ("receipt_malformed", "receipt", "use the receipt's bytes as they were delivered"),
+            Self::InstanceKey { .. } => ("receipt_instance_key", "receipt.instance_key", NO_FIX),
+            Self::Signature => ("receipt_signature", "signature", NO_FIX),
+            Self::Request => ("receipt_request_mismatch", "receipt.request", NO_FIX),
+            Self::Response => ("receipt_response_mismatch", "receipt.response", NO_FIX),
+            Self::Chain => ("receipt_chain_broken", "receipt.previous", "ask the guest for the missing receipts"),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+/// Most bytes of a receipt with salt and signature.
+pub const MAX_RECEIPT: usize = 6 * 1024;
+
+const SIGNATURE_LABEL: &[u8] = b"chrysalis/receipt/v1";
+const NO_FIX: &str = "do not rely on this receipt: ask again and keep both";
+
+#[cfg(test)]
+mod tests {
+    use types::Blake3Digest;
+
+    use super::*;
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[9; 32])
+    }
+
+    fn salt() -> Hex32 {
+        Hex32::new([5; 32])
+    }
+
+    fn receipt(sequence: u64, previous: Sha256Digest) -> SignedReceipt {
+        let receipt = Receipt {
+            schema: Receipt::SCHEMA.into(),
+            sequence,
+            previous,
+            request: salted(&salt(), b"{}"),
+            response: salted(&salt(), b"answer"),
+            model: ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap(),
+            prompt_tokens: 3,
+            completion_tokens: 4,
+            channel: channel_id(&[1; 32]),
+            evidence: Sha256Digest::of(b"evidence"),
+            instance_key: Hex32::new(key().verifying_key().to_bytes()),
+        };
+        SignedReceipt::sign(receipt, &key()).unwrap()
+    }
+
+    #[test]
+    fn a_receipt_survives_its_wire_form_and_verifies() {
+        let delivered = DeliveredReceipt::new(receipt(0, Sha256Digest::ZERO), salt());
+        let read = DeliveredReceipt::from_canonical(&delivered.to_canonical().unwrap()).unwrap();
+        assert_eq!(read, delivered);
+        assert_eq!(read.signed().verify_signature(), Ok(()));
+        assert_eq!(read.verify_content(b"{}", "answer"), Ok(()));
+        assert_eq!(read.verify_content(b"{} ", "answer"), Err(ReceiptError::Request));
+        assert_eq!(read.verify_content(b"{}", "answers"), Err(ReceiptError::Response));
+    }
+
+    #[test]
+    fn every_changed_field_breaks_the_signature() {
+        let changes: [fn(&mut Receipt); 10] = [
+            |r| r.sequence = 1,
+            |r| r.previous = Sha256Digest::of(b"x"),
+            |r| r.request = Sha256Digest::ZERO,
+            |r| r.response = Sha256Digest::ZERO,
+            |r| r.model = ModelId::new("m", "2", Blake3Digest::of(b"m")).unwrap(),
+            |r| r.prompt_tokens = 0,
+            |r| r.completion_tokens = 0,
+            |r| r.channel = Sha256Digest::ZERO,
+            |r| r.evidence = Sha256Digest::ZERO,
+            |r| r.instance_key = Hex32::new(SigningKey::from_bytes(&[8; 32]).verifying_key().to_bytes()),
+        ];
+        for (index, change) in changes.iter().enumerate() {
+            let mut tampered = receipt(0, Sha256Digest::ZERO);
+            change(&mut tampered.receipt);
+            assert_eq!(tampered.verify_signature(), Err(ReceiptError::Signature), "change {index}");
+        }
+        let mut schema = receipt(0, Sha256Digest::ZERO);
+        schema.receipt.schema.push('2');
+        assert!(matches!(schema.verify_signature(), Err(ReceiptError::Malformed(_))));
+    }
+
+    #[test]
+    fn the_chain_has_no_gaps_and_no_other_signer() {
+        let first = receipt(0, Sha256Digest::ZERO);
+        let digest = first.receipt.digest().unwrap();
+        assert_eq!(receipt(1, digest).verify_follows(&first.receipt), Ok(()));
+        for other in [receipt(2, digest), receipt(1, Sha256Digest::ZERO), receipt(0, digest)] {
+            assert_eq!(other.verify_follows(&first.receipt), Err(ReceiptError::Chain));
+        }
+        let mut foreign = receipt(1, digest);
+        foreign.receipt.instance_key = Hex32::default();
+        assert_eq!(foreign.verify_follows(&first.receipt), Err(ReceiptError::Chain));
+    }
+}

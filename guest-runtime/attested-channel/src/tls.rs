@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TLS settings of both sides: TLS 1.3 only, the hybrid X25519MLKEM768 first, and nothing that lets a connection
+//! outlive its keys: no tickets, no resumption, no early data.
+//!
+//! The client's settings accept any certificate of the right form whose key signed the handshake. Whether a guest
+//! is accepted is decided afterwards by a proof for the connection, never by the certificate.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError as TlsCertificateError, ClientConfig, ConnectionCommon, DigitallySignedStruct, Error,
+    HandshakeKind, OtherError, ServerConfig, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{NoServerSessionStorage, ResolvesServerCert},
+    version::TLS13,
+};
+
+use crate::{
+    certificate::{CertificateError, GuestCertificate},
+    tree::EXPORTER_LABEL,
+};
+
+/// Settings of a guest that answers with the certificate and the signatures of `resolver`.
+///
+/// # Errors
+/// The TLS library does not know TLS 1.3 with this provider; never with the one built in.
+pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.send_half_rtt_data = false;
+    config.cert_compressors.clear();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// Settings of a client. They establish that the peer holds the key of a certificate with an evidence extension,
+/// and nothing about that evidence.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn client_config() -> Result<ClientConfig, Error> {
+    let provider = provider();
+    let verifier = Arc::new(GuestCertificateVerifier { provider: Arc::clone(&provider) });
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    config.cert_decompressors.clear();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// The binding of a challenge to this connection: 32 bytes of the connection's exporter with the challenge as
+/// context (RFC 8446 section 7.5). Each side takes it from its own connection, never from a message.
+///
+/// # Errors
+/// The handshake is not complete.
+pub fn exporter<Side>(connection: &ConnectionCommon<Side>, challenge: &[u8; 32]) -> Result<[u8; 32], Error> {
+    connection.export_keying_material([0; 32], EXPORTER_LABEL, Some(challenge))
+}
+
+/// Whether the handshake was a full one. A resumed one was never asked for: close the connection.
+#[must_use]
+pub fn is_full_handshake(kind: Option<HandshakeKind>) -> bool {
+    matches!(kind, Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest))
+}
+
+/// The reason why [`client_config`] refused a certificate, where that made a handshake fail.
+#[must_use]
+pub fn refused_certificate(error: &Error) -> Option<&CertificateError> {
+    match error {
+        Error::InvalidCertificate(TlsCertificateError::Other(other)) => other.0.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// The cryptography of both sides: the key exchanges that the hybrid leads, AES-256-GCM first.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519];
+    Arc::new(provider)
+}
+
+#[derive(Debug)]
+struct GuestCertificateVerifier {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for GuestCertificateVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !intermediates.is_empty() {
+            return Err(refuse(CertificateError::Malformed));
+        }
+        GuestCertificate::from_der(end_entity).map_err(refuse)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SCHEMES.to_vec()
+    }
+}
+
+fn refuse(error: CertificateError) -> Error {
+    Error::InvalidCertificate(TlsCertificateError::Other(OtherError(Arc::new(error))))
+}
+
+/// Signature schemes that a guest's TLS key may use.
+pub const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256];
+
+const ALPN: &[u8] = b"http/1.1";
