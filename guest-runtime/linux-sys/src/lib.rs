@@ -1,2 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The system calls of the guest, and all of its unsafe code.
+//!
+//! One module per topic. Each function does one thing and says in its error what it tried.
+
+pub mod block;
+pub mod descriptors;
+pub mod entropy;
+pub mod kernel;
+pub mod memory;
+pub mod mounts;
+pub mod net;
+pub mod power;
+pub mod process;
+pub mod usage;
+pub mod vsock;
+
+/// A system call failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}")]
+pub struct SysError {
+    /// What was tried.
+    pub what: &'static str,
+    /// What the kernel said.
+    pub source: std::io::Error,
+}
+
+impl SysError {
+    /// For `map_err`: adds what was tried.
+    pub(crate) fn when<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self { what, source: error.into() }
+    }
+}

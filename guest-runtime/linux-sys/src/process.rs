@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts the guest's processes with as little as they need, and reaps them.
+#![allow(unsafe_code, reason = "what a child does between fork and exec is outside of Rust's rules")]
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd as _, OwnedFd, RawFd},
+        unix::process::CommandExt as _,
+    },
+    process::{Command, Stdio},
+};
+
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+        signal::{SigHandler, Signal, signal},
+        wait::waitpid,
+    },
+    unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
+};
+
+use crate::SysError;
+
+/// A process to start. Its environment is empty, its standard streams are `/dev/null`.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Absolute path.
+    pub path: &'a str,
+    /// Arguments after the name.
+    pub arguments: Vec<OsString>,
+    /// User that it runs as.
+    pub uid: u32,
+    /// Its only group.
+    pub gid: u32,
+    /// Descriptors it inherits: the one at index *i* gets number 3 + *i*. All others are closed on exec.
+    pub descriptors: Vec<OwnedFd>,
+    /// Whether it gets a network of its own, without any interface.
+    pub without_network: bool,
+    /// Whether it may lock all of its memory (otherwise none).
+    pub locks_memory: bool,
+    /// Whether standard error stays that of this process (development images only).
+    pub inherits_stderr: bool,
+}
+
+/// Starts a program and gives its process id.
+///
+/// # Errors
+/// [`SysError`] when any step fails; then nothing runs.
+pub fn start(program: Program<'_>) -> Result<i32, SysError> {
+    let Program { path, arguments, uid, gid, descriptors, without_network, locks_memory, inherits_stderr } = program;
+    let sources = out_of_the_way(&descriptors)?;
+    let raw: Vec<RawFd> = sources.iter().map(|fd| fd.as_raw_fd()).collect();
+    let first_other = libc::c_uint::try_from(raw.len().saturating_add(3)).unwrap_or(3);
+    let memory = if locks_memory { libc::RLIM_INFINITY } else { 0 };
+    let mut command = Command::new(path);
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+    if !inherits_stderr {
+        command.stderr(Stdio::null());
+    }
+    let prepare = move || -> io::Result<()> {
+        for (number, source) in (3..).zip(&raw) {
+            // SAFETY: plain numbers; the sources stay open in the parent until the child has started.
+            if unsafe { libc::dup2(*source, number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: marks, without closing, every descriptor from the first that the program shall not have.
+        if unsafe { libc::syscall(libc::SYS_close_range, first_other, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) }
+            < 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        setrlimit(Resource::RLIMIT_MEMLOCK, memory, memory)?;
+        if without_network {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+        }
+        setgroups(&[])?;
+        setgid(Gid::from_raw(gid))?;
+        setuid(Uid::from_raw(uid))?;
+        prctl::set_no_new_privs()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only system calls: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn().map_err(SysError::when("start a program"))?;
+    drop(sources);
+    i32::try_from(child.id()).map_err(|_| SysError { what: "start a program", source: io::Error::other("process id") })
+}
+
+/// Waits until any child ends and gives its process id. PID 1 also gets orphans this way.
+///
+/// # Errors
+/// [`SysError`] when there is no child.
+pub fn wait_any() -> Result<i32, SysError> {
+    loop {
+        match waitpid(None::<Pid>, None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(SysError::when("wait for a process")(error)),
+            Ok(status) => {
+                if let Some(pid) = status.pid() {
+                    return Ok(pid.as_raw());
+                }
+            }
+        }
+    }
+}
+
+/// Writing to a closed socket becomes an error instead of a signal. Rust's runtime does the same before `main`.
+///
+/// # Errors
+/// [`SysError`].
+pub fn ignore_broken_pipes() -> Result<(), SysError> {
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop).map_err(SysError::when("ignore SIGPIPE"))
+}
+
+/// Copies above every target number, so that no copy overwrites a source. They close on exec.
+fn out_of_the_way(descriptors: &[impl AsFd]) -> Result<Vec<OwnedFd>, SysError> {
+    use std::os::fd::FromRawFd as _;
+    let copy = |fd: &_| -> Result<OwnedFd, SysError> {
+        let copy = fcntl(AsFd::as_fd(fd), FcntlArg::F_DUPFD_CLOEXEC(FIRST_FREE)).map_err(SysError::when("copy"))?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    };
+    descriptors.iter().map(copy).collect()
+}
+
+/// No program inherits more descriptors than fit below.
+const FIRST_FREE: RawFd = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read as _, os::unix::net::UnixStream};
+
+    use super::*;
+
+    fn program(arguments: &[&str], descriptors: Vec<OwnedFd>) -> Program<'static> {
+        Program {
+            path: "/bin/sh",
+            arguments: arguments.iter().map(OsString::from).collect(),
+            uid: 65_534,
+            gid: 65_534,
+            descriptors,
+            without_network: true,
+            locks_memory: false,
+            inherits_stderr: false,
+        }
+    }
+
+    /// Needs the rights of root, as PID 1 has.
+    #[test]
+    fn a_child_has_its_user_its_descriptors_and_nothing_else() {
+        if !Uid::effective().is_root() {
+            println!("SKIPPED: starting a child as another user needs root");
+            return;
+        }
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let other = File::open("/dev/null").unwrap();
+        let script = "id -u >&4; ulimit -c >&4; ls /proc/self/fd | tr '\\n' ' ' >&4; \
+            grep NoNewPrivs /proc/self/status >&4; env >&4; ls /sys/class/net | wc -l >&4; cat /proc/net/dev | wc -l >&4";
+        let pid = start(program(&["-c", script], vec![other.into(), theirs.into()])).unwrap();
+        let mut said = String::new();
+        ours.read_to_string(&mut said).unwrap();
+        assert_eq!(waitpid(Pid::from_raw(pid), None).unwrap().pid().unwrap().as_raw(), pid);
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[0], "65534");
+        assert_eq!(lines[1], "0");
+        let (numbers, privileges) = lines[2].split_once("NoNewPrivs:").unwrap();
+        assert_eq!(privileges.trim(), "1");
+        // Standard streams, the two of ours, the directory that ls has open, and one that the shell saves.
+        assert!(numbers.split_whitespace().all(|n| ["0", "1", "2", "3", "4", "5", "10"].contains(&n)), "{said}");
+        assert!(numbers.starts_with("0 1 ") && numbers.contains(" 3 4 "), "{said}");
+        assert!(!said.contains("CARGO"), "{said}");
+        // Two lines of heading and loopback.
+        assert_eq!(lines.last(), Some(&"3"), "{said}");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error() {
+        let missing = Program { path: "/nonexistent", ..program(&[], vec![]) };
+        assert!(start(missing).is_err());
+    }
+}
