@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ways in which a platform, its collateral or its quotes can be bad.
+
+/// One thing that is wrong. Everything else stays as on a good platform, so that a refusal has one cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The PCK certificate stands on the platform CA's revocation list.
+    RevokedPck,
+    /// The platform CA's certificate stands on the root's revocation list.
+    RevokedPlatformCa,
+    /// The certificate that signs TCB info and QE identity stands on the root's revocation list.
+    RevokedTcbSigner,
+    /// The platform meets only a TCB level with status `OutOfDate` and an advisory.
+    OutOfDateTcb,
+    /// The platform meets only a TCB level with status `ConfigurationNeeded`.
+    ConfigurationNeeded,
+    /// The platform meets only a TCB level with status `Revoked`.
+    RevokedTcb,
+    /// The platform meets no TCB level at all.
+    NoTcbLevel,
+    /// The quoting enclave's identity has status `OutOfDate`.
+    OutOfDateQe,
+    /// TCB info, QE identity and revocation lists ended before the given time.
+    ExpiredCollateral,
+    /// TCB info and QE identity begin after the given time.
+    FutureCollateral,
+    /// The TCB info was changed after it was signed.
+    ForgedTcbInfo,
+    /// The QE identity was changed after it was signed.
+    ForgedQeIdentity,
+    /// The collateral is about another FMSPC.
+    OtherFmspc,
+    /// Quotes come from a platform under another root with the same names.
+    OtherRoot,
+    /// The TD report of a quote was changed after it was signed.
+    ForgedReport,
+    /// The quoting enclave's report is not signed by the PCK.
+    ForgedQeReport,
+    /// The attestation key is not the one in the quoting enclave's report.
+    ForeignAttestationKey,
+    /// The TD has the DEBUG attribute.
+    DebugAttribute,
+    /// The TD lacks the `SEPT_VE_DISABLE` attribute.
+    SeptVeEnabled,
+    /// The TD can be migrated.
+    MigratableAttribute,
+    /// The TDX module has another signer than Intel.
+    OtherModuleSigner,
+}
+
+impl Fault {
+    /// All faults.
+    pub const ALL: [Self; 21] = [
+        Self::RevokedPck,
+        Self::RevokedPlatformCa,
+        Self::RevokedTcbSigner,
+        Self::OutOfDateTcb,
+        Self::ConfigurationNeeded,
+        Self::RevokedTcb,
+        Self::NoTcbLevel,
+        Self::OutOfDateQe,
+        Self::ExpiredCollateral,
+        Self::FutureCollateral,
+        Self::ForgedTcbInfo,
+        Self::ForgedQeIdentity,
+        Self::OtherFmspc,
+        Self::OtherRoot,
+        Self::ForgedReport,
+        Self::ForgedQeReport,
+        Self::ForeignAttestationKey,
+        Self::DebugAttribute,
+        Self::SeptVeEnabled,
+        Self::MigratableAttribute,
+        Self::OtherModuleSigner,
+    ];
+}
