@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod net;
 pub mod power;
 pub mod process;
+pub mod tdx_guest;
 pub mod usage;
 pub mod vsock;
 
