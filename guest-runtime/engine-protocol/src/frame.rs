@@ -225,7 +225,7 @@ mod tests {
     fn the_wire_form_is_fixed() {
         let failed = Event::Failed { id: 3, code: Failure::ContextOverflow, prompt_tokens: Some(900) };
         let frame = encode(&failed).unwrap();
-        assert_eq!(&frame[..4], &[0, 0, 0, 66]);
+        assert_eq!(&frame[..4], &[0, 0, 0, 65]);
         assert_eq!(
             std::str::from_utf8(&frame[4..]).unwrap(),
             r#"{"failed":{"id":3,"code":"context_overflow","prompt_tokens":900}}"#

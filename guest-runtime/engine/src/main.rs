@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use clap::Parser;
 use engine::{LlamaEngine, Model, Settings, Stage, confine, serve_client};
+use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -48,8 +49,8 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Has no effect once a client is served: the filter refuses it.
-            eprintln!("engine: {error:#}");
+            // Once a client is served the filter refuses it, on purpose.
+            let _ = writeln!(std::io::stderr(), "engine: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -113,6 +113,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
+    libc::SYS_sysinfo,
     // threads
     libc::SYS_clone3,
     libc::SYS_exit,
@@ -123,6 +124,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_sched_yield,
     libc::SYS_set_robust_list,
+    libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
@@ -142,6 +144,7 @@ const ALWAYS: &[i64] = &[
 
 const LOAD_ONLY: &[i64] = &[
     // files, for reading
+    libc::SYS_fadvise64,
     libc::SYS_fstat,
     libc::SYS_lseek,
     libc::SYS_newfstatat,

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a pack is read from.
+
+use crate::{Object, PackError, PackIndex};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use types::Document;
+
+/// A stored pack: its public part, parsed and checked, and its objects.
+pub trait Source: Sync {
+    /// The public part.
+    fn index(&self) -> &PackIndex;
+
+    /// The ciphertext of an object, from its start. At most [`Object::length`] bytes of it are read.
+    ///
+    /// # Errors
+    /// The object cannot be opened or its stored length differs.
+    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError>;
+}
+
+/// A pack as a directory: `pack.json` and `objects/000000`, `objects/000001` and so on.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    index: PackIndex,
+}
+
+impl Directory {
+    /// Reads the public part of the pack in `path`.
+    ///
+    /// # Errors
+    /// The directory is no pack.
+    pub fn open(path: &Path) -> Result<Self, PackError> {
+        let name = path.join(INDEX_FILE);
+        let file = File::open(&name).map_err(PackError::io(format!("opening {}", name.display())))?;
+        let mut bytes = Vec::new();
+        let cap = u64::try_from(PackIndex::MAX_BYTES).unwrap_or(u64::MAX);
+        file.take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(PackError::reading(INDEX_FILE))?;
+        Ok(Self { path: path.to_owned(), index: PackIndex::parse(&bytes)? })
+    }
+}
+
+impl Source for Directory {
+    fn index(&self) -> &PackIndex {
+        &self.index
+    }
+
+    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError> {
+        let name = object_file(object.index);
+        let file = File::open(self.path.join(&name)).map_err(PackError::io(format!("opening {name}")))?;
+        let length = file.metadata().map_err(PackError::io(format!("reading {name}")))?.len();
+        check_length(&name, object, length)?;
+        Ok(Box::new(file.take(object.length)))
+    }
+}
+
+/// The stored length of an object must be the one of its index entry.
+fn check_length(name: &str, object: &Object, stored: u64) -> Result<(), PackError> {
+    match stored.cmp(&object.length) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(PackError::Truncated { field: name.to_owned() }),
+        std::cmp::Ordering::Greater => {
+            Err(PackError::malformed("objects", format!("{name} is longer than pack.json says")))
+        }
+    }
+}
+
+/// Bytes at any offset: a disk, a file, or memory in tests. Short reads are allowed, as for `pread`.
+pub trait ReadAt: Sync {
+    /// Reads up to `buffer.len()` bytes from `offset`; 0 only at the end.
+    ///
+    /// # Errors
+    /// As the device says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Total number of bytes.
+    ///
+    /// # Errors
+    /// As the device says.
+    fn size(&self) -> io::Result<u64>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(self, buffer, offset)
+    }
+
+    /// By seeking: the metadata of a block device says 0.
+    fn size(&self) -> io::Result<u64> {
+        io::Seek::seek(&mut &*self, io::SeekFrom::End(0))
+    }
+}
+
+impl ReadAt for [u8] {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.get(start..).unwrap_or_default().read(buffer)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(u64::try_from(self.len()).unwrap_or(u64::MAX))
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.as_slice().read_at(buffer, offset)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.as_slice().size()
+    }
+}
+
+/// File name of the public part.
+pub(crate) const INDEX_FILE: &str = "pack.json";
+/// Directory of the objects.
+pub(crate) const OBJECTS_DIRECTORY: &str = "objects";
+
+/// Path of an object in a pack's directory.
+pub(crate) fn object_file(number: u32) -> String {
+    format!("{OBJECTS_DIRECTORY}/{number:06}")
+}
