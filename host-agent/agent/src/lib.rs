@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Prepares a host and runs guests on it.
+//!
+//! Nothing here is trusted by anybody: a guest, a service and a client check all they need by themselves. The agent's
+//! duty is that a launch works, or says why it does not, and leaves nothing behind.
+
+mod cli;
+mod events;
+mod files;
+mod launch;
+mod preflight;
+mod prepare;
+mod process;
+mod qmp;
+mod record;
+
+pub use cli::{Cli, run};
+pub use events::Event;

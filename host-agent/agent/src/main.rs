@@ -1,4 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Prepares a host and runs guests on it.
+//! `host-agent`: prepares a host and runs guests on it.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    host_agent::run(host_agent::Cli::parse())
+}

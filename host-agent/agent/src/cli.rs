@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use types::{ModelId, Sha256Digest};
+
+use crate::{launch, preflight, prepare};
+
+/// Prepares a host and runs guests on it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "host-agent",
+    version,
+    after_help = "Examples:\n  host-agent preflight\n  host-agent launch --run-dir run --image image --model-pack pack \\\n      --model smollm2@q4_1:<identity> --service 192.0.2.7:8443 --service-spki <sha256>\n  host-agent status --run-dir run --json"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check what this host has and name what is missing, with the fix.
+    Preflight(preflight::PreflightArgs),
+    /// Compose the disks and the launch record of a guest, without starting it.
+    Prepare(PrepareArgs),
+    /// Start a guest and watch over it in the foreground until it ends.
+    Launch(LaunchArgs),
+    /// Say how the guest of a run directory is.
+    Status(RunDirArgs),
+    /// Stop the guest of a run directory.
+    Stop(RunDirArgs),
+}
+
+/// What a launch is composed of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PrepareArgs {
+    /// Directory of this guest: disks, sockets, logs. Made if missing, readable by its owner alone.
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    /// The image: firmware.fd, vmlinuz, initrd, cmdline.
+    #[arg(long)]
+    pub(crate) image: PathBuf,
+    /// The encrypted model pack.
+    #[arg(long)]
+    pub(crate) model_pack: PathBuf,
+    /// The model's name, name@revision:identity.
+    #[arg(long)]
+    pub(crate) model: ModelId,
+    /// Address of the attestation service that the guest's connections are forwarded to.
+    #[arg(long)]
+    pub(crate) service: SocketAddr,
+    /// SHA-256 of the service's SPKI (`attestation-service identity`).
+    #[arg(long)]
+    pub(crate) service_spki: Sha256Digest,
+    /// Where clients reach the guest. Port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddrV4,
+    /// Virtual CPUs.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) vcpus: u16,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) memory_mib: u32,
+    /// QEMU to run.
+    #[arg(long, default_value = "qemu-system-x86_64")]
+    pub(crate) qemu: PathBuf,
+    /// How vCPUs run.
+    #[arg(long, value_enum, default_value_t = AcceleratorArg::Kvm)]
+    pub(crate) accel: AcceleratorArg,
+    /// The kind of trust domain.
+    #[arg(long, value_enum, default_value_t = TeeArg::Tdx)]
+    pub(crate) tee: TeeArg,
+    /// Socket of the quote generation service (TDX).
+    #[arg(long, default_value = "/var/run/tdx-qgs/qgs.socket")]
+    pub(crate) quote_socket: PathBuf,
+    /// The guest's context identifier for vsock (TDX).
+    #[arg(long, default_value_t = 3)]
+    pub(crate) cid: u32,
+    /// The guest's address on its own network.
+    #[arg(long, default_value = "10.0.2.15")]
+    pub(crate) guest_address: Ipv4Addr,
+    /// Port of the attested API inside the guest.
+    #[arg(long, default_value_t = 8443)]
+    pub(crate) guest_port: u16,
+    /// Context window in tokens.
+    #[arg(long, default_value_t = 4096)]
+    pub(crate) context_tokens: u32,
+    /// Threads that decode.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads_decode: u16,
+    /// Threads that read prompts.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) threads_prefill: u16,
+}
+
+/// A launch: composed anew, or from a prepared directory.
+#[derive(Debug, Args)]
+pub(crate) struct LaunchArgs {
+    #[command(flatten)]
+    pub(crate) prepare: Option<PrepareArgs>,
+    /// Start what `prepare` left in this directory, as it is.
+    #[arg(long, conflicts_with = "run_dir", value_name = "RUN_DIR")]
+    pub(crate) prepared: Option<PathBuf>,
+    /// `vhost-device-vsock` to run where the kernel's vhost-vsock is not used.
+    #[arg(long, default_value = "vhost-device-vsock")]
+    pub(crate) vhost_device_vsock: PathBuf,
+    /// Program that stands in for the hardware (with --tee simulated).
+    #[arg(long)]
+    pub(crate) simulator: Option<PathBuf>,
+    /// Key directory of that program.
+    #[arg(long)]
+    pub(crate) simulator_pki: Option<PathBuf>,
+    /// Give up when the guest does not serve within this many seconds; 0 waits for ever.
+    #[arg(long, default_value_t = 600)]
+    pub(crate) boot_timeout: u64,
+    /// Print one JSON document per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunDirArgs {
+    /// The guest's directory.
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AcceleratorArg {
+    Kvm,
+    Tcg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TeeArg {
+    Tdx,
+    Simulated,
+}
+
+/// Runs the command. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Preflight(args) => preflight::run(&args),
+        Command::Prepare(args) => prepare::run(&args).map(|_| ExitCode::SUCCESS),
+        Command::Launch(args) => launch::run(args),
+        Command::Status(args) => launch::status(&args),
+        Command::Stop(args) => launch::stop(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("host-agent: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starting a guest and watching over it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use guest_link::{LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use qemu::{Accelerator, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
+use types::EventName;
+
+use crate::cli::{LaunchArgs, RunDirArgs};
+use crate::events::Event;
+use crate::files;
+use crate::prepare;
+use crate::process::Guarded;
+use crate::qmp::Qmp;
+use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, PID_FILE, STATE, TD_PARAMS};
+
+/// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
+pub(crate) fn run(args: LaunchArgs) -> anyhow::Result<ExitCode> {
+    let (run_dir, record) = match (&args.prepare, &args.prepared) {
+        (_, Some(run_dir)) => (run_dir.clone(), LaunchRecord::load(run_dir)?),
+        (Some(prepare_args), None) => (prepare_args.run_dir.clone(), prepare::run(prepare_args)?),
+        (None, None) => anyhow::bail!("name what to start: --prepared RUN_DIR, or the options of prepare"),
+    };
+    let run_dir = run_dir.canonicalize().context("run directory")?;
+    let _claim = Claim::take(&run_dir)?;
+    // One thread: the kernel ends the children when the thread that started them ends.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    runtime.block_on(supervise(&args, &run_dir, &record))
+}
+
+/// Says how the guest of a run directory is.
+pub(crate) fn status(args: &RunDirArgs) -> anyhow::Result<ExitCode> {
+    let running = Claim::holder(&args.run_dir)?;
+    let state = files::read_capped(&args.run_dir.join(STATE), MAX_STATE).ok();
+    let last: Option<Event> = state.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
+    if args.json {
+        println!("{}", serde_json::json!({ "running": running.is_some(), "agent_pid": running, "last_event": last }));
+    } else {
+        match (running, last) {
+            (Some(pid), Some(event)) => println!("running under process {pid}; last: {event}"),
+            (Some(pid), None) => println!("running under process {pid}; no event yet"),
+            (None, Some(event)) => println!("not running; last: {event}"),
+            (None, None) => println!("not running; never started"),
+        }
+    }
+    Ok(if running.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// Asks the agent of a run directory to end its guest, and waits for it.
+pub(crate) fn stop(args: &RunDirArgs) -> anyhow::Result<ExitCode> {
+    let Some(pid) = Claim::holder(&args.run_dir)? else {
+        println!("{}", if args.json { "{\"stopped\":false}" } else { "not running" });
+        return Ok(ExitCode::SUCCESS);
+    };
+    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot signal process {pid}"))?;
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    while Claim::holder(&args.run_dir)?.is_some() {
+        anyhow::ensure!(Instant::now() < deadline, "process {pid} does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("{}", if args.json { "{\"stopped\":true}" } else { "stopped" });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The run directory is taken while this lives: a lock on the pid file, which the kernel drops with the process.
+struct Claim {
+    _file: nix::fcntl::Flock<fs::File>,
+    path: PathBuf,
+}
+
+impl Claim {
+    fn take(run_dir: &Path) -> anyhow::Result<Self> {
+        use std::io::Write as _;
+        let path = run_dir.join(PID_FILE);
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let mut file = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
+            anyhow::anyhow!("{} is taken by a running guest: stop it or choose another --run-dir", run_dir.display())
+        })?;
+        file.set_len(0).context("pid file")?;
+        writeln!(file, "{}", std::process::id()).context("pid file")?;
+        Ok(Self { _file: file, path })
+    }
+
+    /// The process that holds the run directory, if one does.
+    fn holder(run_dir: &Path) -> anyhow::Result<Option<i32>> {
+        let path = run_dir.join(PID_FILE);
+        let Ok(file) = fs::File::open(&path) else { return Ok(None) };
+        if nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock).is_ok() {
+            return Ok(None);
+        }
+        let text = files::read_capped(&path, 32)?;
+        Ok(String::from_utf8_lossy(&text).trim().parse().ok())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Removing the name is tidiness only: the lock says whether the directory is taken.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn supervise(args: &LaunchArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let report = Reporter { json: args.json, state: run_dir.join(STATE) };
+    let mut guest = tokio::select! {
+        started = Guest::start(args, run_dir, record, &report) => started?,
+        _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
+        _ = terminate.recv() => return Ok(ExitCode::FAILURE),
+    };
+    let outcome = tokio::select! {
+        outcome = guest.watch(args.boot_timeout, record, &report) => outcome,
+        _ = interrupt.recv() => Outcome::Stopped,
+        _ = terminate.recv() => Outcome::Stopped,
+    };
+    guest.stop().await;
+    let (reason, code) = match outcome {
+        Outcome::Stopped => ("stopped on request".to_owned(), ExitCode::SUCCESS),
+        Outcome::Halted => ("the guest halted itself".to_owned(), ExitCode::from(2)),
+        Outcome::Failed(reason) => (reason, ExitCode::FAILURE),
+    };
+    report.tell(&Event::Ended { reason });
+    Ok(code)
+}
+
+enum Outcome {
+    Stopped,
+    Halted,
+    Failed(String),
+}
+
+struct Reporter {
+    json: bool,
+    state: PathBuf,
+}
+
+impl Reporter {
+    fn tell(&self, event: &Event) {
+        event.print(self.json);
+        // `status` reads the last event; a launch does not fail because it cannot be written.
+        if let Ok(bytes) = serde_json::to_vec(event) {
+            let _ = files::write_atomically(&self.state, &bytes);
+        }
+    }
+}
+
+struct Guest {
+    qemu: Guarded,
+    vsock: Option<Guarded>,
+    simulator: Option<Guarded>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    lines: mpsc::Receiver<StatusLine>,
+    started: Instant,
+}
+
+impl Guest {
+    async fn start(
+        args: &LaunchArgs,
+        run_dir: &Path,
+        record: &LaunchRecord,
+        report: &Reporter,
+    ) -> anyhow::Result<Self> {
+        remove_stale_sockets(run_dir);
+        let host = vsock_host(run_dir, record);
+        let vsock = match &host {
+            VsockHost::Kernel { .. } => None,
+            VsockHost::VhostUser { uds_path } => Some(start_vsock(args, run_dir, uds_path).await?),
+        };
+        let (sender, lines) = mpsc::channel(64);
+        let service = LinkListener::bind(&host, SERVICE_PORT)?;
+        let status = LinkListener::bind(&host, STATUS_PORT)?;
+        let target = record.service;
+        let tasks = vec![
+            tokio::spawn(async move { drop(guest_link::forward(service, target).await) }),
+            tokio::spawn(async move { drop(guest_link::receive_status(status, sender).await) }),
+        ];
+        let qmp_path = run_dir.join("qmp.sock");
+        let arguments = qemu::arguments(&launch_spec(run_dir, record, &host, &qmp_path)?)?;
+        let qemu = Guarded::spawn("QEMU", &record.qemu, &arguments, &run_dir.join("qemu.log"), false)?;
+        let mut qmp = Qmp::connect(&qmp_path).await?;
+        let (simulator, measured) = if record.simulated {
+            let (simulator, measured) = start_simulator(args, run_dir, &host, qemu.pid()).await?;
+            (Some(simulator), Some(measured))
+        } else {
+            (None, None)
+        };
+        report.tell(&Event::Started { qemu_pid: qemu.pid(), simulated: record.simulated, measured });
+        let started = Instant::now();
+        qmp.command("cont").await?;
+        Ok(Self { qemu, vsock, simulator, tasks, lines, started })
+    }
+
+    async fn watch(&mut self, boot_timeout: u64, record: &LaunchRecord, report: &Reporter) -> Outcome {
+        let deadline = self.started + Duration::from_secs(boot_timeout);
+        let mut serving = boot_timeout == 0;
+        let mut halted = false;
+        loop {
+            tokio::select! {
+                biased;
+                Some(line) = self.lines.recv() => {
+                    let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    report.tell(&Event::of_status(line, since));
+                    match line {
+                        StatusLine::PhaseDone { phase: EventName::Serve, .. } => {
+                            serving = true;
+                            report.tell(&Event::Serving { address: record.listen });
+                        }
+                        StatusLine::Halted { .. } => halted = true,
+                        _ => {}
+                    }
+                }
+                reason = self.qemu.wait() => {
+                    return if halted { Outcome::Halted } else { Outcome::Failed(reason) };
+                }
+                reason = ended(&mut self.vsock) => return Outcome::Failed(reason),
+                reason = ended(&mut self.simulator) => return Outcome::Failed(reason),
+                () = tokio::time::sleep_until(deadline.into()), if !serving => {
+                    let reason = format!("the guest did not serve within {boot_timeout} s: see qemu.log in the run directory");
+                    return Outcome::Failed(reason);
+                }
+            }
+        }
+    }
+
+    async fn stop(mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.qemu.stop().await;
+        for child in [&mut self.simulator, &mut self.vsock].into_iter().flatten() {
+            child.stop().await;
+        }
+    }
+}
+
+async fn ended(child: &mut Option<Guarded>) -> String {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn vsock_host(run_dir: &Path, record: &LaunchRecord) -> VsockHost {
+    if record.simulated {
+        VsockHost::VhostUser { uds_path: run_dir.join("vsock") }
+    } else {
+        VsockHost::Kernel { cid: record.cid }
+    }
+}
+
+fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Path) -> anyhow::Result<LaunchSpec> {
+    let command_line = files::read_capped(&record.image.join("cmdline"), 4096)?;
+    Ok(LaunchSpec {
+        shape: record.shape.clone(),
+        image: ImageFiles {
+            firmware: record.image.join("firmware.fd"),
+            kernel: record.image.join("vmlinuz"),
+            initrd: record.image.join("initrd"),
+            command_line: String::from_utf8(command_line).context("the image's command line is not text")?,
+        },
+        tee: if record.simulated {
+            Tee::Simulated
+        } else {
+            Tee::Tdx { mr_config_id: record.mr_config_id, quote_socket: record.quote_socket.clone() }
+        },
+        accelerator: if record.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
+        config_disk: run_dir.join(CONFIG_DISK),
+        model_disk: run_dir.join(MODEL_DISK),
+        network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
+        vsock: match host {
+            VsockHost::Kernel { cid } => VsockBackend::Kernel { cid: *cid },
+            VsockHost::VhostUser { .. } => VsockBackend::VhostUser { socket: run_dir.join("vhost.sock") },
+        },
+        qmp: qmp.to_owned(),
+        paused: true,
+    })
+}
+
+fn remove_stale_sockets(run_dir: &Path) {
+    let vsock = VsockHost::VhostUser { uds_path: run_dir.join("vsock") };
+    let ports = [SERVICE_PORT, STATUS_PORT, SIMULATED_DEVICE_PORT];
+    let sockets = ports.into_iter().filter_map(|port| vsock.unix_path(port));
+    for path in sockets.chain(["qmp.sock", "vhost.sock", "vsock"].map(|name| run_dir.join(name))) {
+        // The directory is ours (claimed): what a crash left behind is removed, what is not there needs nothing.
+        let _ = fs::remove_file(path);
+    }
+}
+
+async fn start_vsock(args: &LaunchArgs, run_dir: &Path, uds_path: &Path) -> anyhow::Result<Guarded> {
+    let socket = run_dir.join("vhost.sock");
+    let vm = format!("guest-cid=3,socket={},uds-path={}", socket.display(), uds_path.display());
+    let arguments = ["--vm".to_owned(), vm];
+    let log = run_dir.join("vhost-device-vsock.log");
+    let mut child = Guarded::spawn("vhost-device-vsock", &args.vhost_device_vsock, &arguments, &log, false)?;
+    wait_for(&mut child, &socket).await.with_context(|| format!("see {}", log.display()))?;
+    Ok(child)
+}
+
+async fn start_simulator(
+    args: &LaunchArgs,
+    run_dir: &Path,
+    host: &VsockHost,
+    qemu_pid: u32,
+) -> anyhow::Result<(Guarded, serde_json::Value)> {
+    let program = args.simulator.as_deref().context("--tee simulated needs --simulator")?;
+    let pki = args.simulator_pki.as_deref().context("--tee simulated needs --simulator-pki")?;
+    let socket = host.unix_path(SIMULATED_DEVICE_PORT).context("simulated hardware needs a Unix socket")?;
+    let text = |path: &Path| path.display().to_string();
+    let arguments = [
+        "device".to_owned(),
+        "--pki".to_owned(),
+        text(pki),
+        "--qemu-pid".to_owned(),
+        qemu_pid.to_string(),
+        "--td-params".to_owned(),
+        text(&run_dir.join(TD_PARAMS)),
+        "--socket".to_owned(),
+        text(&socket),
+    ];
+    let log = run_dir.join("simulator.log");
+    let mut child = Guarded::spawn("the simulator", program, &arguments, &log, true)?;
+    let stdout = child.take_stdout().context("the simulator has no output")?;
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stdout.take(1 << 20));
+    tokio::time::timeout(SIMULATOR_TIMEOUT, reader.read_until(b'\n', &mut line))
+        .await
+        .context("the simulator is not ready")??;
+    let measured = serde_json::from_slice(&line)
+        .with_context(|| format!("the simulator did not measure the launch: see {}", log.display()))?;
+    wait_for(&mut child, &socket).await?;
+    Ok((child, measured))
+}
+
+/// Waits until `socket` exists or the child ends.
+async fn wait_for(child: &mut Guarded, socket: &Path) -> anyhow::Result<()> {
+    let appears = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        appeared = tokio::time::timeout(SOCKET_TIMEOUT, appears) => {
+            appeared.with_context(|| format!("{} does not appear", socket.display()))
+        }
+        reason = child.wait() => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
+const SIMULATOR_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const MAX_STATE: usize = 64 * 1024;

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Composing a launch: configuration disk, model disk, TD parameters, record.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Context as _;
+use types::config::{EngineSettings, Fixed, Free, Network, Policy, ServiceLink};
+use types::{Device, Document, GuestConfig, MachineShape, QemuVersion, Role, Sha384Digest, shape::ShapeFacts};
+
+use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
+use crate::files;
+use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, TD_PARAMS};
+
+/// Composes everything that a launch needs in the run directory.
+pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
+    files::private_directory(&args.run_dir)?;
+    let run_dir = args.run_dir.canonicalize().context("run directory")?;
+    let image = args.image.canonicalize().with_context(|| format!("image {}", args.image.display()))?;
+    for name in ["firmware.fd", "vmlinuz", "initrd", "cmdline"] {
+        anyhow::ensure!(image.join(name).is_file(), "the image {} has no file {name}", image.display());
+    }
+    let shape = shape(args)?;
+    let config = guest_config(args, &shape);
+    let bytes = config.to_canonical().context("guest configuration")?;
+    GuestConfig::parse(&bytes).context("guest configuration")?;
+    let mr_config_id = GuestConfig::mr_config_id(&bytes);
+    files::write_atomically(&run_dir.join(CONFIG_DISK), &config_disk(&bytes)?)?;
+    compose_model_disk(&args.model_pack, &run_dir.join(MODEL_DISK))?;
+    if args.tee == TeeArg::Simulated {
+        files::write_atomically(&run_dir.join(TD_PARAMS), td_params(&mr_config_id).as_bytes())?;
+    }
+    let record = LaunchRecord {
+        schema: LaunchRecord::SCHEMA.to_owned(),
+        shape,
+        image,
+        qemu: args.qemu.clone(),
+        kvm: args.accel == AcceleratorArg::Kvm,
+        simulated: args.tee == TeeArg::Simulated,
+        mr_config_id,
+        quote_socket: args.quote_socket.clone(),
+        cid: args.cid,
+        service: args.service,
+        listen: free_port(args.listen)?,
+        guest_address: args.guest_address,
+        guest_port: args.guest_port,
+    };
+    record.store(&run_dir)?;
+    Ok(record)
+}
+
+/// Version of a QEMU binary, from what it says of itself.
+pub(crate) fn qemu_version(qemu: &Path) -> anyhow::Result<QemuVersion> {
+    let output = Command::new(qemu).arg("--version").output().with_context(|| {
+        format!("cannot run {}: install Debian's package qemu-system-x86 or name another with --qemu", qemu.display())
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse_version(&text).with_context(|| format!("{} does not say its version", qemu.display()))
+}
+
+fn parse_version(text: &str) -> Option<QemuVersion> {
+    let rest = text.strip_prefix("QEMU emulator version ")?;
+    let mut numbers = rest.split(|c: char| !c.is_ascii_digit());
+    Some(QemuVersion { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
+}
+
+fn shape(args: &PrepareArgs) -> anyhow::Result<MachineShape> {
+    MachineShape::new(ShapeFacts {
+        vcpus: args.vcpus,
+        memory_mib: args.memory_mib,
+        qemu: qemu_version(&args.qemu)?,
+        devices: vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock],
+    })
+    .context("machine shape")
+}
+
+fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
+    GuestConfig {
+        schema: GuestConfig::SCHEMA.to_owned(),
+        role: Fixed(Role::Inference),
+        shape: Policy(shape.clone()),
+        model: Policy(args.model.clone()),
+        service: ServiceLink { vsock_port: Free(guest_link::SERVICE_PORT), spki_sha256: Policy(args.service_spki) },
+        network: Network { address: Free(args.guest_address), prefix: Free(24), port: Free(args.guest_port) },
+        engine: EngineSettings {
+            context_tokens: Free(args.context_tokens),
+            threads_decode: Free(args.threads_decode),
+            threads_prefill: Free(args.threads_prefill),
+        },
+    }
+}
+
+/// Magic, length (u32, big-endian), bytes; padded to whole sectors.
+fn config_disk(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let length = u32::try_from(bytes.len()).context("guest configuration")?;
+    let mut disk = [CONFIG_MAGIC.as_slice(), &length.to_be_bytes(), bytes].concat();
+    disk.resize(disk.len().next_multiple_of(SECTOR), 0);
+    Ok(disk)
+}
+
+/// What the creator of a trust domain sets: SEPT_VE_DISABLE alone, and the extended features that every guest gets.
+fn td_params(mr_config_id: &Sha384Digest) -> String {
+    let zero = Sha384Digest::ZERO;
+    serde_json::json!({
+        "schema": "chrysalis/td-params/v1",
+        "mr_config_id": mr_config_id,
+        "mr_owner": zero,
+        "mr_owner_config": zero,
+        "attributes": "0000001000000000",
+        "xfam": "e702060000000000",
+    })
+    .to_string()
+}
+
+/// Takes a free port where the address asks for port 0.
+fn free_port(listen: std::net::SocketAddrV4) -> anyhow::Result<std::net::SocketAddrV4> {
+    let probe = TcpListener::bind(listen)
+        .with_context(|| format!("cannot listen on {listen}: choose another address with --listen"))?;
+    let port = probe.local_addr().context("listen address")?.port();
+    Ok(std::net::SocketAddrV4::new(*listen.ip(), port))
+}
+
+fn compose_model_disk(pack: &Path, disk: &Path) -> anyhow::Result<()> {
+    let source = model::Directory::open(pack).with_context(|| format!("model pack {}", pack.display()))?;
+    model::disk::compose(&source, disk, &|_| ()).with_context(|| format!("model pack {}", pack.display()))
+}
+
+const CONFIG_MAGIC: [u8; 8] = *b"CHRYCFG1";
+const SECTOR: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_from_what_qemu_says() {
+        let debian = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright";
+        assert_eq!(parse_version(debian), Some(QemuVersion { major: 7, minor: 2 }));
+        assert_eq!(parse_version("QEMU emulator version x"), None);
+        assert_eq!(parse_version("something else 7.2"), None);
+    }
+
+    #[test]
+    fn the_configuration_disk_has_whole_sectors() {
+        let disk = config_disk(b"{}").unwrap();
+        assert_eq!(disk.len(), 512);
+        assert_eq!(&disk[..14], b"CHRYCFG1\0\0\0\x02{}");
+    }
+}
