@@ -134,6 +134,18 @@ pub fn create(
     Ok(Created { model, index, manifest, skipped: found.skipped })
 }
 
+/// Bytes of the files that [`create`] would pack; it reads each of them twice.
+///
+/// # Errors
+/// A file has a name that a pack cannot hold, or there is none.
+pub fn input_size(input: &Path) -> Result<u64, CreateError> {
+    let found = Found::under(input)?;
+    found
+        .files
+        .iter()
+        .try_fold(0_u64, |sum, (_, path)| Ok(sum.saturating_add(fs::metadata(path).map_err(at(path))?.len())))
+}
+
 /// Temporary directories are private; a pack is for everybody.
 fn publish(made: &Path, output: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

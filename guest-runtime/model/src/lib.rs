@@ -24,7 +24,7 @@ mod open;
 mod source;
 mod stream;
 
-pub use create::{CreateError, Created, Labels, Limits, create};
+pub use create::{CreateError, Created, Labels, Limits, create, input_size};
 pub use error::PackError;
 pub use index::{KeyName, Object, PackIndex};
 pub use key::{Key, KeyError};
