@@ -1,2 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The OpenAI-style API of the guest.
+//!
+//! This process terminates TLS and speaks HTTP; it has no key and no quote device. Signatures of the handshake,
+//! proofs and receipts come from the attester, answers from the engine, both over Unix sockets. It writes no log: what
+//! it knows of a request leaves it only inside the client's own connection.
+//!
+//! A connection must ask for a proof (`POST /v1/attestation`) before anything else is answered. That makes careless
+//! clients fail loudly; whether the proof convinces is the client's decision alone.
+
+mod answer;
+mod api;
+mod attester;
+mod chat;
+mod connection;
+mod engine;
+mod error;
+mod limits;
+mod receipts;
+mod request;
+mod stall;
+
+pub use attester::AttesterError;
+pub use connection::{Ended, Options, Server, StartError};
+pub use engine::EngineError;
+pub use limits::Limits;

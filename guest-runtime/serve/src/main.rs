@@ -1,4 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The OpenAI-style API of the guest.
+//! The API process of the guest: see the library's description.
 
-fn main() {}
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use serve::{Limits, Options, Server, StartError};
+
+/// Answers OpenAI-style requests over attested TLS, until attester or engine end.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example:\n  serve --attester-socket /run/attester.sock --engine-socket /run/engine.sock \
+    --listen 0.0.0.0:8443\n\nThe exit code is 64 for wrong usage and 1 otherwise: the server never ends by itself while \
+    attester and engine live."
+)]
+struct Arguments {
+    /// The attester's serving socket.
+    #[arg(long)]
+    attester_socket: PathBuf,
+    /// The engine's socket.
+    #[arg(long)]
+    engine_socket: PathBuf,
+    /// Address and port of the API.
+    #[arg(long)]
+    listen: SocketAddr,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing can be done if the message cannot be printed.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    // Handshakes wait for the attester's signature on their thread: one thread more than that.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let Ok(runtime) = runtime else {
+        eprintln!("serve: no runtime");
+        return ExitCode::FAILURE;
+    };
+    let ended = runtime.block_on(run(arguments));
+    // Names of the failed part only: no error here holds a byte of a request.
+    match ended {
+        Ok(ended) => eprintln!("serve: {ended}"),
+        Err(error) => eprintln!("serve: {error}"),
+    }
+    ExitCode::FAILURE
+}
+
+async fn run(arguments: Arguments) -> Result<serve::Ended, StartError> {
+    let Arguments { attester_socket, engine_socket, listen } = arguments;
+    let options = Options { attester: attester_socket, engine: engine_socket, listen, limits: Limits::default() };
+    Ok(Server::start(options).await?.run().await)
+}
+
+const WORKERS: usize = 2;
+const WRONG_USAGE: u8 = 64;

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The listener and the life of a connection.
+
+use std::{io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+
+use attested_channel::{
+    stream::share,
+    tls::{is_full_handshake, server_config},
+};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use types::{Document as _, Evidence, GuestConfig, ModelId};
+
+use crate::{
+    api::{Clock, Connection, State, handle},
+    attester::{Attester, AttesterError, evidence_digest, resolver},
+    engine::{Engine, EngineError},
+    limits::Limits,
+    receipts::Receipts,
+    stall::StallGuard,
+};
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The attester's serving socket.
+    pub attester: PathBuf,
+    /// The engine's socket.
+    pub engine: PathBuf,
+    /// Address of the API. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What one client can cost.
+    pub limits: Limits,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The attester.
+    #[error(transparent)]
+    Attester(#[from] AttesterError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Evidence or configuration in the attester's identity are no documents.
+    #[error("the attester's identity is malformed")]
+    Identity,
+    /// The TLS library refused its settings.
+    #[error("the TLS settings were refused")]
+    Tls(#[from] rustls::Error),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The attester's connection ended.
+    #[error(transparent)]
+    Attester(AttesterError),
+    /// The engine's connection ended.
+    #[error(transparent)]
+    Engine(EngineError),
+}
+
+/// A server that listens, but does not answer before [`Server::run`].
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    state: Arc<State>,
+    attester: Running<AttesterError>,
+    engine: Running<EngineError>,
+}
+
+/// Runs a connection and ends with it.
+type Running<E> = Pin<Box<dyn Future<Output = E> + Send>>;
+
+impl Server {
+    /// Connects to attester and engine, waits until the engine is ready, and listens. Needs a runtime with several
+    /// threads, since handshakes are signed by the attester.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let Options { attester: attester_path, engine: engine_path, listen, limits } = options;
+        let (attester, attester_run) = Attester::connect(&attester_path).await?;
+        // The connection must be read while the identity is asked for.
+        let mut attester_run: Running<AttesterError> = Box::pin(attester_run);
+        let identity = tokio::select! {
+            identity = attester.identity() => identity?,
+            error = &mut attester_run => return Err(error.into()),
+        };
+        let clock = Clock::at(identity.unix);
+        let model = model_of(identity.evidence.as_slice()).ok_or(StartError::Identity)?;
+        let tls = TlsAcceptor::from(Arc::new(server_config(resolver(&attester_path, &identity))?));
+        let (engine, engine_run) = Engine::connect(&engine_path, limits.generations).await?;
+        let listen_error = |source| StartError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let state = Arc::new(State {
+            attester,
+            engine,
+            evidence_digest: evidence_digest(&identity),
+            evidence: identity.evidence.into_vec().into(),
+            model,
+            clock,
+            receipts: Receipts::new(limits.receipts),
+            limits,
+        });
+        Ok(Self { listener, address, tls, state, attester: attester_run, engine: Box::pin(engine_run) })
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until attester or engine are gone: without them there is nothing to say.
+    pub async fn run(self) -> Ended {
+        let Self { listener, tls, state, attester, engine, .. } = self;
+        tokio::select! {
+            error = attester => Ended::Attester(error),
+            error = engine => Ended::Engine(error),
+            never = accept(listener, tls, state) => match never {},
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({})", self.address)
+    }
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> std::convert::Infallible {
+    let seats = Arc::new(Semaphore::new(state.limits.connections));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: give connections time to end.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+            tokio::spawn(serve(stream, tls.clone(), Arc::clone(&state), seat));
+        }
+    }
+}
+
+/// Whatever ends a connection is between the two ends of it: nothing is reported.
+async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: OwnedSemaphorePermit) {
+    let _ = stream.set_nodelay(true);
+    let limits = state.limits;
+    let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, tls.accept(stream)).await else { return };
+    if !is_full_handshake(stream.get_ref().1.handshake_kind()) {
+        return;
+    }
+    let (stream, channel) = share(stream.into());
+    let connection = Arc::new(Connection::new(channel));
+    let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(StallGuard::new(stream, limits.stall)), service)
+        .await;
+}
+
+fn model_of(evidence: &[u8]) -> Option<ModelId> {
+    let evidence = Evidence::from_canonical(evidence).ok()?;
+    let config = GuestConfig::parse(evidence.guest_config.as_slice()).ok()?;
+    Some(config.model.0)
+}
+
+/// Most bytes of a request's head, and of what is read ahead of a body.
+const MAX_HEAD: usize = 64 << 10;

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine's side of `serve`: one connection, many requests on it.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use engine_protocol::{
+    Command, Decoder, EncodeError, Event, Failure, FrameError, Generate, ModelFacts, PROTOCOL_VERSION, encode,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
+};
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// Why the engine's connection ended or could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The socket failed.
+    #[error("the engine's socket failed")]
+    Socket(#[from] io::Error),
+    /// Frames that are none.
+    #[error("the engine broke the protocol")]
+    Frame(#[from] FrameError),
+    /// A command did not fit into a frame.
+    #[error("a command does not fit into a frame")]
+    Encode(#[from] EncodeError),
+    /// The engine closed the connection.
+    #[error("the engine closed the connection")]
+    Closed,
+    /// First message missing, of another version, or later messages out of place.
+    #[error("the engine sent an event out of place")]
+    OutOfPlace,
+}
+
+/// A connection to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    facts: ModelFacts,
+    commands: mpsc::UnboundedSender<Zeroizing<Vec<u8>>>,
+    requests: Mutex<HashMap<u64, Entry>>,
+    slots: Arc<Semaphore>,
+    next: AtomicU64,
+}
+
+/// A request that the engine holds. Its slot is free again only when the engine is done with it.
+#[derive(Debug)]
+struct Entry {
+    events: Option<mpsc::Sender<Event>>,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Why the engine did not take a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// All slots are taken.
+    Busy,
+    /// It is gone, or the request has no form for it.
+    Broken,
+}
+
+impl Engine {
+    /// Connects and waits for the engine's first message. The future beside it runs the connection and ends with it.
+    pub(crate) async fn connect(
+        path: &Path,
+        slots: usize,
+    ) -> Result<(Self, impl Future<Output = EngineError> + Send + use<>), EngineError> {
+        let (mut reader, writer) = UnixStream::connect(path).await?.into_split();
+        let mut decoder = Decoder::new();
+        let Event::Hello { version: PROTOCOL_VERSION, model } = next_event(&mut reader, &mut decoder).await? else {
+            return Err(EngineError::OutOfPlace);
+        };
+        let (commands, frames) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            facts: model,
+            commands,
+            requests: Mutex::default(),
+            slots: Arc::new(Semaphore::new(slots)),
+            next: AtomicU64::new(1),
+        });
+        let engine = Self { shared: Arc::clone(&shared) };
+        Ok((engine, run(shared, reader, decoder, writer, frames)))
+    }
+
+    /// What the loaded model can do.
+    pub(crate) fn facts(&self) -> ModelFacts {
+        self.shared.facts
+    }
+
+    /// Hands a request to the engine. Its text is wiped from memory as soon as it is on its way.
+    pub(crate) fn generate(&self, mut request: Generate) -> Result<Generation, NotTaken> {
+        let slot = Arc::clone(&self.shared.slots).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::NoPermits => NotTaken::Busy,
+            TryAcquireError::Closed => NotTaken::Broken,
+        })?;
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        request.id = id;
+        let command = Command::Generate(request);
+        let frame = encode(&command).map(Zeroizing::new);
+        if let Command::Generate(mut request) = command {
+            request.messages.iter_mut().for_each(|message| message.content.zeroize());
+        }
+        let (sender, events) = mpsc::channel(EVENTS_AHEAD);
+        self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
+        let generation = Generation { id, events, shared: Arc::clone(&self.shared), ended: false };
+        let sent = frame.map_err(drop).and_then(|frame| self.shared.commands.send(frame).map_err(drop));
+        if sent.is_err() {
+            self.shared.lock().remove(&id);
+            return Err(NotTaken::Broken);
+        }
+        Ok(generation)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cancel(&self, id: u64) {
+        if let Ok(frame) = encode(&Command::Cancel { id }) {
+            // A closed channel means that the engine is gone, and with it the request.
+            let _ = self.commands.send(Zeroizing::new(frame));
+        }
+    }
+
+    /// Passes an event to its request.
+    fn dispatch(&self, event: Event) -> Result<(), EngineError> {
+        let (id, last) = match &event {
+            Event::Hello { .. } => return Err(EngineError::OutOfPlace),
+            Event::Started { id, .. } | Event::Token { id, .. } => (*id, false),
+            Event::Done { id, .. } | Event::Failed { id, .. } => (*id, true),
+        };
+        let mut requests = self.lock();
+        let entry = requests.get_mut(&id).ok_or(EngineError::OutOfPlace)?;
+        // A full channel: the reader is too slow. Its channel closes, and the request ends.
+        if entry.events.as_ref().is_some_and(|events| events.try_send(event).is_err()) {
+            entry.events = None;
+            self.cancel(id);
+        }
+        if last {
+            requests.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+/// A request in work. Dropping it before its end cancels it.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    id: u64,
+    events: mpsc::Receiver<Event>,
+    shared: Arc<Shared>,
+    ended: bool,
+}
+
+/// What a generation gives next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The engine has admitted the request.
+    Started,
+    /// A piece of the answer.
+    Text(Zeroizing<String>),
+    /// The end.
+    Done { reason: engine_protocol::FinishReason, prompt_tokens: u32, completion_tokens: u32 },
+    /// There is no (further) answer.
+    Failed(Failure),
+    /// The reader was too slow, or the engine is gone.
+    Lost,
+}
+
+impl Generation {
+    /// The next step. After `Done`, `Failed` and `Lost` there is none: it says `Lost` then.
+    pub(crate) async fn next(&mut self) -> Step {
+        let step = match self.events.recv().await {
+            Some(Event::Started { .. }) => return Step::Started,
+            Some(Event::Token { text, .. }) => return Step::Text(Zeroizing::new(text)),
+            Some(Event::Done { finish_reason, prompt_tokens, completion_tokens, .. }) => {
+                Step::Done { reason: finish_reason, prompt_tokens, completion_tokens }
+            }
+            Some(Event::Failed { code, .. }) => Step::Failed(code),
+            Some(Event::Hello { .. }) | None => Step::Lost,
+        };
+        self.ended = true;
+        step
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.cancel(self.id);
+        }
+    }
+}
+
+/// Reads and writes until either fails.
+async fn run(
+    shared: Arc<Shared>,
+    reader: OwnedReadHalf,
+    decoder: Decoder<Event>,
+    writer: OwnedWriteHalf,
+    frames: mpsc::UnboundedReceiver<Zeroizing<Vec<u8>>>,
+) -> EngineError {
+    let error = tokio::select! {
+        error = read(&shared, reader, decoder) => error,
+        error = write(writer, frames) => error,
+    };
+    // Closes every request's channel: all of them are lost.
+    shared.slots.close();
+    shared.lock().clear();
+    error
+}
+
+async fn read(shared: &Shared, mut reader: OwnedReadHalf, mut decoder: Decoder<Event>) -> EngineError {
+    loop {
+        let event = next_event(&mut reader, &mut decoder).await;
+        if let Err(error) = event.and_then(|event| shared.dispatch(event)) {
+            return error;
+        }
+    }
+}
+
+async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Zeroizing<Vec<u8>>>) -> EngineError {
+    while let Some(frame) = frames.recv().await {
+        if let Err(error) = writer.write_all(&frame).await {
+            return error.into();
+        }
+    }
+    EngineError::Closed
+}
+
+async fn next_event(reader: &mut OwnedReadHalf, decoder: &mut Decoder<Event>) -> Result<Event, EngineError> {
+    loop {
+        if let Some(event) = decoder.next_message()? {
+            return Ok(event);
+        }
+        let mut buffer = Zeroizing::new([0; 16 << 10]);
+        let length = reader.read(buffer.as_mut_slice()).await?;
+        if length == 0 {
+            return Err(EngineError::Closed);
+        }
+        decoder.push(buffer.get(..length).unwrap_or_default());
+    }
+}
+
+/// Events that may wait for a slow reader before its request is cancelled.
+const EVENTS_AHEAD: usize = 4096;

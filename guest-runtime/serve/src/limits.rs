@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one client can cost.
+
+use std::time::Duration;
+
+/// Limits of the server. The defaults suit a guest; tests shorten times.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; further ones are closed at once.
+    pub connections: usize,
+    /// Requests that the engine holds at once, running and waiting; further ones are answered 429.
+    pub generations: usize,
+    /// Most bytes of a request's body.
+    pub body_bytes: usize,
+    /// Most messages of a conversation.
+    pub messages: usize,
+    /// Most bytes of an answer's text.
+    pub answer_bytes: usize,
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time for a request's head, counted from the end of the request before.
+    pub head: Duration,
+    /// Time for a request's body.
+    pub body: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub stall: Duration,
+    /// Receipts kept for `GET /v1/receipts/{id}`; the oldest go first.
+    pub receipts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            // The engine's own queue holds 32 and one runs.
+            generations: 32,
+            body_bytes: 1 << 20,
+            messages: 256,
+            answer_bytes: 16 << 20,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(75),
+            body: Duration::from_secs(30),
+            stall: Duration::from_secs(60),
+            receipts: 4096,
+        }
+    }
+}
