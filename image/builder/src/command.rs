@@ -158,13 +158,14 @@ impl Tool {
 
 /// Settings of the machine that tools need to reach the network and find their own parts. Everything else is set by name.
 fn is_machine_setting(name: &str) -> bool {
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "PATH",
         "HOME",
         "USER",
         "TMPDIR",
         "CARGO_HOME",
         "RUSTUP_HOME",
+        "RUSTUP_TOOLCHAIN",
         "LIBCLANG_PATH",
         "SSL_CERT_FILE",
         "SSL_CERT_DIR",

@@ -65,7 +65,7 @@ impl FileDigest {
 ///
 /// # Errors
 /// [`FileError`], with `path` unchanged.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let at = |e| FileError::at(path, e);
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(at)?;
@@ -80,7 +80,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] when it cannot be read.
-pub fn sha256_file(path: &Path) -> Result<(u64, Sha256Digest), FileError> {
+pub(crate) fn sha256_file(path: &Path) -> Result<(u64, Sha256Digest), FileError> {
     let mut file = File::open(path).map_err(|e| FileError::at(path, e))?;
     let mut hash = Sha256::new();
     let mut size = 0_u64;
@@ -99,7 +99,7 @@ pub fn sha256_file(path: &Path) -> Result<(u64, Sha256Digest), FileError> {
 ///
 /// # Errors
 /// [`FileError`] when a directory cannot be read.
-pub fn list_files(root: &Path) -> Result<Vec<PathBuf>, FileError> {
+pub(crate) fn list_files(root: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut found = Vec::new();
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
@@ -122,7 +122,7 @@ pub fn list_files(root: &Path) -> Result<Vec<PathBuf>, FileError> {
 ///
 /// # Errors
 /// [`FileError`] naming the directory.
-pub fn create_directories(path: &Path) -> Result<(), FileError> {
+pub(crate) fn create_directories(path: &Path) -> Result<(), FileError> {
     std::fs::create_dir_all(path).map_err(|e| FileError::at(path, e))
 }
 
@@ -130,7 +130,7 @@ pub fn create_directories(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] naming the tree.
-pub fn remove_tree(path: &Path) -> Result<(), FileError> {
+pub(crate) fn remove_tree(path: &Path) -> Result<(), FileError> {
     match std::fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(FileError::at(path, e)),
         _ => Ok(()),
@@ -141,7 +141,7 @@ pub fn remove_tree(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`] when it cannot be read or is larger.
-pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
     let at = |e| FileError::at(path, e);
     let mut bytes = Vec::new();
     File::open(path).map_err(at)?.take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(at)?;
@@ -155,7 +155,7 @@ pub fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, FileError> {
 ///
 /// # Errors
 /// [`FileError`] naming the directory.
-pub fn sync_directory(path: &Path) -> Result<(), FileError> {
+pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
     File::open(path).and_then(|d| d.sync_all()).map_err(|e| FileError::at(path, e))
 }
 

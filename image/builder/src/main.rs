@@ -1,4 +1,189 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds guest images reproducibly from locked inputs.
+//! `image`: builds guest images and shows what enters them.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use image::{BuildOptions, Console, Explain, Image, Kind, NamedLock, Sources, Workspace};
+use serde_json::{Value, json};
+
+/// Builds guest images reproducibly from locked inputs.
+#[derive(Debug, Parser)]
+#[command(name = "image", version, about, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON document on stdout, as the last line.
+    #[arg(long, global = true)]
+    json: bool,
+    /// The source tree [default: the one around the current directory].
+    #[arg(long, global = true, value_name = "DIR")]
+    workspace: Option<PathBuf>,
+    /// The cache [default: $CHRYSALIS_CACHE, else $XDG_CACHE_HOME/chrysalis, else ~/.cache/chrysalis].
+    #[arg(long, global = true, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// Base address of a Debian archive [default: $CHRYSALIS_DEBIAN_MIRROR, else the machine's apt sources].
+    #[arg(long, global = true, value_name = "URL")]
+    debian_mirror: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build an image: firmware.fd, vmlinuz, initrd, cmdline and image.json.
+    Build {
+        /// Profile: cpu, sim or debug.
+        #[arg(long)]
+        profile: String,
+        /// Directory for the result.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// List what enters from outside, with digests.
+    Inputs,
+    /// Bring locked inputs into the cache without building [default: all].
+    Fetch {
+        /// Lock names, as `inputs` lists them.
+        names: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { WRONG_USAGE } else { 0 };
+            // Nothing more can be said when even this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(&arguments) {
+        Ok(document) => {
+            if arguments.json {
+                println!("{document}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&*error, arguments.json),
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
+    let start = arguments.workspace.clone().unwrap_or_else(|| PathBuf::from("."));
+    let workspace = Workspace::containing(&start).map_err(boxed)?;
+    match &arguments.command {
+        Command::Build { profile, out } => {
+            let sources = sources(arguments)?;
+            let options = BuildOptions { workspace, profile: profile.clone(), out: out.clone(), sources };
+            let image = image::build(&options, &Console::new()).map_err(boxed)?;
+            Ok(report_image(&image, arguments.json))
+        }
+        Command::Inputs => {
+            let locks = image::read_all(&workspace.image("locks")).map_err(boxed)?;
+            Ok(report_inputs(&locks, arguments.json))
+        }
+        Command::Fetch { names } => {
+            let locks = image::read_all(&workspace.image("locks")).map_err(boxed)?;
+            fetch(&select(locks, names)?, &sources(arguments)?, arguments.json)
+        }
+    }
+}
+
+fn sources(arguments: &Arguments) -> Result<Sources, Box<dyn Explain>> {
+    let cache = match &arguments.cache {
+        Some(root) => image::Cache::at(root),
+        None => image::Cache::from_environment(),
+    };
+    Ok(Sources::new(cache.map_err(boxed)?, arguments.debian_mirror.clone()))
+}
+
+/// The named locks, or all.
+fn select(locks: Vec<NamedLock>, names: &[String]) -> Result<Vec<NamedLock>, Box<dyn Explain>> {
+    if let Some(unknown) = names.iter().find(|n| locks.iter().all(|l| l.name != **n)) {
+        return Err(boxed(UnknownInput(unknown.clone())));
+    }
+    Ok(locks.into_iter().filter(|l| names.is_empty() || names.contains(&l.name)).collect())
+}
+
+fn fetch(locks: &[NamedLock], sources: &Sources, quiet: bool) -> Result<Value, Box<dyn Explain>> {
+    let progress = Console::new();
+    let mut fetched = Vec::new();
+    for lock in locks {
+        let input = image::fetch_input(lock, sources, &progress).map_err(boxed)?;
+        if !quiet {
+            println!("{}", input.path.display());
+        }
+        fetched.push(json!({"name": lock.name, "path": input.path}));
+    }
+    Ok(json!({"fetched": fetched}))
+}
+
+fn report_image(image: &Image, quiet: bool) -> Value {
+    if !quiet {
+        println!("profile {} in {}", image.manifest.profile, image.directory.display());
+        for file in &image.manifest.files {
+            println!("  {:<12} {:>10}  {}", file.name, file.size, file.sha256);
+        }
+    }
+    json!({"directory": image.directory, "image": image.manifest})
+}
+
+fn report_inputs(locks: &[NamedLock], quiet: bool) -> Value {
+    let mut list = Vec::new();
+    for NamedLock { name, lock, lock_sha256 } in locks {
+        if !quiet {
+            println!("{name}: {} {} ({})", lock.package, lock.version, lock.licence);
+            println!("  {}\n  {} {} bytes, sha256 {}", lock.reason, lock.path, lock.size, lock.sha256);
+        }
+        list.push(json!({
+            "name": name, "kind": kind(lock.kind), "package": lock.package, "version": lock.version,
+            "path": lock.path, "size": lock.size, "sha256": lock.sha256, "licence": lock.licence,
+            "reason": lock.reason, "lock_sha256": lock_sha256,
+        }));
+    }
+    json!({"inputs": list})
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Debian => "debian",
+        Kind::Pypi => "pypi",
+        Kind::Crate => "crate",
+    }
+}
+
+fn fail(error: &dyn Explain, json: bool) -> ExitCode {
+    let refusal = error.refusal();
+    eprintln!("error: {}", refusal.detail);
+    eprintln!("fix: {}", refusal.fix);
+    if json {
+        println!("{}", json!({"reasons": [refusal]}));
+    }
+    ExitCode::from(if error.is_refusal() { REFUSED } else { FAILED })
+}
+
+fn boxed(error: impl Explain + 'static) -> Box<dyn Explain> {
+    Box::new(error)
+}
+
+struct UnknownInput(String);
+
+impl Explain for UnknownInput {
+    fn refusal(&self) -> types::Refusal {
+        let detail = format!("there is no lock {:?}", self.0);
+        types::Refusal::new("input_unknown", "names", detail, "see `image inputs`")
+    }
+}
+
+const FAILED: u8 = 1;
+const REFUSED: u8 = 2;
+const WRONG_USAGE: u8 = 64;
+const EXAMPLES: &str = "\
+Examples:
+  image inputs                            what enters from outside
+  image build --profile sim --out out/sim
+  image build --profile cpu --out out/cpu --json | tail -n 1
+  image fetch ovmf --debian-mirror http://mirror.example/debian
+
+Exit codes: 0 done, 2 refused (digest, size, lock, profile, kernel option), 64 wrong usage, 1 anything else.";

@@ -165,12 +165,12 @@ mod tests {
     fn golden_bytes() {
         let mut archive = Archive::new();
         archive.file("/init", 0o755, b"abcde".to_vec()).unwrap();
-        let expected = concat!(
-            "070701", "00000001", "000081ED", "00000000", "00000000", "00000001", "00000000", "00000005", "00000000",
-            "00000000", "00000000", "00000000", "00000005", "00000000", "init\0", "\0\0\0", "abcde", "\0\0\0",
-            "070701", "00000000", "00000000", "00000000", "00000000", "00000001", "00000000", "00000000", "00000000",
-            "00000000", "00000000", "00000000", "0000000B", "00000000", "TRAILER!!!\0", "\0\0\0",
-        );
+        // After the magic, eight digits each: inode, mode, owner, group, links, time, size, two devices, name's size, check.
+        let file = "00000001 000081ED 00000000 00000000 00000001 00000000 00000005 \
+                    00000000 00000000 00000000 00000000 00000005 00000000";
+        let trailer = "00000000 00000000 00000000 00000000 00000001 00000000 00000000 \
+                       00000000 00000000 00000000 00000000 0000000B 00000000";
+        let expected = format!("070701{file}init\0\0abcde\0\0\0070701{trailer}TRAILER!!!\0\0\0\0").replace(' ', "");
         assert_eq!(archive.to_bytes().unwrap(), expected.as_bytes());
     }
 

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Turns errors into `{code, field, detail, fix}` for users and for `--json`.
+
+use types::Refusal;
+
+use crate::cache::CacheError;
+use crate::command::ToolError;
+use crate::fetch::FetchError;
+use crate::files::FileError;
+use crate::host_tool::HostToolError;
+use crate::image::BuildError;
+use crate::kernel::KernelError;
+use crate::locks::LockError;
+use crate::model::ModelError;
+use crate::newc::NewcError;
+use crate::profile::ProfileError;
+use crate::runtime::RuntimeError;
+use crate::unpack::UnpackError;
+use crate::workspace::WorkspaceError;
+
+/// An error that can say what it is about and what would help.
+pub trait Explain {
+    /// Code, field, detail and fix.
+    fn refusal(&self) -> Refusal;
+
+    /// Whether something was judged and refused (exit code 2), rather than having failed on the way (1).
+    fn is_refusal(&self) -> bool {
+        REFUSED.contains(&self.refusal().code.as_str())
+    }
+}
+
+impl Explain for FetchError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::NoMirror | Self::BadMirror(_) => {
+                ("no_debian_mirror", "mirror", "name one with --debian-mirror or CHRYSALIS_DEBIAN_MIRROR")
+            }
+            Self::Unreachable { input, .. } => (
+                "network_unreachable",
+                input.as_str(),
+                "check the network and the machine's proxy settings, then run again",
+            ),
+            Self::NotFound { input, .. } => {
+                ("input_not_found", input.as_str(), "name a mirror that still carries this version, or bump the lock")
+            }
+            Self::TooLong { input, .. } => ("size_exceeded", input.as_str(), BAD_BYTES),
+            Self::TooShort { input, .. } => ("input_truncated", input.as_str(), "run again"),
+            Self::DigestMismatch { input, .. } => ("digest_mismatch", input.as_str(), BAD_BYTES),
+            Self::Tool(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for ToolError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Missing { tool, fix } => Refusal::new("tool_missing", tool, self.to_string(), *fix),
+            Self::Run { tool, .. } => Refusal::new("tool_failed", tool, self.to_string(), "see the detail"),
+            Self::Failed { tool, .. } => {
+                let full = self.to_string().contains("No space left on device");
+                let (code, fix) =
+                    if full { ("disk_full", FREE_SPACE) } else { ("tool_failed", "see the tool's last lines") };
+                Refusal::new(code, tool, self.to_string(), fix)
+            }
+        }
+    }
+}
+
+impl Explain for CacheError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::NoDirectory => Refusal::new("no_cache", "cache", self.to_string(), "set CHRYSALIS_CACHE"),
+            Self::File(e) => e.refusal(),
+        }
+    }
+}
+
+impl Explain for FileError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::DiskFull { path } => Refusal::new("disk_full", &path.to_string_lossy(), self.to_string(), FREE_SPACE),
+            Self::Io { path, .. } => Refusal::new(
+                "file_error",
+                &path.to_string_lossy(),
+                self.to_string(),
+                "check the path and its permissions",
+            ),
+        }
+    }
+}
+
+impl Explain for LockError {
+    fn refusal(&self) -> Refusal {
+        let field = match self {
+            Self::File(e) => return e.refusal(),
+            Self::Syntax { .. } => "lock",
+            Self::Field { field, .. } => field,
+        };
+        Refusal::new("lock_refused", field, self.to_string(), "correct the lock file")
+    }
+}
+
+impl Explain for ProfileError {
+    fn refusal(&self) -> Refusal {
+        let (code, field) = match self {
+            Self::File(e) => return e.refusal(),
+            Self::Unknown { .. } => ("profile_unknown", "profile"),
+            Self::Syntax { .. } => ("profile_refused", "profile"),
+            Self::Field { field, .. } => ("profile_refused", *field),
+        };
+        Refusal::new(code, field, self.to_string(), "name a known profile, or correct its file")
+    }
+}
+
+impl Explain for UnpackError {
+    fn refusal(&self) -> Refusal {
+        let (code, field) = match self {
+            Self::File(e) => return e.refusal(),
+            Self::Format { .. } => ("package_format", "package"),
+            Self::NoMember { member, .. } => ("member_missing", member.as_str()),
+            Self::MemberMismatch { member, .. } => ("digest_mismatch", member.as_str()),
+        };
+        Refusal::new(code, field, self.to_string(), "correct the lock file, or report the package")
+    }
+}
+
+impl Explain for KernelError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::FragmentLine { fragment, .. } => ("kernel_fragment", fragment.clone(), "correct the line"),
+            Self::UnknownOptions(names) => {
+                ("kernel_option_unknown", names.join(","), "remove or rename the option in the fragment")
+            }
+            Self::OptionsDiffer(list) => {
+                let names: Vec<_> = list.iter().map(|d| d.option.as_str()).collect();
+                ("kernel_option_differs", names.join(","), "want what the option depends on, or drop what selects it")
+            }
+            Self::Unpack(e) => return e.refusal(),
+            Self::Tool(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, &field, self.to_string(), fix)
+    }
+}
+
+impl Explain for WorkspaceError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::File(e) => e.refusal(),
+            Self::Tool(e) => e.refusal(),
+            _ => Refusal::new("workspace", "workspace", self.to_string(), "run inside a complete source tree"),
+        }
+    }
+}
+
+impl Explain for RuntimeError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::SourcesChanged => ("sources_changed", "sources", "run again when nobody edits them"),
+            Self::NotStatic { program, .. } => ("not_static", program.as_str(), "link its libraries statically"),
+            Self::Workspace(e) => return e.refusal(),
+            Self::Tool(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for NewcError {
+    fn refusal(&self) -> Refusal {
+        Refusal::new("initrd_refused", "initrd", self.to_string(), "correct the profile")
+    }
+}
+
+impl Explain for ModelError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Lock(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Unpack(e) => e.refusal(),
+            Self::Cache(e) => e.refusal(),
+        }
+    }
+}
+
+impl Explain for HostToolError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Lock(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Tool(e) => e.refusal(),
+            Self::Workspace(e) => e.refusal(),
+            Self::Cache(e) => e.refusal(),
+        }
+    }
+}
+
+impl Explain for BuildError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Workspace(e) => e.refusal(),
+            Self::Profile(e) => e.refusal(),
+            Self::Lock(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Unpack(e) => e.refusal(),
+            Self::Kernel(e) => e.refusal(),
+            Self::Runtime(e) => e.refusal(),
+            Self::Newc(e) => e.refusal(),
+            Self::Cache(e) => e.refusal(),
+        }
+    }
+}
+
+/// Codes that stand for a judgement about bytes or settings.
+const REFUSED: [&str; 11] = [
+    "digest_mismatch",
+    "size_exceeded",
+    "member_missing",
+    "package_format",
+    "lock_refused",
+    "profile_refused",
+    "kernel_fragment",
+    "kernel_option_unknown",
+    "kernel_option_differs",
+    "not_static",
+    "initrd_refused",
+];
+const BAD_BYTES: &str = "use another mirror; if several agree, the lock is wrong";
+const FREE_SPACE: &str = "free some space (a first build needs about 4 GB in the cache), then run again";
+
+#[cfg(test)]
+mod tests {
+    use types::Sha256Digest;
+
+    use super::*;
+
+    #[test]
+    fn judgements_are_told_from_failures() {
+        let mismatch = FetchError::DigestMismatch {
+            input: "ovmf".into(),
+            expected: Sha256Digest::ZERO,
+            found: Sha256Digest::of(b"x"),
+        };
+        assert!(BuildError::from(mismatch).is_refusal());
+        let unreachable = FetchError::Unreachable { input: "ovmf".into(), detail: "x".into() };
+        assert_eq!(unreachable.refusal().code, "network_unreachable");
+        assert!(!BuildError::from(unreachable).is_refusal());
+        let full = FileError::DiskFull { path: "/x".into() };
+        assert_eq!(BuildError::from(full).refusal().code, "disk_full");
+    }
+
+    #[test]
+    fn a_tool_that_filled_the_disk_says_so() {
+        let tail = "cc: error: No space left on device".to_owned();
+        let error = ToolError::Failed { tool: "make".into(), status: "exit code 2".into(), tail };
+        assert_eq!(error.refusal().code, "disk_full");
+    }
+}

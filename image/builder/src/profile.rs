@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Profiles: what stands in an image, path by path, and how it is compiled. One TOML file each, in `image/profiles`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::files::{self, FileError};
+
+/// Why a profile was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No profile of that name.
+    #[error("there is no profile {name:?}; known: {}", known.join(", "))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The profiles of this tree.
+        known: Vec<String>,
+    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not TOML of the expected shape.
+    #[error("profile {path}: {source}")]
+    Syntax {
+        /// The profile's file.
+        path: PathBuf,
+        /// The parser's reason.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A field breaks a rule.
+    #[error("profile {path}, field {field}: {rule}")]
+    Field {
+        /// The profile's file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+}
+
+/// One profile.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Its name; equal to the file's.
+    pub name: String,
+    /// What it is for, in one line.
+    pub purpose: String,
+    /// The kernel's command line, ASCII, one space between words.
+    pub command_line: String,
+    /// Kernel configuration fragments, in order.
+    pub kernel: Vec<String>,
+    /// How the programs are compiled.
+    pub compile: Compile,
+    /// Directories of the root, parents first.
+    pub directories: Vec<String>,
+    /// Device nodes of the root.
+    #[serde(rename = "device")]
+    pub devices: Vec<Device>,
+    /// Programs of the root.
+    #[serde(rename = "program")]
+    pub programs: Vec<Program>,
+}
+
+/// Compiler settings of a profile.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compile {
+    /// rustc's `target-cpu`: the least processor that the image runs on.
+    pub target_cpu: String,
+    /// Instruction sets of the inference library, each on or off by name (`GGML_<NAME>`).
+    pub ggml: BTreeMap<String, bool>,
+}
+
+/// A character device node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Absolute path.
+    pub path: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permissions, octal.
+    pub mode: String,
+}
+
+/// A program of this workspace and its place.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// The package, whose binary has the same name.
+    pub package: String,
+    /// Absolute path in the image.
+    pub path: String,
+}
+
+impl Profile {
+    /// Reads the profile `name` from `directory`.
+    ///
+    /// # Errors
+    /// [`ProfileError`].
+    pub fn read(directory: &Path, name: &str) -> Result<Self, ProfileError> {
+        let known = names(directory)?;
+        if !known.iter().any(|k| k == name) {
+            return Err(ProfileError::Unknown { name: name.to_owned(), known });
+        }
+        let path = directory.join(format!("{name}.toml"));
+        let text = String::from_utf8_lossy(&files::read_capped(&path, MAX_PROFILE)?).into_owned();
+        parse(&path, name, &text)
+    }
+}
+
+impl Device {
+    /// The permissions as a number, or `None` when they are not octal permission bits.
+    #[must_use]
+    pub fn permissions(&self) -> Option<u32> {
+        u32::from_str_radix(&self.mode, 8).ok().filter(|m| *m <= 0o777)
+    }
+}
+
+/// The profiles in `directory`, sorted.
+///
+/// # Errors
+/// [`ProfileError::File`].
+pub(crate) fn names(directory: &Path) -> Result<Vec<String>, ProfileError> {
+    let files = files::list_files(directory)?;
+    let profiles = files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml"));
+    Ok(profiles.filter_map(|f| Some(f.file_stem()?.to_string_lossy().into_owned())).collect())
+}
+
+fn parse(path: &Path, name: &str, text: &str) -> Result<Profile, ProfileError> {
+    let refuse = |field, rule| Err(ProfileError::Field { path: path.to_owned(), field, rule });
+    let profile: Profile =
+        toml::from_str(text).map_err(|e| ProfileError::Syntax { path: path.to_owned(), source: Box::new(e) })?;
+    let line = &profile.command_line;
+    if profile.name != name {
+        return refuse("name", "must be the file's name");
+    }
+    let normal = line.split(' ').all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic()));
+    if !normal || line.len() > MAX_COMMAND_LINE {
+        return refuse("command_line", "must be printable ASCII words with one space between");
+    }
+    if !line.split(' ').any(|word| word == format!("chrysalis.profile={name}")) {
+        return refuse("command_line", "must name the profile: it is measured");
+    }
+    if profile.devices.iter().any(|d| d.permissions().is_none()) {
+        return refuse("device.mode", "must be octal permissions");
+    }
+    if !profile.programs.iter().any(|p| p.path == "/init") {
+        return refuse("program", "one must stand at /init");
+    }
+    Ok(profile)
+}
+
+const MAX_PROFILE: u64 = 64 << 10;
+/// `COMMAND_LINE_SIZE` of Linux on x86 is 2048, with the NUL and what firmware adds.
+const MAX_COMMAND_LINE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../profiles")
+    }
+
+    #[test]
+    fn the_repository_profiles_are_good() {
+        assert_eq!(names(&directory()).unwrap(), ["cpu", "debug", "sim"]);
+        for name in names(&directory()).unwrap() {
+            Profile::read(&directory(), &name).unwrap();
+        }
+    }
+
+    #[test]
+    fn production_has_no_console_and_nothing_simulated() {
+        let cpu = Profile::read(&directory(), "cpu").unwrap();
+        assert!(!cpu.command_line.contains("console=") && !cpu.command_line.contains("simulated"));
+        assert!(cpu.devices.iter().all(|d| d.path != "/dev/console"));
+        assert!(cpu.programs.iter().all(|p| !p.package.contains("sim")));
+        assert_eq!(cpu.kernel, ["base.config"]);
+    }
+
+    #[test]
+    fn bad_profiles_are_named() {
+        let text = std::fs::read_to_string(directory().join("sim.toml")).unwrap();
+        let path = Path::new("sim.toml");
+        parse(path, "sim", &text).unwrap();
+        for (from, to, expected) in [
+            ("name = \"sim\"", "name = \"x\"", "name"),
+            ("panic=-1 quiet", "panic=-1  quiet", "command_line"),
+            ("chrysalis.profile=sim", "chrysalis.profile=cpu", "command_line"),
+            ("mode = \"0666\"", "mode = \"0866\"", "device.mode"),
+            ("path = \"/init\"", "path = \"/sbin/init\"", "program"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let error = parse(path, "sim", &text.replacen(from, to, 1)).unwrap_err();
+            assert!(matches!(error, ProfileError::Field { field, .. } if field == expected), "{to}: {error}");
+        }
+        let extra = format!("shell = true\n{text}");
+        assert!(matches!(parse(path, "sim", &extra), Err(ProfileError::Syntax { .. })));
+        assert!(matches!(Profile::read(&directory(), "../x"), Err(ProfileError::Unknown { .. })));
+    }
+}
