@@ -263,7 +263,6 @@ impl Packer<'_> {
             let mut file = Hashed { inner: File::open(path).map_err(at(path))?, hasher: blake3::Hasher::new() };
             for (number, length) in manifest.parts(entry) {
                 objects.push(self.object(number, length, &mut file, path)?);
-                (self.progress)(length);
             }
             let is_longer = file.inner.read(&mut [0]).map_err(at(path))? > 0;
             if is_longer || file.hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
@@ -284,16 +283,18 @@ impl Packer<'_> {
         let mut out = Output::create(&path)?;
         out.write(&header)?;
         let mut left = length;
+        let mut is_first = true;
         let mut segment = Vec::with_capacity(self.scheme.segment_length());
         loop {
-            let is_first = left == length && out.length == u64::try_from(header.len()).unwrap_or(0);
             let room = u64::try_from(self.scheme.plaintext_segment(is_first)).unwrap_or(u64::MAX);
             let size = left.min(room);
             segment.resize(usize::try_from(size).unwrap_or(usize::MAX), 0);
             input.read_exact(&mut segment).map_err(|error| changed_or_io(error, name))?;
             left = left.saturating_sub(size);
+            is_first = false;
             segments.seal(&mut segment, left == 0).map_err(|_| CreateError::Encryption)?;
             out.write(&segment)?;
+            (self.progress)(size);
             if left == 0 {
                 return out.finish(number);
             }

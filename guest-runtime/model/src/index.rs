@@ -177,7 +177,7 @@ mod tests {
             |index| index.objects.swap(0, 1),
             |index| index.objects[1].index = 2,
             |index| index.objects[1].length = 55,
-            |index| index.objects[1].length = 1 << 53,
+            |index| index.objects[1].length = (1 << 53) - 1,
         ];
         for break_it in broken {
             let mut index = index();

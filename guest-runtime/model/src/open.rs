@@ -94,7 +94,7 @@ pub fn open_manifest(source: &dyn Source, key: &Key, identity: &Blake3Digest) ->
 /// # Errors
 /// The first fault, in the order of this module's description.
 pub fn verify(source: &dyn Source, key: &Key, expected: &ModelId, progress: Progress<'_>) -> Result<Opened, PackError> {
-    let manifest = checked_manifest(source, key, expected)?;
+    let manifest = checked_manifest(source, key, expected, progress)?;
     for file in &manifest.files {
         decrypt_file(source, &manifest, file, key, progress, &mut |_| Ok(()))?;
     }
@@ -119,7 +119,7 @@ pub fn unpack(
     if entries.next().is_some() {
         return Err(PackError::TargetNotEmpty);
     }
-    let manifest = checked_manifest(source, key, expected)?;
+    let manifest = checked_manifest(source, key, expected, progress)?;
     let needed = manifest.plaintext_length();
     if needed > limit {
         return Err(PackError::TooLarge { needed, limit });
@@ -135,8 +135,14 @@ pub fn unpack(
     opened(&manifest, expected)
 }
 
-fn checked_manifest(source: &dyn Source, key: &Key, expected: &ModelId) -> Result<Manifest, PackError> {
+fn checked_manifest(
+    source: &dyn Source,
+    key: &Key,
+    expected: &ModelId,
+    progress: Progress<'_>,
+) -> Result<Manifest, PackError> {
     let manifest = open_manifest(source, key, expected.identity())?;
+    progress(source.index().object(0).map_or(0, |object| object.length));
     let found = manifest.id(*expected.identity())?;
     if found != *expected {
         return Err(PackError::Identity { expected: expected.to_string(), found: found.to_string() });

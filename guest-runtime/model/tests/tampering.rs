@@ -330,7 +330,7 @@ mod disk {
         };
         assert_eq!(changed(0, b"X"), "model_pack_malformed");
         assert_eq!(changed(8, &[2]), "model_pack_malformed");
-        assert_eq!(changed(12, &[0]), "model_pack_malformed");
+        assert_eq!(changed(12, &[1]), "model_pack_malformed");
         assert_eq!(changed(16, &u64::MAX.to_le_bytes()), "model_pack_malformed");
         assert_eq!(changed(16, &[0; 8]), "model_pack_malformed");
         assert_eq!(changed(24, &u64::MAX.to_le_bytes()), "model_pack_malformed");
