@@ -1,2 +1,123 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Appraises evidence against releases and policy.
+//!
+//! The attestation service uses it before a key release and clients before they speak to a guest: the same rules,
+//! in the same order, at two moments of a boot. Pure: bytes, the verified quote, the verifier's own connection
+//! binding and the time are arguments.
+
+mod binding;
+mod config;
+mod policy;
+mod registers;
+mod runtime;
+mod verdict;
+
+use attested_channel::Moment;
+use release::VerifiedRelease;
+use tdx_verify::VerifiedQuote;
+use types::{Document as _, Evidence, Refusal, RegisterName};
+
+pub use binding::Binding;
+pub use policy::{MAX_POLICY_LEN, Policy, PolicyError};
+pub use verdict::{Accepted, Check, RegisterCheck, Verdict};
+
+/// What is appraised, and against what.
+#[derive(Debug, Clone, Copy)]
+pub struct Appraisal<'a> {
+    /// The guest's evidence document.
+    pub evidence: &'a Evidence,
+    /// What it must be bound to.
+    pub binding: Binding<'a>,
+    /// The verified fresh quote: the proof's for a connection, otherwise the evidence's own.
+    pub quote: &'a VerifiedQuote,
+    /// Releases that may explain the registers, each verified by signer and log.
+    pub releases: &'a [VerifiedRelease],
+    /// What is demanded.
+    pub policy: &'a Policy,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+impl Appraisal<'_> {
+    /// Makes every check and collects all independent reasons for a refusal, in this order: quote and binding,
+    /// REPORTDATA, MRCONFIGID, MROWNER, MROWNERCONFIG, release, MRTD and RTMR0 to RTMR2, RTMR3, configuration,
+    /// GPUs, time. Every register is compared by name, exactly once.
+    pub fn appraise(&self) -> Verdict {
+        let Self { evidence, binding, quote, releases, policy, now } = *self;
+        let mut checks = verdict::Checks::default();
+        binding::check(evidence, binding, quote, &mut checks);
+        let config = config::check_identity(evidence, quote, &mut checks);
+        let mut release = None;
+        if let Some(config) = &config {
+            release = registers::check(&config.shape.0, config.role.0, quote, releases, policy, now, &mut checks);
+            runtime::check(evidence, config, binding.moment(), quote, &mut checks);
+            config::check_policy(evidence, config, policy, now, &mut checks);
+        }
+        let verdict::Checks { list, mut registers } = checks;
+        registers.sort_by_key(|register| register.name);
+        let complete = registers.iter().map(|register| register.name).eq(RegisterName::ALL);
+        let accepted = complete && release.is_some() && list.iter().all(|check| check.passed);
+        let valid_until = release.map_or(now, |release| release.values().validity.not_after);
+        Verdict {
+            accepted,
+            hardware: quote.hardware(),
+            moment: moment_name(binding.moment()),
+            bound: !matches!(binding, Binding::Document { .. }),
+            instance: if policy.pins_instance() { "pinned" } else { "any" },
+            checks: list,
+            registers,
+            evidence: evidence.digest().ok(),
+            release: release.map(|release| *release.digest()),
+            model: config.map(|config| config.model.0),
+            instance_key: evidence.instance_key,
+            platform: *quote.platform(),
+            tcb: quote.tcb().clone(),
+            expires: now.saturating_add(VERDICT_SECONDS).min(quote.collateral_expires()).min(valid_until),
+        }
+    }
+
+    /// Appraises and gives the proof of acceptance that the next step of a protocol takes.
+    ///
+    /// # Errors
+    /// The verdict, when a check failed or the evidence was not bound to a connection.
+    pub fn accept(&self) -> Result<(Accepted, Verdict), Box<Verdict>> {
+        let verdict = self.appraise();
+        let challenge = match self.binding {
+            Binding::KeyRelease { challenge, .. } | Binding::Connection { challenge, .. } => Some(*challenge),
+            Binding::Document { .. } => None,
+        };
+        match (&verdict.evidence, &verdict.release, &verdict.model, challenge) {
+            (Some(evidence), Some(release), Some(model), Some(challenge)) if verdict.accepted => {
+                let accepted = Accepted {
+                    moment: self.binding.moment(),
+                    evidence: *evidence,
+                    release: *release,
+                    model: model.clone(),
+                    instance_key: verdict.instance_key,
+                    hpke_key: self.evidence.hpke_key,
+                    platform: verdict.platform,
+                    challenge,
+                    expires: verdict.expires,
+                };
+                Ok((accepted, verdict))
+            }
+            _ => Err(Box::new(verdict)),
+        }
+    }
+}
+
+/// The reason for evidence that is not even a document of the right form.
+#[must_use]
+pub fn malformed_evidence(error: &types::CanonicalError) -> Refusal {
+    Refusal::new("evidence_malformed", "evidence", error.to_string(), "send the canonical evidence document")
+}
+
+const fn moment_name(moment: Moment) -> &'static str {
+    match moment {
+        Moment::KeyRelease => "key-release",
+        Moment::Serving => "serving",
+    }
+}
+
+/// How long a verdict lasts at most, in seconds.
+pub const VERDICT_SECONDS: u64 = 600;

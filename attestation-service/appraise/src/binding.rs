@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Freshness and REPORTDATA: that this guest answers on this connection, now.
+
+use attested_channel::{Leaf, Moment, ReportDataInputs, verify_path};
+use tdx_verify::VerifiedQuote;
+use types::{ConnectionProof, Document as _, Evidence, Freshness, FreshnessKind, Sha256Digest};
+
+use crate::verdict::Checks;
+
+/// What the evidence must be bound to. Challenge and exporter come from the verifier's own connection, never from
+/// the peer's message.
+#[derive(Debug, Clone, Copy)]
+pub enum Binding<'a> {
+    /// A key release: the quote of the evidence itself is fresh, for this challenge alone.
+    KeyRelease {
+        /// The service's challenge.
+        challenge: &'a [u8; 32],
+        /// The connection's exporter for it.
+        exporter: &'a [u8; 32],
+    },
+    /// A connection to a serving guest: the proof's quote is fresh, the evidence was made earlier.
+    Connection {
+        /// What the guest answered.
+        proof: &'a ConnectionProof,
+        /// The client's challenge.
+        challenge: &'a [u8; 32],
+        /// The connection's exporter for it.
+        exporter: &'a [u8; 32],
+        /// SHA-256 of the SPKI of the certificate that the connection's handshake was signed with.
+        spki_sha256: &'a Sha256Digest,
+    },
+    /// A document without a connection, judged on its own. Such a verdict is never [`crate::Accepted`].
+    Document {
+        /// How far the boot is expected to have come.
+        moment: Moment,
+    },
+}
+
+impl Binding<'_> {
+    pub(crate) const fn moment(&self) -> Moment {
+        match self {
+            Self::KeyRelease { .. } => Moment::KeyRelease,
+            Self::Connection { .. } => Moment::Serving,
+            Self::Document { moment } => *moment,
+        }
+    }
+}
+
+pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQuote, checks: &mut Checks) {
+    let (quote_bytes, freshness) = match binding {
+        Binding::Connection { proof, .. } => (proof.quote.as_slice(), &proof.freshness),
+        Binding::KeyRelease { .. } | Binding::Document { .. } => (evidence.quote.as_slice(), &evidence.freshness),
+    };
+    checks.equal(QUOTE, &Sha256Digest::of(quote_bytes), quote.digest());
+    match binding {
+        Binding::KeyRelease { challenge, exporter } => {
+            check_kind(freshness, FreshnessKind::KeyRelease, checks);
+            let leaf = leaf(FreshnessKind::KeyRelease, evidence, challenge, exporter);
+            check_path(&leaf, 0, 1, &[], freshness, checks);
+            let absent = *evidence.hpke_key.as_bytes() == [0; 32];
+            checks.add(!absent, HPKE_KEY, "an X25519 key", if absent { "zero" } else { "a key" });
+        }
+        Binding::Connection { proof, challenge, exporter, spki_sha256 } => {
+            checks.equal(SPKI, spki_sha256, &evidence.spki_sha256);
+            let digest = evidence.digest().unwrap_or(Sha256Digest::ZERO);
+            checks.equal(EVIDENCE_DIGEST, &proof.evidence, &digest);
+            check_kind(freshness, FreshnessKind::Tls, checks);
+            let leaf = leaf(FreshnessKind::Tls, evidence, challenge, exporter);
+            check_path(&leaf, proof.leaf_index, freshness.tree_size, &proof.path, freshness, checks);
+        }
+        Binding::Document { .. } => {}
+    }
+    check_report_data(evidence, binding, quote, checks);
+}
+
+fn leaf(kind: FreshnessKind, evidence: &Evidence, challenge: &[u8; 32], exporter: &[u8; 32]) -> Leaf {
+    Leaf { kind, role: evidence.role, challenge: *challenge, binding: *exporter }
+}
+
+fn check_kind(freshness: &Freshness, expected: FreshnessKind, checks: &mut Checks) {
+    let name = |kind: FreshnessKind| format!("freshness kind {}", kind.code());
+    checks.add(freshness.kind == expected, KIND, name(expected), name(freshness.kind));
+}
+
+fn check_path(leaf: &Leaf, index: u64, size: u64, path: &[Sha256Digest], freshness: &Freshness, checks: &mut Checks) {
+    let result = if freshness.tree_size == size {
+        verify_path(leaf, index, size, path, &freshness.root).map_err(|e| e.to_string())
+    } else {
+        Err(format!("a tree of {} leaves", freshness.tree_size))
+    };
+    let expected = "this connection's challenge and exporter as a leaf under the quoted root";
+    checks.add(result.is_ok(), LEAF, expected, result.err().as_deref().unwrap_or("the leaf"));
+}
+
+fn check_report_data(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQuote, checks: &mut Checks) {
+    let inputs = ReportDataInputs::of(evidence).map(|inputs| match binding {
+        Binding::Connection { proof, .. } => ReportDataInputs {
+            receipt_head: proof.receipt_head,
+            receipt_count: proof.receipt_count,
+            freshness: proof.freshness.clone(),
+            ..inputs
+        },
+        Binding::KeyRelease { .. } | Binding::Document { .. } => inputs,
+    });
+    let found = hex(quote.report_data());
+    match inputs {
+        Ok(inputs) => {
+            let expected = inputs.report_data();
+            checks.add(expected == *quote.report_data(), REPORT_DATA, hex(&expected), found);
+        }
+        Err(error) => {
+            checks.add(false, REPORT_DATA, format!("evidence with a canonical form ({error})"), found);
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use core::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+type Facts = (&'static str, &'static str, &'static str);
+const QUOTE: Facts = ("quote_mismatch", "quote", "verify the quote that the evidence or the proof carries");
+const SPKI: Facts =
+    ("certificate_key_mismatch", "spki_sha256", "connect to the guest whose evidence this is, not through a relay");
+const EVIDENCE_DIGEST: Facts = ("evidence_digest_mismatch", "evidence", "fetch the document that the proof names");
+const KIND: Facts = ("freshness_kind", "freshness.kind", "ask for evidence of the right kind");
+const LEAF: Facts = ("binding_mismatch", "freshness.root", "answer this challenge on this connection");
+const HPKE_KEY: Facts = ("hpke_key_missing", "hpke_key", "make an HPKE key for this release");
+const REPORT_DATA: Facts =
+    ("report_data_mismatch", "report_data", "send the evidence that the guest's quote was made for, unchanged");

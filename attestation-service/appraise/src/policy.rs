@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What an owner or a client demands of a guest, as data.
+
+use serde::{Deserialize, Serialize};
+use tdx_verify::PlatformPolicy;
+use types::{Hex32, ModelId, Sha256Digest};
+
+/// An appraisal policy (`chrysalis/appraisal-policy/v1`), written by people: JSON in any layout, unknown and repeated
+/// fields refused. Every absent list means "any"; nothing here switches a built-in rule off, and which hardware is
+/// believed is no matter of policy but of the program's trust anchors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// [`Policy::SCHEMA`].
+    pub schema: String,
+    /// Platforms and their TCB.
+    #[serde(default)]
+    pub platform: PlatformPolicy,
+    /// Digests of the only releases accepted, among those verified by their signer and log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<Vec<Sha256Digest>>,
+    /// Digests of releases that are not accepted any more.
+    #[serde(default)]
+    pub revoked_releases: Vec<Sha256Digest>,
+    /// The only models accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub models: Option<Vec<ModelId>>,
+    /// The only attestation services that may have given the guest its key: SHA-256 of their SPKI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_pins: Option<Vec<Sha256Digest>>,
+    /// The only guest instances accepted, by their receipt key. Without it, and without a list of platforms, a
+    /// connection diverted to a second genuine guest is not noticed: the verdict then says `instance: any`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Vec<Hex32>>,
+}
+
+/// Why a policy was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// More than [`MAX_POLICY_LEN`] bytes.
+    #[error("a policy has at most {MAX_POLICY_LEN} bytes, found {0}")]
+    TooLarge(usize),
+    /// Not JSON of the policy's form.
+    #[error("the policy is malformed: {0}")]
+    Malformed(String),
+    /// Another schema.
+    #[error("the field schema must be \"{}\"", Policy::SCHEMA)]
+    Schema,
+    /// A list that accepts nothing.
+    #[error("the list {0} is empty: nothing would be accepted; leave it out for any")]
+    Empty(&'static str),
+}
+
+impl Policy {
+    /// Value of the field `schema`.
+    pub const SCHEMA: &str = "chrysalis/appraisal-policy/v1";
+
+    /// Accepts every verified release, model and service, on any platform that is up to date.
+    #[must_use]
+    pub fn any_release() -> Self {
+        Self {
+            schema: Self::SCHEMA.to_owned(),
+            platform: PlatformPolicy::default(),
+            releases: None,
+            revoked_releases: Vec::new(),
+            models: None,
+            service_pins: None,
+            instances: None,
+        }
+    }
+
+    /// Reads and checks a policy.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the rule.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, PolicyError> {
+        if bytes.len() > MAX_POLICY_LEN {
+            return Err(PolicyError::TooLarge(bytes.len()));
+        }
+        // A policy is its owner's own file: the message may name its fields.
+        let policy: Self = serde_json::from_slice(bytes).map_err(|e| PolicyError::Malformed(e.to_string()))?;
+        if policy.schema != Self::SCHEMA {
+            return Err(PolicyError::Schema);
+        }
+        let empty = |list: Option<usize>| list == Some(0);
+        for (name, len) in [
+            ("platform.tcb", Some(policy.platform.tcb.len())),
+            ("platform.platforms", policy.platform.platforms.as_ref().map(Vec::len)),
+            ("releases", policy.releases.as_ref().map(Vec::len)),
+            ("models", policy.models.as_ref().map(Vec::len)),
+            ("service_pins", policy.service_pins.as_ref().map(Vec::len)),
+            ("instances", policy.instances.as_ref().map(Vec::len)),
+        ] {
+            if empty(len) {
+                return Err(PolicyError::Empty(name));
+            }
+        }
+        Ok(policy)
+    }
+
+    /// True when the policy names the platforms or the instances that it accepts.
+    #[must_use]
+    pub const fn pins_instance(&self) -> bool {
+        self.instances.is_some() || self.platform.platforms.is_some()
+    }
+}
+
+/// Most bytes of a policy.
+pub const MAX_POLICY_LEN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_strict_and_unknown_fields_refused() {
+        let minimal = format!("{{ \"schema\": \"{}\" }}", Policy::SCHEMA);
+        assert_eq!(Policy::from_json(minimal.as_bytes()).unwrap(), Policy::any_release());
+        for bad in ["\"allow_simulated\":true", "\"platform\":{\"allow_debug\":true}", "\"models\":[\"m\"]"] {
+            let text = format!("{{\"schema\":\"{}\",{bad}}}", Policy::SCHEMA);
+            assert!(matches!(Policy::from_json(text.as_bytes()), Err(PolicyError::Malformed(_))), "{bad}");
+        }
+        for list in ["\"releases\":[]", "\"instances\":[]", "\"platform\":{\"tcb\":[]}"] {
+            let text = format!("{{\"schema\":\"{}\",{list}}}", Policy::SCHEMA);
+            assert!(matches!(Policy::from_json(text.as_bytes()), Err(PolicyError::Empty(_))), "{list}");
+        }
+        assert_eq!(Policy::from_json(b"{\"schema\":\"x\"}"), Err(PolicyError::Schema));
+    }
+}
