@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit log: what was authorised stands on disk before it happens.
+
+use std::sync::{Mutex, MutexGuard};
+
+use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _};
+use tile_log::{AppendError, FileError, ReadError, TileDir, TileLog, VerifyError};
+
+use crate::Store;
+use crate::database::{self, DatabaseError};
+use crate::entry::{AuditEntry, EntryError};
+
+pub(crate) struct Audit {
+    /// `None` when the store was opened without the sequencer.
+    pub(crate) log: Option<Mutex<TileLog>>,
+    pub(crate) dir: TileDir,
+    pub(crate) key: LogKey,
+}
+
+/// Why nothing was appended to, or read from, the audit log.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The entry.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The store was opened without the sequencer.
+    #[error("the store was opened without the audit log's sequencer")]
+    NotSequencer,
+    /// Appending failed.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Reading failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The checkpoint on disk was refused.
+    #[error("the audit log's checkpoint was refused: {0}")]
+    Checkpoint(#[from] release::log::CheckpointError),
+    /// The new head could not be recorded.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// An earlier operation panicked.
+    #[error("the store must be reopened: an earlier operation did not end")]
+    Poisoned,
+}
+
+/// What a verification of the whole audit log found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSummary {
+    /// The log's head.
+    pub checkpoint: SignedCheckpoint,
+    /// Entries that authorised a key.
+    pub key_releases: u64,
+    /// Entries that recorded a refusal.
+    pub refusals: u64,
+}
+
+/// Why the audit log was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditVerifyError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] VerifyError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// Fewer entries than the database has seen.
+    #[error("the audit log has {found} entries, the database has seen {known}")]
+    RolledBack {
+        /// Entries that the database has seen.
+        known: u64,
+        /// Entries found.
+        found: u64,
+    },
+}
+
+impl Store {
+    /// Appends an entry. On return the entry, its tiles, the signed checkpoint and the database's record of the new
+    /// head are on disk.
+    ///
+    /// # Errors
+    /// [`AuditError`]; then the caller may not act on the entry, though it may stand in the log.
+    pub fn append_audit(&self, entry: &AuditEntry) -> Result<EntryProof, AuditError> {
+        let bytes = entry.to_bytes()?;
+        let mut log = self.sequencer()?;
+        let appended = log.append(&[&bytes])?;
+        let head = log.checkpoint().head();
+        database::set_audit_head(&*database::lock(&self.database)?, head.size(), head.root())?;
+        let index = appended.first().map_or_else(|| head.size().saturating_sub(1), |entry| entry.index);
+        Ok(log.proof(index)?)
+    }
+
+    /// Proof that entry `index` stands in the log, as of the newest checkpoint.
+    ///
+    /// # Errors
+    /// [`AuditError`]; [`TileError::Range`] inside for an index beyond the log.
+    pub fn audit_proof(&self, index: u64) -> Result<EntryProof, AuditError> {
+        Ok(self.sequencer()?.proof(index)?)
+    }
+
+    /// The newest checkpoint, as text.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn checkpoint(&self) -> Result<SignedCheckpoint, AuditError> {
+        match &self.audit.log {
+            Some(log) => Ok(log.lock().map_err(|_| AuditError::Poisoned)?.checkpoint().clone()),
+            None => Ok(SignedCheckpoint::verify(&self.audit.dir.checkpoint()?, &self.audit.key)?),
+        }
+    }
+
+    /// The bytes of a tile or entry bundle.
+    ///
+    /// # Errors
+    /// [`TileError::Missing`] where the log has no such tile.
+    pub fn tile(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        self.audit.dir.read(path)
+    }
+
+    /// The audit log's public key, named by its origin.
+    #[must_use]
+    pub const fn audit_key(&self) -> &LogKey {
+        &self.audit.key
+    }
+
+    /// Adds cosignatures to the newest checkpoint; `cosigned` must be of the same head.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn set_cosigned(&self, cosigned: SignedCheckpoint) -> Result<(), AuditError> {
+        Ok(self.sequencer()?.set_cosigned(cosigned)?)
+    }
+
+    /// Recomputes the whole audit log from its entries, each of which must be of a known form. Nothing is appended
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`AuditVerifyError`].
+    pub fn verify_audit(&self) -> Result<AuditSummary, AuditVerifyError> {
+        let guard = self.audit.log.as_ref().map(Mutex::lock);
+        let (mut key_releases, mut refusals) = (0, 0);
+        let checkpoint = tile_log::verify(&self.audit.dir, &self.audit.key, |_, bytes| {
+            match AuditEntry::parse(bytes).map_err(|error| error.to_string())? {
+                AuditEntry::KeyRelease(_) => key_releases += 1,
+                AuditEntry::Refusal(_) => refusals += 1,
+            }
+            Ok(())
+        })?;
+        drop(guard);
+        let head = database::audit_head(&*database::lock(&self.database)?)?;
+        let (known, found) = (head.map_or(0, |(size, _)| size), checkpoint.head().size());
+        if known > found {
+            return Err(AuditVerifyError::RolledBack { known, found });
+        }
+        Ok(AuditSummary { checkpoint, key_releases, refusals })
+    }
+
+    fn sequencer(&self) -> Result<MutexGuard<'_, TileLog>, AuditError> {
+        self.audit.log.as_ref().ok_or(AuditError::NotSequencer)?.lock().map_err(|_| AuditError::Poisoned)
+    }
+}

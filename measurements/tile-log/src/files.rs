@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Capped reads and durable writes.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {action} {}: {source}", path.display())]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl FileError {
+    pub(crate) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+
+    /// Whether the file is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Writes files below one directory so that they survive a crash.
+pub(crate) struct Writer<'a> {
+    root: &'a Path,
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) const fn new(root: &'a Path) -> Self {
+        Self { root, dirs: BTreeSet::new() }
+    }
+
+    /// Writes a whole file under a temporary name, syncs it and renames it. The directories are synced by [`Writer::sync`].
+    pub(crate) fn stage(&mut self, name: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        let path = self.root.join(name);
+        let parent = path.parent().unwrap_or(self.root);
+        fs::create_dir_all(parent).map_err(|e| FileError::new("make directory", parent, e))?;
+        let temporary = path.with_added_extension("tmp");
+        let written = File::create(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.map_err(|e| FileError::new("write", &temporary, e))?;
+        fs::rename(&temporary, &path).map_err(|e| FileError::new("rename", &temporary, e))?;
+        self.dirs.extend(parent.ancestors().take_while(|dir| dir.starts_with(self.root)).map(Path::to_owned));
+        Ok(())
+    }
+
+    /// Syncs every directory that a staged file stands in, and those above it.
+    pub(crate) fn sync(&mut self) -> Result<(), FileError> {
+        for dir in core::mem::take(&mut self.dirs) {
+            sync_dir(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Stages one file and syncs.
+    pub(crate) fn replace(&mut self, name: &Path, bytes: &[u8]) -> Result<(), FileError> {
+        self.stage(name, bytes)?;
+        self.sync()
+    }
+}
+
+pub(crate) fn create_dirs(dir: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(dir).map_err(|e| FileError::new("make directory", dir, e))?;
+    match dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_dir(parent),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn open_lock(path: &Path) -> Result<File, FileError> {
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    opened.map_err(|e| FileError::new("open", path, e))
+}
+
+pub(crate) fn read_capped(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+    let fail = |e| FileError::new("read", path, e);
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path).map_err(fail)?.take(limit).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() > max {
+        return Err(fail(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {max} bytes"))));
+    }
+    Ok(bytes)
+}
+
+pub(crate) fn read_text(path: &Path, max: usize) -> Result<String, FileError> {
+    String::from_utf8(read_capped(path, max)?)
+        .map_err(|_| FileError::new("read", path, io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), FileError> {
+    File::open(dir).and_then(|file| file.sync_all()).map_err(|e| FileError::new("sync", dir, e))
+}
