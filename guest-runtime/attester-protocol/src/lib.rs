@@ -75,9 +75,6 @@ pub enum Failure {
     /// `key-release-evidence` at another moment than right after the event `gpu`.
     #[error("key-release evidence is made only between the events gpu and keys")]
     NotKeyRelease,
-    /// A serving request before the event `serve`.
-    #[error("the guest does not serve yet")]
-    NotServing,
     /// `sign-tls`: the message is not the content of a TLS 1.3 server's `CertificateVerify`.
     #[error("the message is not the content of a TLS 1.3 server CertificateVerify")]
     NotCertificateVerify,

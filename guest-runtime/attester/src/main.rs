@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Holder of the instance key and the quote device.
+//! The attester of real guests: TDX or nothing. Started by init alone, with two inherited sockets and no arguments.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match tee::tdx::Tdx::open() {
+        Ok(device) => attester::run(device),
+        Err(error) => {
+            eprintln!("attester: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
