@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The protocol as states that consume themselves. Each is made only by the one before it, so that no step can be
+//! left out: no key without a proof of its audit entry, no entry without an accepted appraisal, no appraisal
+//! without a redeemed challenge. IO happens between the states, in the service.
+
+use appraise::{Accepted, Appraisal, Binding, Policy, Verdict, malformed_evidence};
+use attested_channel::Moment;
+use hpke::rand_core::CryptoRng;
+use release::{
+    VerifiedRelease,
+    log::{EntryProof, EntryProofError, LogKey, leaf_hash},
+};
+use tdx_verify::{Collateral, TrustAnchors};
+use types::{CanonicalError, Document as _, Evidence, ModelId, Refusal, Sha256Digest};
+
+use crate::{
+    KeyReleaseAnswer, KeyReleaseRequest, ModelKey, Token, TokenError, TokenKey,
+    audit::Entry,
+    seal::{SealContext, SealError, seal},
+};
+
+/// A request whose token this service made and that has not expired. Its redemption must be recorded next.
+#[derive(Debug)]
+pub struct Checked(KeyReleaseRequest);
+
+/// A request whose challenge was redeemed by it, and by nothing else.
+#[derive(Debug)]
+pub struct Challenged(KeyReleaseRequest);
+
+/// A request whose evidence was accepted.
+#[derive(Debug)]
+pub struct Appraised {
+    accepted: Accepted,
+    verdict: Verdict,
+}
+
+/// A request whose audit entry is made but not yet logged.
+#[derive(Debug)]
+pub struct Entered {
+    accepted: Accepted,
+    key_version: u32,
+    entry: Vec<u8>,
+}
+
+/// A release that stands in the audit log.
+#[derive(Debug)]
+pub struct Authorised {
+    accepted: Accepted,
+    key_version: u32,
+    audit: EntryProof,
+}
+
+/// What evidence is appraised against.
+#[derive(Debug, Clone, Copy)]
+pub struct Grounds<'a> {
+    /// Collateral for the platforms that may come.
+    pub collateral: &'a [Collateral],
+    /// Which hardware is believed.
+    pub anchors: &'a TrustAnchors,
+    /// Imported releases that verify now.
+    pub releases: &'a [VerifiedRelease],
+    /// What is demanded.
+    pub policy: &'a Policy,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// Why an authorisation failed: the log's answer is not a proof of the entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthoriseError {
+    /// The proof is about another entry.
+    #[error("the audit log proved another entry than the one given to it")]
+    Leaf,
+    /// The proof does not verify.
+    #[error("the audit log's proof does not verify: {0}")]
+    Proof(#[from] EntryProofError),
+}
+
+impl Checked {
+    /// Checks the token of a request.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn new(request: KeyReleaseRequest, key: &TokenKey, now: u64) -> Result<Self, Refusal> {
+        key.check(&request.token, now).map_err(|error| token_refusal(&error))?;
+        Ok(Self(request))
+    }
+
+    /// The token, to record its redemption.
+    #[must_use]
+    pub const fn token(&self) -> &Token {
+        &self.0.token
+    }
+
+    /// Goes on once the redemption was recorded, and was the first.
+    #[must_use]
+    pub fn redeemed(self) -> Challenged {
+        Challenged(self.0)
+    }
+}
+
+impl Challenged {
+    /// The challenge.
+    #[must_use]
+    pub fn challenge(&self) -> [u8; 32] {
+        self.0.token.challenge()
+    }
+
+    /// Reads and appraises the evidence. `exporter` is taken from the service's own side of the connection, for
+    /// this challenge.
+    ///
+    /// # Errors
+    /// All reasons for a refusal, in the documented order.
+    pub fn appraise(self, exporter: &[u8; 32], grounds: &Grounds<'_>) -> Result<Appraised, Vec<Refusal>> {
+        let Grounds { collateral, anchors, releases, policy, now } = *grounds;
+        let evidence =
+            Evidence::from_canonical(self.0.evidence.as_slice()).map_err(|e| vec![malformed_evidence(&e)])?;
+        let quote = evidence.quote.as_slice();
+        let Some(collateral) = Collateral::select(collateral, quote) else {
+            return Err(vec![no_collateral()]);
+        };
+        let quote = tdx_verify::verify(quote, collateral, anchors, now, &policy.platform).map_err(|e| e.refusals())?;
+        let challenge = self.challenge();
+        let binding = Binding::KeyRelease { challenge: &challenge, exporter };
+        let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, now };
+        match appraisal.accept() {
+            Ok((accepted, verdict)) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {
+                Ok(Appraised { accepted, verdict })
+            }
+            Ok((accepted, _)) => Err(vec![other_model(accepted.model(), &self.0.model)]),
+            Err(verdict) => Err(verdict.reasons()),
+        }
+    }
+}
+
+impl Appraised {
+    /// Every check of the appraisal.
+    pub const fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// The model whose key is asked for.
+    #[must_use]
+    pub const fn model(&self) -> &ModelId {
+        self.accepted.model()
+    }
+
+    /// The release that the guest runs; it must not be revoked.
+    #[must_use]
+    pub const fn release(&self) -> &Sha256Digest {
+        self.accepted.release()
+    }
+
+    /// Name of the guest's platform.
+    #[must_use]
+    pub const fn platform(&self) -> &Sha256Digest {
+        self.accepted.platform()
+    }
+
+    /// Makes the audit entry for a key of version `key_version` at `now`.
+    ///
+    /// # Errors
+    /// [`CanonicalError`] when `now` is out of range.
+    pub fn enter(self, key_version: u32, now: u64) -> Result<Entered, CanonicalError> {
+        let entry = Entry {
+            schema: Entry::SCHEMA,
+            unix: now,
+            decision: Entry::AUTHORISED,
+            model: self.accepted.model(),
+            key_version,
+            release: self.accepted.release(),
+            evidence: self.accepted.evidence(),
+            challenge: Sha256Digest::of(self.accepted.challenge()),
+            platform: self.accepted.platform(),
+        };
+        let entry = entry.to_canonical()?;
+        Ok(Entered { accepted: self.accepted, key_version, entry })
+    }
+}
+
+impl Entered {
+    /// The bytes that must stand in the audit log.
+    #[must_use]
+    pub fn entry(&self) -> &[u8] {
+        &self.entry
+    }
+
+    /// Takes the log's proof that exactly this entry is in it. The log gives it only once the entry is on disk.
+    ///
+    /// # Errors
+    /// [`AuthoriseError`].
+    pub fn authorised(self, audit: EntryProof, log: &LogKey) -> Result<Authorised, AuthoriseError> {
+        if audit.leaf != leaf_hash(&self.entry) {
+            return Err(AuthoriseError::Leaf);
+        }
+        audit.verify(log)?;
+        Ok(Authorised { accepted: self.accepted, key_version: self.key_version, audit })
+    }
+}
+
+impl Authorised {
+    /// Seals the key to the guest. Ends the protocol.
+    ///
+    /// # Errors
+    /// [`SealError::PublicKey`] when the guest's key can't be used.
+    pub fn release(self, key: &ModelKey, random: &mut impl CryptoRng) -> Result<KeyReleaseAnswer, SealError> {
+        let Self { accepted, key_version, audit } = self;
+        let context = SealContext {
+            challenge: accepted.challenge(),
+            model: accepted.model(),
+            key_version,
+            evidence: accepted.evidence(),
+            audit_leaf: &audit.leaf,
+        };
+        let (enc, ciphertext) = seal(key, accepted.hpke_key(), &context, random)?;
+        Ok(KeyReleaseAnswer {
+            schema: KeyReleaseAnswer::SCHEMA.to_owned(),
+            model: accepted.model().clone(),
+            key_version,
+            enc,
+            ciphertext,
+            audit,
+        })
+    }
+}
+
+fn token_refusal(error: &TokenError) -> Refusal {
+    let code = match error {
+        TokenError::Mac => "challenge_unknown",
+        TokenError::Expired { .. } => "challenge_expired",
+    };
+    Refusal::new(code, "token", error.to_string(), "ask for a new challenge")
+}
+
+fn other_model(configured: &ModelId, asked: &ModelId) -> Refusal {
+    let detail = format!("the guest's configuration names {configured}, the request asks for {asked}");
+    Refusal::new("model_mismatch", "model", detail, "ask for the model of the guest's configuration")
+}
+
+fn no_collateral() -> Refusal {
+    Refusal::new(
+        "collateral_missing",
+        "collateral",
+        "the service has no collateral for the platform of this quote",
+        "fetch the collateral of the platform's FMSPC and give it to the service",
+    )
+}
