@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Development only: the attester over the simulated quote device.
+//! Development only: the attester over the simulated quote device. Hardware simulated.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match linux_sys::vsock::to_host(attester_sim::PORT, None) {
+        Ok(stream) => attester::run(attester_sim::Simulated::new(stream)),
+        Err(error) => {
+            eprintln!("attester-sim (hardware simulated): {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
