@@ -320,15 +320,18 @@ const MAX_PROGRAM: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::profile::Program;
 
-    fn parts(dir: &Path) -> (Profile, Runtime, Kernel) {
+    fn parts(dir: &Path, mode: u32) -> (Profile, Runtime, Kernel) {
         let profiles = Path::new(env!("CARGO_MANIFEST_DIR")).join("../profiles");
         let profile = Profile::read(&profiles, "debug").unwrap();
         let program = |p: &Program| {
             let file = dir.join(&p.package);
             std::fs::write(&file, &p.package).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
             (p.clone(), file)
         };
         let programs = profile.programs.iter().map(program).collect();
@@ -341,14 +344,14 @@ mod tests {
     #[test]
     fn an_image_is_described_completely_and_the_same_each_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (profile, runtime, kernel) = parts(dir.path());
-        let write = |out: &str| {
+        let write = |out: &str, mode| {
+            let (profile, runtime, kernel) = parts(dir.path(), mode);
             let (initrd, root) = initrd(&profile, &runtime).unwrap();
             let firmware = b"firmware".to_vec();
             let parts = Parts { profile: &profile, firmware, kernel: &kernel, initrd, root, runtime: &runtime };
             parts.write(&dir.path().join(out), &[]).unwrap()
         };
-        let (a, b) = (write("a"), write("b"));
+        let (a, b) = (write("a", 0o644), write("b", 0o700));
         for file in &a.manifest.files {
             let bytes = std::fs::read(a.directory.join(&file.name)).unwrap();
             assert_eq!((file.size, file.sha256), (bytes.len() as u64, Sha256Digest::of(&bytes)));
@@ -366,7 +369,7 @@ mod tests {
     #[test]
     fn a_failed_build_leaves_no_description() {
         let dir = tempfile::tempdir().unwrap();
-        let (profile, runtime, mut kernel) = parts(dir.path());
+        let (profile, runtime, mut kernel) = parts(dir.path(), 0o644);
         let out = dir.path().join("out");
         std::fs::create_dir(&out).unwrap();
         std::fs::write(out.join(DESCRIPTION), "old").unwrap();

@@ -158,9 +158,16 @@ fn fail(error: &dyn Explain, json: bool) -> ExitCode {
     eprintln!("error: {}", refusal.detail);
     eprintln!("fix: {}", refusal.fix);
     if json {
-        println!("{}", json!({"reasons": [refusal]}));
+        println!("{}", json!({"reasons": [&refusal]}));
     }
-    ExitCode::from(if error.is_refusal() { REFUSED } else { FAILED })
+    let usage = ["profile_unknown", "input_unknown"].contains(&refusal.code.as_str());
+    ExitCode::from(if usage {
+        WRONG_USAGE
+    } else if error.is_refusal() {
+        REFUSED
+    } else {
+        FAILED
+    })
 }
 
 fn boxed(error: impl Explain + 'static) -> Box<dyn Explain> {

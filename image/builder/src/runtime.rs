@@ -56,6 +56,7 @@ pub struct Runtime {
 }
 
 /// The programs from the cache, or compiled now. The cache key covers the sources, `Cargo.lock`, flags and compilers.
+/// Sources that change meanwhile are compiled again, a few times.
 ///
 /// # Errors
 /// [`RuntimeError`]; nothing is kept then.
@@ -67,22 +68,40 @@ pub(crate) fn build(
     source_date_epoch: u64,
     progress: &dyn Progress,
 ) -> Result<Runtime, RuntimeError> {
-    let packages: Vec<&str> = programs.iter().map(|p| p.package.as_str()).collect();
-    let toolchain = toolchain(workspace)?;
-    let sources = workspace.source_digest(&packages)?;
     let target = cache.work(&format!("cargo-{}", compile.target_cpu))?;
     let settings = Settings::new(workspace, compile, &target, source_date_epoch)?;
-    let key = key(&[&sources.to_string(), &settings.described(), &toolchain, &packages.join(" ")]);
-    let entry = cache.entry("programs", &key, progress, |directory| {
-        progress.step(&format!("compile {} for {}", packages.join(", "), compile.target_cpu));
-        settings.compile(workspace, &packages, progress)?;
-        if workspace.source_digest(&packages)? != sources {
-            return Err(RuntimeError::SourcesChanged);
+    let toolchain = toolchain(workspace)?;
+    let mut attempts = 1..ATTEMPTS;
+    loop {
+        match build_once(workspace, &settings, programs, cache, &toolchain, progress) {
+            Err(RuntimeError::SourcesChanged) if attempts.next().is_some() => {
+                progress.step("the sources changed meanwhile: compile again");
+            }
+            other => return other,
         }
-        packages.iter().try_for_each(|name| keep_static(&target, name, directory))
+    }
+}
+
+fn build_once(
+    workspace: &Workspace,
+    settings: &Settings,
+    programs: &[Program],
+    cache: &Cache,
+    toolchain: &str,
+    progress: &dyn Progress,
+) -> Result<Runtime, RuntimeError> {
+    let packages: Vec<&str> = programs.iter().map(|p| p.package.as_str()).collect();
+    let sources = workspace.source_digest(&packages)?;
+    let key = key(&[&sources.to_string(), &settings.described(), toolchain, &packages.join(" ")]);
+    let entry = cache.entry("programs", &key, progress, |directory| {
+        progress.step(&format!("compile {}", packages.join(", ")));
+        settings.compile(workspace, &packages, progress)?;
+        packages.iter().try_for_each(|name| keep_static(&settings.target, name, directory))?;
+        let unchanged = workspace.source_digest(&packages)? == sources;
+        if unchanged { Ok(()) } else { Err(RuntimeError::SourcesChanged) }
     })?;
     let programs = programs.iter().map(|p| (p.clone(), entry.file(&p.package))).collect();
-    Ok(Runtime { programs, sources, toolchain })
+    Ok(Runtime { programs, sources, toolchain: toolchain.to_owned() })
 }
 
 /// Flags and variables of a build. Paths of this machine appear only to be mapped away.
@@ -186,6 +205,8 @@ fn key(parts: &[&str]) -> Sha256Digest {
 }
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Compilations before giving up on sources that keep changing.
+const ATTEMPTS: u32 = 3;
 const MAX_PROGRAM: u64 = 256 << 20;
 /// Changes when this file builds another way.
 const RECIPE_VERSION: &str = "programs/1";
