@@ -10,12 +10,14 @@
 pub mod collateral;
 mod der;
 pub mod fault;
+pub mod measure;
 pub mod pki;
 pub mod quote;
 pub mod td;
 
 pub use collateral::Collateral;
 pub use fault::Fault;
+pub use measure::{Launch, MeasureError, Measurement, measure};
 pub use pki::{PkiError, SimulatedPlatform};
 pub use quote::{QuoteVersion, TdReport};
 pub use td::{SimulatedTd, TdParams};
