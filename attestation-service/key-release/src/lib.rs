@@ -5,14 +5,12 @@
 //! [`Entered`] → [`Authorised`] → [`KeyReleaseAnswer`]. The guest's half is [`ReleaseKeyPair`].
 
 mod audit;
-mod message;
-mod seal;
 mod state;
 mod token;
 
-pub use hpke::rand_core::{CryptoRng, UnwrapErr};
-pub use message::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE};
-pub use release::log::EntryProof;
-pub use seal::{ModelKey, ReleaseKeyPair, SealContext, SealError};
+pub use key_release_protocol::{
+    ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, ModelKey,
+    ReleaseKeyPair, SealContext, SealError, Token, UnwrapErr,
+};
 pub use state::{Appraised, AuthoriseError, Authorised, Challenged, Checked, Entered, Grounds};
-pub use token::{Token, TokenError, TokenKey};
+pub use token::{TokenError, TokenKey};

@@ -5,7 +5,7 @@
 
 use appraise::{Accepted, Appraisal, Binding, Policy, Verdict, malformed_evidence};
 use attested_channel::Moment;
-use hpke::rand_core::CryptoRng;
+use key_release_protocol::{CryptoRng, SealContext, SealError, seal};
 use release::{
     VerifiedRelease,
     log::{EntryProof, EntryProofError, LogKey, leaf_hash},
@@ -13,11 +13,7 @@ use release::{
 use tdx_verify::{Collateral, TrustAnchors};
 use types::{CanonicalError, Document as _, Evidence, ModelId, Refusal, Sha256Digest};
 
-use crate::{
-    KeyReleaseAnswer, KeyReleaseRequest, ModelKey, Token, TokenError, TokenKey,
-    audit::Entry,
-    seal::{SealContext, SealError, seal},
-};
+use crate::{KeyReleaseAnswer, KeyReleaseRequest, ModelKey, Token, TokenError, TokenKey, audit::Entry};
 
 /// A request whose token this service made and that has not expired. Its redemption must be recorded next.
 #[derive(Debug)]

@@ -2,19 +2,14 @@
 //! Challenge tokens: made without state, checked by their maker, redeemed once.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use key_release_protocol::Token;
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-use types::Sha256Digest;
 use zeroize::Zeroize;
 
 /// The key that authenticates tokens, made anew at every start of the service, so that a restart voids all.
 #[derive(Clone)]
 pub struct TokenKey([u8; 32]);
-
-/// A token: expiry u64 big-endian ‖ nonce\[16\] ‖ HMAC-SHA-256(key, label ‖ expiry ‖ nonce)\[32\].
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token([u8; Token::LEN]);
 
 /// Why a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +40,7 @@ impl TokenKey {
         let mut bytes = [0; Token::LEN];
         let parts = expires.to_be_bytes().into_iter().chain(nonce).chain(self.mac(expires, &nonce));
         bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
-        Token(bytes)
+        Token::from_bytes(bytes)
     }
 
     /// Checks who made the token, and its age. That it is redeemed only once is for the caller's store.
@@ -76,67 +71,6 @@ impl Drop for TokenKey {
     }
 }
 
-impl Token {
-    /// Size in bytes.
-    pub const LEN: usize = 56;
-
-    /// Wraps the bytes of a token from a peer.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
-        Self(bytes)
-    }
-
-    /// The challenge that evidence must answer: SHA-256("chrysalis/challenge/v1" ‖ token).
-    #[must_use]
-    pub fn challenge(&self) -> [u8; 32] {
-        *Sha256Digest::of_parts(&[b"chrysalis/challenge/v1", &self.0]).as_bytes()
-    }
-
-    /// Names the token where its redemption is recorded.
-    #[must_use]
-    pub fn digest(&self) -> Sha256Digest {
-        Sha256Digest::of(&self.0)
-    }
-
-    /// End of its validity, seconds since 1970.
-    #[must_use]
-    pub fn expires(&self) -> u64 {
-        self.parts().0
-    }
-
-    fn parts(&self) -> (u64, [u8; 16], [u8; 32]) {
-        let mut bytes = self.0.iter().copied();
-        let mut next = || bytes.next().unwrap_or_default();
-        let expires = core::array::from_fn(|_| next());
-        let nonce = core::array::from_fn(|_| next());
-        (u64::from_be_bytes(expires), nonce, core::array::from_fn(|_| next()))
-    }
-}
-
-impl core::fmt::Debug for Token {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Token({})", self.digest())
-    }
-}
-
-impl Serialize for Token {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        hex::serde::serialize(self.0, serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Token {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; Self::LEN];
-        let lower = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        match hex::decode_to_slice(&text, &mut bytes) {
-            Ok(()) if lower => Ok(Self(bytes)),
-            _ => Err(de::Error::custom("a token is written with 112 lower-case hexadecimal digits")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,19 +84,11 @@ mod tests {
         assert_eq!(key.check(&token, 1000), Err(TokenError::Expired { expires: 1000, now: 1000 }));
         assert_eq!(TokenKey::new([8; 32]).check(&token, 0), Err(TokenError::Mac));
         for bit in 0..Token::LEN * 8 {
-            let mut changed = token;
-            changed.0[bit / 8] ^= 1 << (bit % 8);
+            let mut bytes = *token.as_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let changed = Token::from_bytes(bytes);
             assert_eq!(key.check(&changed, 0), Err(TokenError::Mac), "bit {bit}");
             assert_ne!(changed.challenge(), token.challenge());
         }
-    }
-
-    #[test]
-    fn text_form_is_strict() {
-        let token = TokenKey::new([7; 32]).mint(1000, [0xab; 16]);
-        let text = serde_json::to_string(&token).unwrap();
-        assert_eq!(serde_json::from_str::<Token>(&text).unwrap(), token);
-        assert!(serde_json::from_str::<Token>(&text.to_uppercase()).is_err());
-        assert!(serde_json::from_str::<Token>("\"00\"").is_err());
     }
 }

@@ -100,7 +100,7 @@ impl ReleaseKeyPair {
 ///
 /// # Errors
 /// [`SealError::PublicKey`].
-pub(crate) fn seal(
+pub fn seal(
     key: &ModelKey,
     to: &Hex32,
     context: &SealContext<'_>,

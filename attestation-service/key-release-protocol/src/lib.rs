@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Messages of key release, and the sealing of model keys: what guest and service share.
+//!
+//! Small on purpose: it goes into the guest's PID 1. What the service does with the messages is in `key-release`.
+
+mod message;
+mod seal;
+mod token;
+
+pub use hpke::rand_core::{CryptoRng, UnwrapErr};
+pub use message::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE};
+pub use release::log::EntryProof;
+pub use seal::{ModelKey, ReleaseKeyPair, SealContext, SealError, seal};
+pub use token::Token;
