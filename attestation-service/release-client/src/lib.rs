@@ -1,2 +1,258 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The guest side of key release.
+//! The guest side of key release: attested time, challenge, release, over any byte stream.
+//!
+//! The stream is forwarded by the host, who may drop, delay or change bytes; TLS with the pinned key of the service
+//! ends here. Needs a tokio runtime, of one thread if one likes, with timers.
+
+mod error;
+mod tls;
+
+use std::{sync::Arc, time::Duration};
+
+use attested_channel::{ed25519_spki_sha256, stream};
+use bytes::Bytes;
+use ed25519_dalek::{Signature, VerifyingKey};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use key_release_protocol::{
+    ChallengeAnswer, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, ModelKey, ReleaseKeyPair, SealContext, Token,
+};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use types::{Base64, Document, Hex32, ModelId, Sha256Digest, canonical, evidence::AttestedTime, refusal::Refusals};
+
+pub use error::ClientError;
+pub use key_release_protocol;
+
+/// A connection to the service whose key was checked against the pin.
+pub struct ServiceConnection {
+    sender: SendRequest<Full<Bytes>>,
+    exporter: Exporter,
+    pin: Sha256Digest,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+/// Gives the connection's exporter for a challenge.
+type Exporter = Box<dyn Fn(&[u8; 32]) -> Result<[u8; 32], rustls::Error> + Send + Sync>;
+
+/// A challenge of the service, and what binds it to the connection that it came over.
+#[derive(Debug, Clone)]
+pub struct Challenge {
+    token: Token,
+    challenge: [u8; 32],
+    binding: [u8; 32],
+    expires: u64,
+}
+
+/// A model key that was released to this guest.
+pub struct Released {
+    /// The key, zeroized when dropped.
+    pub key: ModelKey,
+    /// Its version.
+    pub key_version: u32,
+    /// Proof that the release stands in the service's audit log. Its path was verified; the log's signature was
+    /// not, since the guest knows only the pinned TLS key.
+    pub audit: EntryProof,
+}
+
+impl ServiceConnection {
+    /// Makes TLS over `stream` with the service whose SPKI hashes to `pin`.
+    ///
+    /// # Errors
+    /// [`ClientError::Pin`] for another key, otherwise [`ClientError::Tls`], [`ClientError::Http`],
+    /// [`ClientError::Timeout`].
+    pub async fn connect<S>(stream: S, pin: Sha256Digest) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::config(pin)?));
+        let name = ServerName::try_from("attestation-service.invalid")
+            .map_err(|_| rustls::Error::General("the server's name".to_owned()))?;
+        let tls = limited("the TLS handshake", HANDSHAKE, connector.connect(name, stream)).await?.map_err(handshake)?;
+        let (stream, channel) = stream::share(tokio_rustls::TlsStream::Client(tls));
+        let (sender, connection) = http1::Builder::new().max_buf_size(HEADERS).handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(async move {
+            // An error here shows in the request under way.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, exporter: Box::new(move |challenge| channel.binding(challenge)), pin, driver })
+    }
+
+    /// Asks for the time. The signature, the nonce and the pin are verified, and that the time is not before `floor`
+    /// (seconds since 1970). The host can still delay the answer: it is a lower bound of now.
+    ///
+    /// # Errors
+    /// [`ClientError::Time`] names the rule.
+    pub async fn time(&mut self, nonce: Hex32, floor: u64) -> Result<AttestedTime, ClientError> {
+        let step = "GET /v1/time";
+        let body = self.exchange(step, Method::GET, &format!("/v1/time?nonce={nonce}"), Vec::new(), SMALL).await?;
+        let time: AttestedTime = canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))?;
+        if time.nonce != nonce {
+            return Err(ClientError::Time("it answers another nonce"));
+        }
+        if ed25519_spki_sha256(&time.service_key) != self.pin {
+            return Err(ClientError::Time("it is signed by another key than the pinned one"));
+        }
+        let signed = VerifyingKey::from_bytes(time.service_key.as_bytes()).is_ok_and(|key| {
+            Signature::from_slice(time.signature.as_slice())
+                .is_ok_and(|s| key.verify_strict(&AttestedTime::signed_bytes(&nonce, time.unix), &s).is_ok())
+        });
+        if !signed {
+            return Err(ClientError::Time("its signature does not verify"));
+        }
+        if time.unix < floor {
+            return Err(ClientError::Time("it is before the image was built"));
+        }
+        Ok(time)
+    }
+
+    /// Asks for a challenge and takes this connection's exporter for it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn challenge(&mut self) -> Result<Challenge, ClientError> {
+        let step = "POST /v1/challenges";
+        let body = self.exchange(step, Method::POST, "/v1/challenges", Vec::new(), SMALL).await?;
+        let ChallengeAnswer { expires, token } =
+            canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))?;
+        let challenge = token.challenge();
+        let binding = (self.exporter)(&challenge)?;
+        Ok(Challenge { token, challenge, binding, expires })
+    }
+
+    /// Hands in `evidence` (canonical bytes, made for `challenge` and the public half of `key`) and opens the key of
+    /// `model`.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the service's reasons; [`ClientError::Audit`] or [`ClientError::Seal`] for an
+    /// answer that is not what was asked for.
+    pub async fn release(
+        &mut self,
+        challenge: Challenge,
+        model: &ModelId,
+        evidence: Vec<u8>,
+        key: ReleaseKeyPair,
+    ) -> Result<Released, ClientError> {
+        let step = "POST /v1/key-release";
+        let digest = Sha256Digest::of(&evidence);
+        let request = KeyReleaseRequest {
+            schema: KeyReleaseRequest::SCHEMA.to_owned(),
+            token: challenge.token,
+            model: model.clone(),
+            evidence: Base64::new(evidence)
+                .ok_or_else(|| ClientError::Answer { step, rule: "the evidence is too large".to_owned() })?,
+        };
+        let request = request.to_canonical().map_err(|e| malformed(step, &e))?;
+        let max = KeyReleaseAnswer::MAX_BYTES;
+        let body = self.exchange(step, Method::POST, "/v1/key-release", request, max).await?;
+        let answer = KeyReleaseAnswer::from_canonical(&body).map_err(|e| malformed(step, &e))?;
+        if answer.model != *model {
+            return Err(ClientError::Answer { step, rule: "the key is of another model".to_owned() });
+        }
+        answer.audit.verify_path_only().map_err(|e| ClientError::Audit(e.to_string()))?;
+        let context = SealContext {
+            challenge: &challenge.challenge,
+            model,
+            key_version: answer.key_version,
+            evidence: &digest,
+            audit_leaf: &answer.audit.leaf,
+        };
+        let key = key.open(&answer.enc, &answer.ciphertext, &context)?;
+        Ok(Released { key, key_version: answer.key_version, audit: answer.audit })
+    }
+
+    async fn exchange(
+        &mut self,
+        step: &'static str,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        max: usize,
+    ) -> Result<Bytes, ClientError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "attestation-service.invalid")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| ClientError::Answer { step, rule: e.to_string() })?;
+        limited(step, ANSWER, async {
+            self.sender.ready().await?;
+            let answer = self.sender.send_request(request).await?;
+            let status = answer.status();
+            let max = if status == StatusCode::OK { max } else { MAX_REFUSAL };
+            let body = Limited::new(answer.into_body(), max)
+                .collect()
+                .await
+                .map_err(|_| ClientError::Answer { step, rule: format!("not a body of at most {max} bytes") })?
+                .to_bytes();
+            if status == StatusCode::OK { Ok(body) } else { Err(refusal(step, status, &body)) }
+        })
+        .await?
+    }
+}
+
+impl Drop for ServiceConnection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Challenge {
+    /// The challenge that the evidence must answer.
+    #[must_use]
+    pub const fn challenge(&self) -> &[u8; 32] {
+        &self.challenge
+    }
+
+    /// This connection's exporter for the challenge.
+    #[must_use]
+    pub const fn binding(&self) -> &[u8; 32] {
+        &self.binding
+    }
+
+    /// Seconds since 1970, by the service's clock, at which the challenge ends.
+    #[must_use]
+    pub const fn expires(&self) -> u64 {
+        self.expires
+    }
+
+    /// The token that names the challenge to the service.
+    #[must_use]
+    pub const fn token(&self) -> &Token {
+        &self.token
+    }
+}
+
+async fn limited<T>(step: &'static str, limit: Duration, future: impl Future<Output = T>) -> Result<T, ClientError> {
+    timeout(limit, future).await.map_err(|_| ClientError::Timeout { step, seconds: limit.as_secs() })
+}
+
+fn handshake(error: std::io::Error) -> ClientError {
+    let pin = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|inner| {
+        *inner == rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
+    });
+    if pin { ClientError::Pin } else { ClientError::Tls(error) }
+}
+
+fn refusal(step: &'static str, status: StatusCode, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<Refusals>(body) {
+        Ok(refusals) if !refusals.reasons.is_empty() => ClientError::Refused(refusals.reasons),
+        _ => ClientError::Answer { step, rule: format!("status {status} without reasons") },
+    }
+}
+
+fn malformed(step: &'static str, error: &types::CanonicalError) -> ClientError {
+    ClientError::Answer { step, rule: error.to_string() }
+}
+
+const HANDSHAKE: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(60);
+const SMALL: usize = 4096;
+const MAX_REFUSAL: usize = 256 * 1024;
+const HEADERS: usize = 64 * 1024;
