@@ -2,10 +2,7 @@
 //! Descriptors handed from one process to another by number.
 #![allow(unsafe_code, reason = "a descriptor known by number has no owner yet")]
 
-use std::{
-    fs::OpenOptions,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-};
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -27,21 +24,4 @@ pub fn inherited(number: RawFd) -> Result<OwnedFd, SysError> {
     let owned = unsafe { OwnedFd::from_raw_fd(number) };
     fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(SysError::when("mark an inherited descriptor"))?;
     Ok(owned)
-}
-
-/// Makes sure that descriptors 0 to 2 are open, by `/dev/null` where they are not: without a console the kernel starts
-/// PID 1 with none, and the first files opened would get their numbers.
-///
-/// # Errors
-/// [`SysError`] when `/dev/null` cannot be opened.
-pub fn fill_standard() -> Result<(), SysError> {
-    loop {
-        let null =
-            OpenOptions::new().read(true).write(true).open("/dev/null").map_err(SysError::when("open /dev/null"))?;
-        if null.as_raw_fd() > 2 {
-            return Ok(());
-        }
-        // It stays open as long as the process lives.
-        let _ = std::os::fd::IntoRawFd::into_raw_fd(null);
-    }
 }

@@ -29,6 +29,12 @@ pub fn interface_up(address: Ipv4Addr, prefix: u8) -> Result<(), NetError> {
     set_up(&only_interface(Path::new("/sys/class/net"))?, address, prefix)
 }
 
+/// Whether any process listens on a TCP port of an IPv4 address.
+#[must_use]
+pub fn is_listening(port: u16) -> bool {
+    fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.lines().any(|line| is_listener(line, port)))
+}
+
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -44,6 +50,14 @@ pub enum NetError {
     /// A system call failed.
     #[error(transparent)]
     Sys(#[from] SysError),
+}
+
+/// A line of `/proc/net/tcp` (proc_net_tcp in the kernel's documentation): slot, local address, remote address, state.
+fn is_listener(line: &str, port: u16) -> bool {
+    let mut fields = line.split_whitespace().skip(1);
+    let local = fields.next().and_then(|address| address.rsplit_once(':'));
+    let state = fields.nth(1);
+    local.is_some_and(|(_, digits)| u16::from_str_radix(digits, 16) == Ok(port)) && state == Some("0A")
 }
 
 fn only_interface(class: &Path) -> Result<String, NetError> {
@@ -153,6 +167,14 @@ mod tests {
         fs::create_dir(class.path().join("eth1")).unwrap();
         assert!(matches!(only_interface(class.path()), Err(NetError::Interfaces(2))));
         assert!(named("eth0").is_some() && named("").is_none() && named(&"e".repeat(16)).is_none());
+    }
+
+    #[test]
+    fn a_listener_is_known_by_port_and_state() {
+        let line = "   0: 0F02000A:20FB 00000000:0000 0A 00000000:00000000 00:00000000 00000000   102        0 5";
+        assert!(is_listener(line, 8443) && !is_listener(line, 8444));
+        assert!(!is_listener(&line.replace(" 0A ", " 01 "), 8443));
+        assert!(!is_listener("  sl  local_address rem_address   st tx_queue", 8443) && !is_listener("", 0));
     }
 
     #[test]

@@ -13,13 +13,14 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, fcntl},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
         resource::{Resource, setrlimit},
-        signal::{SigHandler, Signal, signal},
-        wait::waitpid,
+        stat::{Mode, umask},
+        wait::{WaitPidFlag, waitpid},
     },
     unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
 };
@@ -47,7 +48,7 @@ pub struct Program<'a> {
     pub inherits_stderr: bool,
 }
 
-/// Starts a program and gives its process id.
+/// Starts a program and gives its process id. What it creates is closed to all but its user and group.
 ///
 /// # Errors
 /// [`SysError`] when any step fails; then nothing runs.
@@ -80,6 +81,7 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
         if without_network {
             unshare(CloneFlags::CLONE_NEWNET)?;
         }
+        umask(Mode::S_IRWXO);
         setgroups(&[])?;
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
@@ -99,25 +101,26 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
 /// [`SysError`] when there is no child.
 pub fn wait_any() -> Result<i32, SysError> {
     loop {
-        match waitpid(None::<Pid>, None) {
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(SysError::when("wait for a process")(error)),
-            Ok(status) => {
-                if let Some(pid) = status.pid() {
-                    return Ok(pid.as_raw());
-                }
-            }
+        if let Some(pid) = wait(None)? {
+            return Ok(pid);
         }
     }
 }
 
-/// Writing to a closed socket becomes an error instead of a signal. Rust's runtime does the same before `main`.
+/// As [`wait_any`], but gives `None` at once when no child has ended.
 ///
 /// # Errors
-/// [`SysError`].
-pub fn ignore_broken_pipes() -> Result<(), SysError> {
-    // SAFETY: ignoring a signal installs no handler.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop).map_err(SysError::when("ignore SIGPIPE"))
+/// [`SysError`] when there is no child.
+pub fn poll_any() -> Result<Option<i32>, SysError> {
+    wait(Some(WaitPidFlag::WNOHANG))
+}
+
+fn wait(flags: Option<WaitPidFlag>) -> Result<Option<i32>, SysError> {
+    match waitpid(None::<Pid>, flags) {
+        Err(Errno::EINTR) => Ok(None),
+        Err(error) => Err(SysError::when("wait for a process")(error)),
+        Ok(status) => Ok(status.pid().map(Pid::as_raw)),
+    }
 }
 
 /// Copies above every target number, so that no copy overwrites a source. They close on exec.

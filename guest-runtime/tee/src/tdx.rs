@@ -52,8 +52,33 @@ impl QuoteDevice for Tdx {
     }
 }
 
-/// Files and directories that the attester's user must be able to use: init hands them over before it starts the attester.
-pub const PATHS: [&str; 3] = [DEVICE, REPORTS, RTMR3];
+/// Makes the report interface's entry and gives it, the device and RTMR3's file to the attester's user. Init calls it as
+/// root before it starts the attester; what this machine lacks is left out, and [`Tdx::open`] names it.
+///
+/// # Errors
+/// [`DeviceError`].
+pub fn hand_over(uid: u32, gid: u32) -> Result<(), DeviceError> {
+    let entry = Path::new(REPORTS).join(ENTRY);
+    if Path::new(DEVICE).exists() {
+        fs::create_dir(&entry).map_err(|error| missing_or(error, "/sys/kernel/config/tsm/report", REPORT_DRIVER))?;
+    }
+    give_existing(&[Path::new(DEVICE), &entry, Path::new(RTMR3)], uid, gid)
+}
+
+fn give_existing(paths: &[&Path], uid: u32, gid: u32) -> Result<(), DeviceError> {
+    let give = |path: &Path| {
+        let what = "give the quote device to the attester";
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|source| DeviceError::Io { what, source })
+    };
+    for path in paths.iter().filter(|path| path.exists()) {
+        give(path)?;
+        // The files of a directory of the report interface belong to root, whoever made it.
+        for file in fs::read_dir(path).into_iter().flatten().flatten() {
+            give(&file.path())?;
+        }
+    }
+    Ok(())
+}
 
 /// One directory of the report interface. Its generation counts every write, by anybody.
 #[derive(Debug)]
@@ -188,6 +213,21 @@ mod tests {
         fs::write(&file, "").unwrap();
         extend(&file, &Sha384Digest::of(b"e")).unwrap();
         assert_eq!(fs::read(&file).unwrap(), Sha384Digest::of(b"e").as_bytes());
+    }
+
+    #[test]
+    fn the_entry_is_given_with_its_files_and_what_is_missing_is_left_out() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_root, directory) = entry("tdx_guest\n", "0\n");
+        let (uid, gid) = (fs::metadata(&directory).unwrap().uid(), fs::metadata(&directory).unwrap().gid());
+        if uid != 0 {
+            println!("SKIPPED: giving files to another user needs root");
+            return;
+        }
+        give_existing(&[&directory, Path::new("/nonexistent")], uid + 101, gid).unwrap();
+        for path in [directory.clone(), directory.join("inblob"), directory.join("outblob")] {
+            assert_eq!(fs::metadata(path).unwrap().uid(), uid + 101);
+        }
     }
 
     #[test]
