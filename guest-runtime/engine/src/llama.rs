@@ -12,6 +12,7 @@ use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate, LlamaModel};
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use thiserror::Error;
@@ -21,6 +22,8 @@ pub struct Model {
     backend: LlamaBackend,
     weights: LlamaModel,
     template: LlamaChatTemplate,
+    /// The texts of all control tokens.
+    controls: Vec<String>,
     /// Bytes of the longest token: with it, a text that cannot fit is known without tokenising it.
     longest_token: usize,
 }
@@ -69,11 +72,15 @@ impl Model {
             LlamaModel::load_from_file(&backend, path, &LlamaModelParams::default()).map_err(|_| LoadError::Weights)?;
         let template = weights.chat_template(None).map_err(|_| LoadError::Template)?;
         let vocab = weights.vocab();
-        let lengths = vocab.tokens().filter_map(|token| vocab.text(token)).map(|text| text.count_bytes());
+        let lengths = vocab.tokens().filter_map(|token| vocab.text(token)).map(CStr::count_bytes);
         let longest_token = lengths.max().unwrap_or(1).max(1);
-        let model = Self { backend, weights, template, longest_token };
+        let controls = vocab.tokens().filter(|token| vocab.is_control(*token)).filter_map(|token| vocab.text(token));
+        let controls =
+            controls.map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty()).collect();
+        let model = Self { backend, weights, template, controls, longest_token };
+        // Proves that the template works, and fills llama.cpp's tables before the first request pays for it.
         let probe = Message { role: engine_protocol::Role::User, content: "x".into() };
-        model.render(std::slice::from_ref(&probe)).map_err(|_| LoadError::Template)?;
+        model.tokens(std::slice::from_ref(&probe)).map_err(|_| LoadError::Template)?;
         Ok(model)
     }
 
@@ -91,11 +98,10 @@ impl Model {
     /// it is taken as ordinary text, so that nobody can close their message and speak in another role.
     fn tokens(&self, messages: &[Message]) -> Result<Vec<LlamaToken>, Failure> {
         let vocab = self.weights.vocab();
-        let controls = |tokens: &[LlamaToken]| tokens.iter().filter(|token| vocab.is_control(**token)).count();
+        let rendered = self.render(messages)?;
         let skeleton = self.render(&placeholders(messages))?;
-        let together = vocab.tokenize(self.render(messages)?.as_bytes(), true, true);
-        if controls(&together) == controls(&vocab.tokenize(skeleton.as_bytes(), true, true)) {
-            return Ok(together);
+        if self.count_controls(&rendered) == self.count_controls(&skeleton) {
+            return Ok(vocab.tokenize(rendered.as_bytes(), true, true));
         }
         let mut tokens = Vec::new();
         for (position, part) in parts(&skeleton, messages).into_iter().enumerate() {
@@ -106,6 +112,10 @@ impl Model {
             vocab.tokenize_into(text.as_bytes(), &mut tokens, position == 0, is_template);
         }
         Ok(tokens)
+    }
+
+    fn count_controls(&self, text: &str) -> usize {
+        self.controls.iter().map(|control| text.matches(control.as_str()).count()).sum()
     }
 }
 
