@@ -32,11 +32,11 @@ pub enum ToolError {
     /// The tool ended with a failure.
     #[error("{tool} failed ({status}):\n{tail}")]
     Failed {
-        /// Program name and first arguments.
+        /// Program name.
         tool: String,
         /// Exit code, or `signal`.
         status: String,
-        /// The last lines it wrote.
+        /// Lines that look like the reason, then the last lines it wrote.
         tail: String,
     },
 }
@@ -113,17 +113,27 @@ impl Tool {
         let mut child = command.spawn().map_err(|e| self.not_run(e))?;
         // The parent's ends of the pipe close with the command, so reading ends when the tool does.
         drop(command);
-        let mut tail = VecDeque::new();
+        let (mut tail, mut errors) = (VecDeque::new(), Vec::new());
         for (count, line) in BufReader::new(reader).split(b'\n').map_while(Result::ok).enumerate() {
             progress.advance(what, count as u64 + 1, None, Unit::Items);
             if tail.len() == TAIL_LINES {
                 tail.pop_front();
             }
-            tail.push_back(String::from_utf8_lossy(&line).into_owned());
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if errors.len() < TAIL_LINES && is_complaint(&line) {
+                errors.push(line.clone());
+            }
+            tail.push_back(line);
         }
         progress.finish();
         let status = child.wait().map_err(|e| self.not_run(e))?;
-        if status.success() { Ok(()) } else { Err(self.failed(status, tail.make_contiguous().join("\n"))) }
+        if status.success() {
+            return Ok(());
+        }
+        // Tools that work in parallel go on for a while: the reason can stand far above the end.
+        errors.retain(|line| !tail.contains(line));
+        errors.extend(tail);
+        Err(self.failed(status, errors.join("\n")))
     }
 
     /// The command as it will be started, for a caller that reads its output as it comes.
@@ -147,13 +157,18 @@ impl Tool {
     }
 
     fn failed(&self, status: std::process::ExitStatus, tail: String) -> ToolError {
-        let first = self.arguments.iter().take(2).map(|a| a.to_string_lossy().into_owned());
         ToolError::Failed {
-            tool: std::iter::once(self.program.clone()).chain(first).collect::<Vec<_>>().join(" "),
+            tool: self.program.clone(),
             status: status.code().map_or_else(|| "ended by a signal".to_owned(), |c| format!("exit code {c}")),
             tail,
         }
     }
+}
+
+fn is_complaint(line: &str) -> bool {
+    ["error", "No rule to make", "No such file", "No space left", "undefined reference"]
+        .iter()
+        .any(|w| line.contains(w))
 }
 
 /// Settings of the machine that tools need to reach the network and find their own parts. Everything else is set by name.
@@ -201,6 +216,14 @@ mod tests {
         let Err(ToolError::Failed { status, tail, .. }) = failed else { panic!("{failed:?}") };
         assert_eq!(status, "exit code 3");
         assert!(tail.contains("out") && tail.contains("err"));
+    }
+
+    #[test]
+    fn the_reason_is_kept_when_much_follows() {
+        let script = "echo 'x.c:1: error: bad'; for i in $(seq 100); do echo line $i; done; exit 1";
+        let failed = Tool::new("sh", "").args(["-c", script]).run("x", &Silent);
+        let Err(ToolError::Failed { tail, .. }) = failed else { panic!("{failed:?}") };
+        assert!(tail.starts_with("x.c:1: error: bad\nline 71\n") && tail.ends_with("line 100"), "{tail}");
     }
 
     #[test]

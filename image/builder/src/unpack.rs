@@ -165,14 +165,14 @@ fn inner_path(path: &Path) -> io::Result<PathBuf> {
     Ok(path.components().filter(|c| matches!(c, Component::Normal(_))).skip(1).collect())
 }
 
-/// Leaves out what an x86 kernel never compiles; Kconfig reads its own files everywhere.
+/// Leaves out code that an x86 kernel never compiles. Makefiles and Kconfig files stay: others include them.
 fn is_wanted_source(path: &Path) -> bool {
-    let is_config = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("Kconfig"));
-    let is_code = path.extension().is_some_and(|e| e == "c" || e == "h");
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_code = path.extension().is_some_and(|e| ["c", "h", "S", "dts", "dtsi", "rst"].iter().any(|code| e == *code));
     let unused = UNUSED_CODE.iter().any(|directory| path.starts_with(directory));
     let other_arch = path.strip_prefix("arch").is_ok_and(|p| p.components().count() > 1 && !p.starts_with("x86"));
-    let document = path.starts_with("Documentation");
-    is_config || !(other_arch || document || (unused && is_code))
+    let document = path.starts_with("Documentation") && !name.starts_with("Kconfig");
+    !(document || is_code && (other_arch || unused))
 }
 
 const UNUSED_CODE: [&str; 5] = ["drivers/gpu", "drivers/media", "drivers/staging", "sound", "tools/testing"];
@@ -244,13 +244,17 @@ mod tests {
     #[test]
     fn a_source_tree_is_unpacked_without_its_top_and_cannot_leave() {
         let dir = tempfile::tempdir().unwrap();
-        let good: &[(&str, &[u8])] =
-            &[("linux/Makefile", b"m"), ("linux/arch/arm/a.c", b"x"), ("linux/sound/Kconfig", b"k")];
+        let good: &[(&str, &[u8])] = &[
+            ("linux/Makefile", b"m"),
+            ("linux/arch/arm/a.c", b"x"),
+            ("linux/sound/Kconfig", b"k"),
+            ("linux/arch/um/rules", b"r"),
+        ];
         let package = deb(dir.path(), &[("./s.tar.xz", &tar_xz(good))]);
         let target = dir.path().join("t");
         debian_source_tree(&package, "s.tar.xz", &target, &Silent).unwrap();
         let names = files::list_files(&target).unwrap();
-        assert_eq!(names, [PathBuf::from("Makefile"), PathBuf::from("sound/Kconfig")]);
+        assert_eq!(names, ["Makefile", "arch/um/rules", "sound/Kconfig"].map(PathBuf::from));
         let package = deb(dir.path(), &[("./s.tar.xz", &tar_xz(&[("linux/../../evil", b"x")]))]);
         let error = debian_source_tree(&package, "s.tar.xz", &target, &Silent).unwrap_err();
         assert!(matches!(error, UnpackError::Format { .. }), "{error}");
