@@ -73,4 +73,32 @@ impl Fault {
         Self::MigratableAttribute,
         Self::OtherModuleSigner,
     ];
+
+    /// Its name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RevokedPck => "revoked-pck",
+            Self::RevokedPlatformCa => "revoked-platform-ca",
+            Self::RevokedTcbSigner => "revoked-tcb-signer",
+            Self::OutOfDateTcb => "out-of-date-tcb",
+            Self::ConfigurationNeeded => "configuration-needed",
+            Self::RevokedTcb => "revoked-tcb",
+            Self::NoTcbLevel => "no-tcb-level",
+            Self::OutOfDateQe => "out-of-date-qe",
+            Self::ExpiredCollateral => "expired-collateral",
+            Self::FutureCollateral => "future-collateral",
+            Self::ForgedTcbInfo => "forged-tcb-info",
+            Self::ForgedQeIdentity => "forged-qe-identity",
+            Self::OtherFmspc => "other-fmspc",
+            Self::OtherRoot => "other-root",
+            Self::ForgedReport => "forged-report",
+            Self::ForgedQeReport => "forged-qe-report",
+            Self::ForeignAttestationKey => "foreign-attestation-key",
+            Self::DebugAttribute => "debug-attribute",
+            Self::SeptVeEnabled => "sept-ve-enabled",
+            Self::MigratableAttribute => "migratable-attribute",
+            Self::OtherModuleSigner => "other-module-signer",
+        }
+    }
 }

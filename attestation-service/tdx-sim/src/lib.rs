@@ -9,6 +9,7 @@
 
 pub mod collateral;
 mod der;
+pub mod device;
 pub mod fault;
 pub mod measure;
 pub mod pki;

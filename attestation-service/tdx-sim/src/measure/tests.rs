@@ -62,7 +62,7 @@ fn mr_td_follows_the_sections() {
 #[test]
 fn bad_firmware_is_refused() {
     for (name, change) in [
-        ("no table", (|i| i[4 * MIB - 0x30] ^= 1) as fn(&mut Vec<u8>)),
+        ("no table", (|i| i[4 * MIB - 0x30] ^= 1) as fn(&mut [u8])),
         ("other signature", |i| i[METADATA] ^= 1),
         ("too many sections", |i| i[METADATA + 12] = 65),
         ("unknown kind", |i| i[METADATA + 16 + 24] = 9),
@@ -122,7 +122,7 @@ const MIB: usize = 1 << 20;
 const METADATA: usize = 4 * MIB - 0x800;
 
 /// An image with the sections of Debian 13's `OVMF.fd` and nothing in them.
-fn image(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+fn image(change: impl Fn(&mut [u8])) -> Vec<u8> {
     let mut image = vec![0; 4 * MIB];
     image[0x28..0x2c].copy_from_slice(b"_FVH");
     image[0x30] = 0x48;
@@ -158,7 +158,7 @@ fn image(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// The first section in memory as the firmware of the hardware logs had it: 0x810000, 0x10000 bytes.
-fn older_sections(image: &mut Vec<u8>) {
+fn older_sections(image: &mut [u8]) {
     let section = METADATA + 16 + 2 * 32;
     image[section + 8..section + 24]
         .copy_from_slice(&[0x81_0000_u64.to_le_bytes(), 0x1_0000_u64.to_le_bytes()].concat());
