@@ -20,7 +20,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, mpsc::error::TrySendError},
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -149,8 +149,9 @@ impl Shared {
         };
         let mut requests = self.lock();
         let entry = requests.get_mut(&id).ok_or(EngineError::OutOfPlace)?;
-        // A full channel: the reader is too slow. Its channel closes, and the request ends.
-        if entry.events.as_ref().is_some_and(|events| events.try_send(event).is_err()) {
+        let sent = entry.events.as_ref().map(|events| events.try_send(event));
+        if let Some(Err(TrySendError::Full(_))) = sent {
+            // The reader is too slow. Its channel closes, and the request ends.
             entry.events = None;
             self.cancel(id);
         }

@@ -24,6 +24,9 @@ struct Arguments {
     /// Address and port of the API.
     #[arg(long)]
     listen: SocketAddr,
+    /// Print the address on stdout when the server listens (for port 0).
+    #[arg(long)]
+    print_address: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,9 +54,13 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<serve::Ended, StartError> {
-    let Arguments { attester_socket, engine_socket, listen } = arguments;
+    let Arguments { attester_socket, engine_socket, listen, print_address } = arguments;
     let options = Options { attester: attester_socket, engine: engine_socket, listen, limits: Limits::default() };
-    Ok(Server::start(options).await?.run().await)
+    let server = Server::start(options).await?;
+    if print_address {
+        println!("{}", server.address());
+    }
+    Ok(server.run().await)
 }
 
 const WORKERS: usize = 2;

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The API over real sockets and real TLS, with an attester and an engine that play their parts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod support;
+
+use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+
+use attested_channel::{DeliveredReceipt, Leaf, SignedReceipt, receipt::channel_id, verify_path};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use serve::{Ended, Limits, Options, Server};
+use support::{Client, FakeAttester, FakeEngine, chat_body, sockets};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    task::JoinHandle,
+};
+use types::{FreshnessKind, Role};
+
+struct Running {
+    address: SocketAddr,
+    attester: Arc<FakeAttester>,
+    engine: FakeEngine,
+    server: JoinHandle<Ended>,
+    _directory: tempfile::TempDir,
+}
+
+async fn start(limits: Limits) -> Running {
+    let (directory, attester_path, engine_path) = sockets();
+    let attester = FakeAttester::start(&attester_path);
+    let engine = FakeEngine::start(&engine_path);
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let server = Server::start(Options { attester: attester_path, engine: engine_path, listen, limits }).await.unwrap();
+    let address = server.address();
+    Running { address, attester, engine, server: tokio::spawn(server.run()), _directory: directory }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never came true");
+}
+
+fn json(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+fn delivered(base64: &str) -> DeliveredReceipt {
+    DeliveredReceipt::from_canonical(&STANDARD.decode(base64).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_a_proof_but_attestation() {
+    let running = start(Limits::default()).await;
+    let mut client = Client::connect(running.address).await;
+    for (method, path) in
+        [(Method::GET, "/v1/models"), (Method::POST, "/v1/chat/completions"), (Method::GET, "/v1/receipts/x")]
+    {
+        let (status, _, body) = client.send(method, path, chat_body("hi", "")).await;
+        assert_eq!(status, StatusCode::PRECONDITION_REQUIRED);
+        assert_eq!(json(&body)["error"]["code"], "attestation_required");
+    }
+    assert!(running.engine.commands.lock().unwrap().is_empty());
+    let path = format!("/v1/attestation/evidence/{}", running.attester.evidence_digest());
+    let (status, _, evidence) = client.send(Method::GET, &path, String::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(types::Sha256Digest::of(&evidence), running.attester.evidence_digest());
+
+    let (proof, binding) = client.attest([9; 32]).await;
+    let leaf = Leaf { kind: FreshnessKind::Tls, role: Role::Inference, challenge: [9; 32], binding };
+    assert_eq!(
+        verify_path(&leaf, proof.leaf_index, proof.freshness.tree_size, &proof.path, &proof.freshness.root),
+        Ok(())
+    );
+    let (status, _, body) = client.send(Method::GET, "/v1/models", String::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(json(&body)["data"][0]["id"], support::model().to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_answer_has_openai_form_and_a_receipt_that_verifies() {
+    let running = start(Limits::default()).await;
+    let (mut client, binding) = Client::proven(running.address).await;
+    let (status, headers, body) = client.chat("hi", "").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(body.len() % 512, 0);
+    let answer = json(&body);
+    assert_eq!(answer["object"], "chat.completion");
+    assert_eq!(answer["choices"][0]["message"]["content"], "Paris.");
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["total_tokens"], 7);
+    assert!((support::UNIX..support::UNIX + 60).contains(&answer["created"].as_u64().unwrap()));
+
+    let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
+    receipt.signed().verify_signature().unwrap();
+    receipt.verify_content(chat_body("hi", "").as_bytes(), "Paris.").unwrap();
+    assert!(receipt.verify_content(chat_body("ho", "").as_bytes(), "Paris.").is_err());
+    assert_eq!(receipt.receipt.channel, channel_id(&binding));
+    assert_eq!((receipt.receipt.prompt_tokens, receipt.receipt.completion_tokens), (3, 4));
+
+    let path = format!("/v1/receipts/{}", answer["id"].as_str().unwrap());
+    let (_, _, stored) = client.send(Method::GET, &path, String::new()).await;
+    assert_eq!(SignedReceipt::from_canonical(&stored).unwrap(), receipt.signed());
+
+    let (_, headers, _) = client.chat("hi again", "").await;
+    let second = delivered(headers["chrysalis-receipt"].to_str().unwrap());
+    second.signed().verify_follows(&receipt.receipt).unwrap();
+    assert_ne!(second.salt, receipt.salt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_padded_and_ends_with_done_and_the_receipt() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let extra = r#","stream":true,"stream_options":{"include_usage":true}"#;
+    let response = client.start(Method::POST, "/v1/chat/completions", chat_body("hi", extra)).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream; charset=utf-8");
+    let mut body = response.into_body();
+    let (mut all, mut text, mut usage) = (String::new(), String::new(), Value::Null);
+    while let Some(frame) = body.frame().await {
+        let bytes = frame.unwrap().into_data().unwrap();
+        assert_eq!(bytes.len() % 512, 0);
+        all.push_str(std::str::from_utf8(&bytes).unwrap());
+    }
+    let (events, rest) = all.split_once("data: [DONE]\n\n").unwrap();
+    for event in events.split_terminator("\n\n") {
+        let chunk = json(event.strip_prefix("data: ").unwrap().as_bytes());
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+        usage = chunk["usage"].clone();
+    }
+    assert_eq!(text, "Paris.");
+    assert_eq!(usage["completion_tokens"], 4);
+    let line = rest.lines().next().unwrap();
+    let receipt = delivered(line.strip_prefix(": chrysalis-receipt ").unwrap());
+    receipt.signed().verify_signature().unwrap();
+    receipt.verify_content(chat_body("hi", extra).as_bytes(), &text).unwrap();
+}
+
+/// Attack 58 and its kind: refused by code before the engine hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_have_openai_form_and_cost_nothing() {
+    let running = start(Limits { body_bytes: 4096, ..Limits::default() }).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    for (extra, status, code) in [
+        (r#","n":1000"#, 400, "invalid_value"),
+        (r#","tools":[]"#, 400, "unsupported_parameter"),
+        (r#","model":"other""#, 404, "model_not_found"),
+    ] {
+        let (found, _, body) = client.chat("hi", extra).await;
+        assert_eq!((found.as_u16(), json(&body)["error"]["code"].as_str().unwrap()), (status, code));
+    }
+    let (status, _, _) = client.chat(&"x".repeat(5000), "").await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let mut client = Client::proven(running.address).await.0;
+    for (method, path, status) in
+        [(Method::GET, "/v1/chat/completions", 405), (Method::GET, "/v1/x", 404), (Method::GET, "/v1/receipts/x", 404)]
+    {
+        assert_eq!(client.send(method, path, String::new()).await.0.as_u16(), status);
+    }
+    assert!(running.engine.commands.lock().unwrap().is_empty());
+    let (status, _, body) = client.chat("overflow", r#","stream":true"#).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(json(&body)["error"]["code"], "context_length_exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_engine_says_429_and_a_lost_client_frees_it() {
+    let running = start(Limits { generations: 1, ..Limits::default() }).await;
+    let (mut first, _) = Client::proven(running.address).await;
+    let (mut second, _) = Client::proven(running.address).await;
+    let hanging = first.start(Method::POST, "/v1/chat/completions", chat_body("hang", r#","stream":true"#)).await;
+    assert_eq!(hanging.status(), StatusCode::OK);
+    let (status, headers, body) = second.chat("hi", "").await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(headers["retry-after"], "1");
+    assert_eq!(json(&body)["error"]["code"], "server_busy");
+    drop(hanging);
+    drop(first);
+    until(|| running.engine.cancelled()).await;
+    for _ in 0..6000 {
+        match second.chat("hi", "").await.0 {
+            StatusCode::OK => return,
+            status => assert_eq!(status, StatusCode::TOO_MANY_REQUESTS),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the slot was never free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_before_a_whole_answer_cancels_it() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let asking = tokio::spawn(async move { client.chat("hang", "").await });
+    until(|| running.engine.commands.lock().unwrap().len() == 1).await;
+    asking.abort();
+    until(|| running.engine.cancelled()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_heads_and_bodies_are_cut_off() {
+    let short = Duration::from_millis(50);
+    let running = start(Limits { handshake: short, ..Limits::default() }).await;
+    let mut silent = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0);
+    let running = start(Limits { body: short, head: short, ..Limits::default() }).await;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(attested_channel::tls::client_config().unwrap()));
+    let tcp = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    let mut stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+    stream.write_all(b"POST /v1/attestation HTTP/1.1\r\nhost: x\r\ncontent-length: 90\r\n\r\n{").await.unwrap();
+    let mut answer = vec![0; 64];
+    let length = stream.read(&mut answer).await.unwrap();
+    assert!(answer[..length].starts_with(b"HTTP/1.1 408"));
+    let tcp = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    let mut stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+    stream.write_all(b"POST /v1/att").await.unwrap();
+    // Closed without an answer, or after one that refuses: in either case it ends.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(!rest.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_ends_with_its_engine() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let asking = tokio::spawn(async move { client.chat("hang", "").await.0 });
+    until(|| running.engine.commands.lock().unwrap().len() == 1).await;
+    running.engine.stop();
+    assert!(matches!(running.server.await.unwrap(), Ended::Engine(_)));
+    assert_ne!(asking.await.ok(), Some(StatusCode::OK));
+}
+
+/// Attack 57 at process level: what the server prints holds nothing of a request, whatever happens to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prompt_appears_in_no_output_of_the_process() {
+    let (_directory, attester_path, engine_path) = sockets();
+    let _attester = FakeAttester::start(&attester_path);
+    let engine = FakeEngine::start(&engine_path);
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_serve"))
+        .args(["--listen", "127.0.0.1:0", "--print-address", "--attester-socket"])
+        .arg(&attester_path)
+        .arg("--engine-socket")
+        .arg(&engine_path)
+        .env("RUST_BACKTRACE", "full")
+        .env("RUST_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.next_line().await.unwrap().unwrap().parse().unwrap();
+    let (mut client, _) = Client::proven(address).await;
+    let canary = "canary-8d1f3a";
+    assert_eq!(client.chat(canary, "").await.0, StatusCode::OK);
+    for extra in [r#","stream":true"#, r#","canary-8d1f3a":1"#, r#","seed":"canary-8d1f3a""#, "canary-8d1f3a"] {
+        client.chat(canary, extra).await;
+    }
+    engine.stop();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "serve: the engine closed the connection\n");
+    assert_eq!(lines.next_line().await.unwrap(), None);
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An attester and an engine that play their parts over real sockets, and a client of the API.
+
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use attested_channel::{
+    CertificateEvidence, Leaf, Receipt, SignedReceipt, Tree,
+    certificate::OID_ARCS,
+    stream::{Channel, SharedStream, share},
+    tls::client_config,
+};
+use attester_protocol::{Identity, Outcome, Request, Response, ServingAnswer, ServingRequest, frame};
+use bytes::Bytes;
+use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
+use engine_protocol::{Command, Decoder, Event, Failure, FinishReason, Generate, ModelFacts, PROTOCOL_VERSION, encode};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use types::{
+    Base64, Blake3Digest, ConnectionProof, Device, Document as _, Evidence, Freshness, FreshnessKind, GpuEvidence,
+    GuestConfig, Hex32, MachineShape, ModelId, Role, Sha256Digest, TimeState, config, shape::ShapeFacts,
+};
+
+pub(crate) const UNIX: u64 = 1_760_000_000;
+
+pub(crate) fn model() -> ModelId {
+    ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap()
+}
+
+fn guest_config() -> Vec<u8> {
+    let shape = ShapeFacts {
+        vcpus: 2,
+        memory_mib: 1024,
+        qemu: "10.1".parse().unwrap(),
+        devices: vec![Device::ConfigDisk, Device::Network],
+    };
+    GuestConfig {
+        schema: GuestConfig::SCHEMA.into(),
+        role: config::Fixed(Role::Inference),
+        shape: config::Policy(MachineShape::new(shape).unwrap()),
+        model: config::Policy(model()),
+        service: config::ServiceLink {
+            vsock_port: config::Free(7000),
+            spki_sha256: config::Policy(Sha256Digest::of(b"service")),
+        },
+        network: config::Network {
+            address: config::Free("10.0.2.15".parse().unwrap()),
+            prefix: config::Free(24),
+            port: config::Free(8443),
+        },
+        engine: config::EngineSettings {
+            context_tokens: config::Free(512),
+            threads_decode: config::Free(1),
+            threads_prefill: config::Free(1),
+        },
+    }
+    .to_canonical()
+    .unwrap()
+}
+
+/// Signs for whoever asks; its quotes are the text "quote".
+pub(crate) struct FakeAttester {
+    tls: SigningKey,
+    instance: SigningKey,
+    identity: Identity,
+    last: Mutex<(u64, Sha256Digest)>,
+}
+
+impl FakeAttester {
+    pub(crate) fn start(path: &Path) -> Arc<Self> {
+        let (tls, instance) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let pair = rcgen::KeyPair::try_from(tls.to_pkcs8_der().unwrap().as_bytes()).unwrap();
+        let spki_sha256 = Sha256Digest::of(&rcgen::PublicKeyData::subject_public_key_info(&pair));
+        let instance_key = Hex32::new(instance.verifying_key().to_bytes());
+        let quote = Base64::new(b"quote".to_vec()).unwrap();
+        let evidence = Evidence {
+            schema: Evidence::SCHEMA.into(),
+            role: Role::Inference,
+            quote: quote.clone(),
+            spki_sha256,
+            instance_key,
+            hpke_key: Hex32::default(),
+            gpu: GpuEvidence { epoch: 0, random: Hex32::default(), reports: vec![] },
+            receipt_head: Sha256Digest::ZERO,
+            receipt_count: 0,
+            freshness: Freshness::none(),
+            events: vec![],
+            firmware_log: None,
+            guest_config: Base64::new(guest_config()).unwrap(),
+            time: TimeState { floor: UNIX, attested: None },
+        }
+        .to_canonical()
+        .unwrap();
+        let value = CertificateEvidence { evidence: Sha256Digest::of(&evidence), quote }.to_extension_value().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["guest".to_owned()]).unwrap();
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&OID_ARCS, value)];
+        let certificate = params.self_signed(&pair).unwrap().der().to_vec();
+        let identity = Identity {
+            certificates: vec![Base64::new(certificate).unwrap()],
+            evidence: Base64::new(evidence).unwrap(),
+            spki_sha256,
+            instance_key,
+            unix: UNIX,
+        };
+        let this = Arc::new(Self { tls, instance, identity, last: Mutex::new((0, Sha256Digest::ZERO)) });
+        let listener = UnixListener::bind(path).unwrap();
+        let attester = Arc::clone(&this);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let attester = Arc::clone(&attester);
+                std::thread::spawn(move || attester.talk(stream));
+            }
+        });
+        this
+    }
+
+    pub(crate) fn evidence_digest(&self) -> Sha256Digest {
+        Sha256Digest::of(self.identity.evidence.as_slice())
+    }
+
+    fn talk(&self, mut stream: UnixStream) {
+        while let Ok(Some(Request { id, body })) = frame::read::<Request<ServingRequest>>(&mut stream) {
+            let outcome = Outcome::Done(self.answer(body));
+            if frame::write(&mut stream, &Response { id, outcome }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, request: ServingRequest) -> ServingAnswer {
+        match request {
+            ServingRequest::Identity {} => ServingAnswer::Identity(Box::new(self.identity.clone())),
+            ServingRequest::SignTls { message, .. } => {
+                let signature = self.tls.sign(message.as_slice()).to_bytes().to_vec();
+                ServingAnswer::TlsSignature { signature: Base64::new(signature).unwrap() }
+            }
+            ServingRequest::Prove { kind, challenge, binding } => {
+                let leaf = Leaf {
+                    kind,
+                    role: Role::Inference,
+                    challenge: *challenge.as_bytes(),
+                    binding: *binding.as_bytes(),
+                };
+                let tree = Tree::new(vec![leaf.hash()]).unwrap();
+                let proof = ConnectionProof {
+                    schema: ConnectionProof::SCHEMA.into(),
+                    evidence: self.evidence_digest(),
+                    quote: Base64::new(b"quote".to_vec()).unwrap(),
+                    receipt_head: Sha256Digest::ZERO,
+                    receipt_count: 0,
+                    freshness: Freshness { kind: FreshnessKind::Tls, tree_size: 1, root: tree.root() },
+                    leaf_index: 0,
+                    path: vec![],
+                };
+                ServingAnswer::Proof { proof: Box::new(proof) }
+            }
+            ServingRequest::SignReceipt { request, response, prompt_tokens, completion_tokens, channel } => {
+                let mut last = self.last.lock().unwrap();
+                let receipt = Receipt {
+                    schema: Receipt::SCHEMA.into(),
+                    sequence: last.0,
+                    previous: last.1,
+                    request,
+                    response,
+                    model: model(),
+                    prompt_tokens,
+                    completion_tokens,
+                    channel,
+                    evidence: self.evidence_digest(),
+                    instance_key: self.identity.instance_key,
+                };
+                *last = (last.0 + 1, receipt.digest().unwrap());
+                let signed = SignedReceipt::sign(receipt, &self.instance).unwrap();
+                ServingAnswer::Receipt {
+                    receipt: Base64::new(signed.receipt.to_canonical().unwrap()).unwrap(),
+                    signature: Base64::new(signed.signature.to_vec()).unwrap(),
+                }
+            }
+        }
+    }
+}
+
+/// What the engine was told, and a way to end it.
+pub(crate) struct FakeEngine {
+    pub(crate) commands: Arc<Mutex<Vec<Command>>>,
+    pub(crate) client: Arc<Mutex<Option<UnixStream>>>,
+}
+
+impl FakeEngine {
+    /// Answers "Par", "is", "." to everything but the prompts `overflow` (refused) and `hang` (starts and says no
+    /// more until it is cancelled).
+    pub(crate) fn start(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let (commands, client) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(None)));
+        let (seen, slot) = (Arc::clone(&commands), Arc::clone(&client));
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            *slot.lock().unwrap() = Some(stream.try_clone().unwrap());
+            say(&mut stream, &Event::Hello { version: PROTOCOL_VERSION, model: ModelFacts { context: 512, vocab: 3 } });
+            let mut decoder = Decoder::<Command>::new();
+            let mut buffer = [0; 4096];
+            let mut hanging = Vec::new();
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                decoder.push(&buffer[..length]);
+                while let Some(command) = decoder.next_message().unwrap() {
+                    seen.lock().unwrap().push(command.clone());
+                    obey(&mut stream, command, &mut hanging);
+                }
+            }
+        });
+        Self { commands, client }
+    }
+
+    pub(crate) fn cancelled(&self) -> bool {
+        self.commands.lock().unwrap().iter().any(|command| matches!(command, Command::Cancel { .. }))
+    }
+
+    pub(crate) fn stop(&self) {
+        self.client.lock().unwrap().take().unwrap().shutdown(std::net::Shutdown::Both).unwrap();
+    }
+}
+
+fn say(stream: &mut UnixStream, event: &Event) {
+    // The other side may be gone already.
+    let _ = stream.write_all(&encode(event).unwrap());
+}
+
+fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
+    let (id, prompt) = match command {
+        Command::Cancel { id } => {
+            if let Some(index) = hanging.iter().position(|hanging| *hanging == id) {
+                hanging.remove(index);
+                let finish_reason = FinishReason::Cancelled;
+                say(stream, &Event::Done { id, finish_reason, prompt_tokens: 3, completion_tokens: 0 });
+            }
+            return;
+        }
+        Command::Generate(Generate { id, messages, .. }) => (id, messages.last().unwrap().content.clone()),
+    };
+    if prompt == "overflow" {
+        return say(stream, &Event::Failed { id, code: Failure::ContextOverflow, prompt_tokens: Some(900) });
+    }
+    say(stream, &Event::Started { id, prompt_tokens: 3 });
+    if prompt == "hang" {
+        return hanging.push(id);
+    }
+    for text in ["Par", "is", "."] {
+        say(stream, &Event::Token { id, text: text.into() });
+    }
+    let finish_reason = FinishReason::Stop;
+    say(stream, &Event::Done { id, finish_reason, prompt_tokens: 3, completion_tokens: 4 });
+}
+
+/// Paths of both sockets in a directory of their own.
+pub(crate) fn sockets() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let (attester, engine) = (directory.path().join("attester.sock"), directory.path().join("engine.sock"));
+    (directory, attester, engine)
+}
+
+/// A client on one connection.
+pub(crate) struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+    channel: Channel<TcpStream>,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config().unwrap()));
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+        let (stream, channel): (SharedStream<_>, _) = share(stream.into());
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, channel }
+    }
+
+    /// Connects and asks for a proof.
+    pub(crate) async fn proven(address: SocketAddr) -> (Self, [u8; 32]) {
+        let mut client = Self::connect(address).await;
+        let (_, binding) = client.attest([7; 32]).await;
+        (client, binding)
+    }
+
+    pub(crate) async fn attest(&mut self, challenge: [u8; 32]) -> (ConnectionProof, [u8; 32]) {
+        let body = format!("{{\"challenge\":\"{}\"}}", Hex32::new(challenge));
+        let (status, _, body) = self.send(Method::POST, "/v1/attestation", body).await;
+        assert_eq!(status, StatusCode::OK);
+        (ConnectionProof::from_canonical(&body).unwrap(), self.channel.binding(&challenge).unwrap())
+    }
+
+    pub(crate) async fn start(&mut self, method: Method, path: &str, body: String) -> http::Response<Incoming> {
+        let request = http::Request::builder().method(method).uri(path).header("host", "guest");
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request.body(Full::from(body)).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> (StatusCode, http::HeaderMap, Bytes) {
+        let response = self.start(method, path, body).await;
+        let (head, body) = response.into_parts();
+        (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub(crate) async fn chat(&mut self, prompt: &str, extra: &str) -> (StatusCode, http::HeaderMap, Bytes) {
+        self.send(Method::POST, "/v1/chat/completions", chat_body(prompt, extra)).await
+    }
+}
+
+pub(crate) fn chat_body(prompt: &str, extra: &str) -> String {
+    format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]{extra}}}"#)
+}
