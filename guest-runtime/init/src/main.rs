@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of the guest.
+//! PID 1 of the guest: see the library.
 
-fn main() {}
+fn main() {
+    init::run()
+}

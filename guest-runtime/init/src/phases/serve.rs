@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Engine and API are started, each as its own user; from then on PID 1 only watches.
+
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use attester_protocol::SERVING_PATH;
+use linux_sys::{
+    net,
+    process::{Program, poll_any, start, wait_any},
+};
+use types::{EventName, GuestConfig};
+
+use crate::{
+    boot::{Boot, Failure, Halt},
+    codes::Code,
+    users,
+};
+
+/// Ends when the API listens. It does so once the engine has loaded the model.
+pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Path) -> Result<(), Failure> {
+    let inherits_stderr = boot.console.is_open();
+    boot.children.engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
+    wait_until(boot, Code::EngineNotStarted, || Path::new(ENGINE_SOCKET).exists())?;
+    boot.children.serve = start(serve(config, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let port = config.network.port.0;
+    wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
+    boot.report_resident();
+    Ok(())
+}
+
+/// The end of any of the three processes is the end of the guest.
+pub(crate) fn supervise(boot: &Boot) -> Result<Infallible, Halt> {
+    loop {
+        let ended = wait_any().map_err(Code::ServeEnded.because());
+        let code = ended.map(|pid| boot.children.ended(pid));
+        if let Some(failure) = code.map_or_else(Some, |code| code.map(Code::alone)) {
+            return Err(Halt { phase: EventName::Serve, failure });
+        }
+    }
+}
+
+fn engine(config: &GuestConfig, weights: &Path, inherits_stderr: bool) -> Program<'static> {
+    let engine = &config.engine;
+    let settings = [
+        ("--context", engine.context_tokens.0.to_string()),
+        ("--threads-decode", engine.threads_decode.0.to_string()),
+        ("--threads-prefill", engine.threads_prefill.0.to_string()),
+        ("--socket", ENGINE_SOCKET.to_owned()),
+    ];
+    let settings = settings.into_iter().flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
+    Program {
+        path: "/bin/engine",
+        arguments: [OsString::from("--model"), weights.into()].into_iter().chain(settings).collect(),
+        uid: users::ENGINE,
+        gid: users::ENGINE,
+        descriptors: Vec::new(),
+        without_network: true,
+        locks_memory: false,
+        inherits_stderr,
+    }
+}
+
+fn serve(config: &GuestConfig, inherits_stderr: bool) -> Program<'static> {
+    let listen = format!("{}:{}", config.network.address.0, config.network.port.0);
+    let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen];
+    Program {
+        path: "/bin/serve",
+        arguments: arguments.into_iter().map(OsString::from).collect(),
+        uid: users::SERVE,
+        gid: users::SERVE,
+        descriptors: Vec::new(),
+        without_network: false,
+        locks_memory: false,
+        inherits_stderr,
+    }
+}
+
+/// Waits for a condition; the end of a process ends the waiting.
+fn wait_until(boot: &Boot, code: Code, holds: impl Fn() -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        let ended = poll_any().map_err(code.because())?.and_then(|pid| boot.children.ended(pid));
+        if let Some(code) = ended {
+            return Err(code.alone());
+        }
+        if Instant::now() > deadline {
+            return Err(code.alone());
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+const ENGINE_SOCKET: &str = "/run/engine/engine.sock";
+/// Loading a large model takes minutes.
+const PATIENCE: Duration = Duration::from_secs(1800);
+const PAUSE: Duration = Duration::from_millis(20);
