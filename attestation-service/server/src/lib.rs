@@ -1,2 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The attestation service.
+//! The attestation service: appraises guests, releases model keys to them, and logs each release before it happens.
+//!
+//! [`run`] is the whole program. Which hardware is believed is its argument: the release binary passes Intel's root,
+//! and no flag, file or environment variable changes that.
+
+mod cli;
+mod command;
+mod http_api;
+pub mod identity;
+mod input;
+pub mod listen;
+mod outcome;
+pub mod reply;
+pub mod service;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser as _;
+use tdx_verify::TrustAnchors;
+
+pub use identity::Identity;
+pub use listen::listen;
+pub use service::Service;
+
+/// Runs the program with the arguments `args` (the program's name first). Results go to standard output, everything
+/// else to standard error. Exit codes: 0 accepted, 2 refused, 64 wrong usage, 1 anything else.
+pub fn run(anchors: &TrustAnchors, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match cli::Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; they go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CHRYSALIS_LOG").unwrap_or_else(|_| "info".into());
+    // A second subscriber in one process is refused; the first one goes on.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    match command::run(cli.command, anchors) {
+        Ok(outcome) => outcome.report(cli.json),
+        Err(error) => outcome::failed(&error, cli.json),
+    }
+}
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use types::{ModelId, Sha256Digest};
+
+/// Holds the keys of encrypted models and releases them to attested guests alone.
+#[derive(Debug, Parser)]
+#[command(name = "attestation-service", version, about, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    /// Print one JSON document as the last line of standard output.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a store with new keys.
+    Init(InitArgs),
+    /// Answer guests until SIGINT or SIGTERM.
+    Serve(ServeArgs),
+    /// Print what guests pin: SHA-256 of the service's key.
+    Identity(StoreArgs),
+    /// Keys of models.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Releases whose guests may get keys.
+    #[command(subcommand)]
+    Releases(ReleasesCommand),
+    /// The appraisal policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// The audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Judge a quote, or a whole evidence document, from files.
+    Appraise(Box<AppraiseArgs>),
+    /// Look whether a service would start from this store and these files.
+    CheckConfig(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Directory of the store.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Name of the audit log, this service's alone; made from its key when it is not given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) audit_origin: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Collateral of the platforms that may come, one file for each FMSPC.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub(crate) collateral: Vec<PathBuf>,
+    /// Write the address here once the service listens.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// Collateral files to read, too.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) collateral: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Import the key of a model.
+    Import {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The model, as `name@revision:identity`.
+        #[arg(long, value_name = "MODEL")]
+        model: ModelId,
+        /// Version of the key, from 1.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        version: u32,
+        /// The key: 32 bytes, or 64 hexadecimal digits.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// List models and versions.
+    List(StoreArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReleasesCommand {
+    /// Verify and import the bundle of a release.
+    Import {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The bundle.
+        #[arg(long, value_name = "FILE")]
+        bundle: PathBuf,
+        /// Whom to trust: release keys, log, witnesses (`chrysalis/release-trust/v1`).
+        #[arg(long, value_name = "FILE")]
+        trust: PathBuf,
+    },
+    /// Revoke a release for good. Counts from the next request on.
+    Revoke {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Its digest.
+        #[arg(long, value_name = "SHA256")]
+        digest: Sha256Digest,
+    },
+    /// List imported releases.
+    List(StoreArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Print the policy in force.
+    Show(StoreArgs),
+    /// Put another policy in force. Counts from the next request on.
+    Set {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The policy (`chrysalis/appraisal-policy/v1`).
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Recompute the whole log from its entries.
+    Verify {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// A checkpoint kept elsewhere, which the log must extend.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppraiseArgs {
+    /// The quote: raw, hexadecimal or base64. The evidence's own when it is not given.
+    #[arg(long, value_name = "FILE", required_unless_present = "evidence")]
+    pub(crate) quote: Option<PathBuf>,
+    /// Collateral of the platform.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) collateral: PathBuf,
+    /// When to judge.
+    #[arg(long, value_name = "RFC3339", value_parser = crate::input::parse_time)]
+    pub(crate) at: u64,
+    /// Firmware's event log (CCEL), to be replayed against RTMR0 to RTMR2.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) event_log: Option<PathBuf>,
+    /// The guest's configuration, to be compared with MRCONFIGID.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The guest's evidence document.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) evidence: Option<PathBuf>,
+    /// Bundles of releases that may explain the registers.
+    #[arg(long, value_name = "FILE", requires = "evidence", requires = "trust")]
+    pub(crate) release: Vec<PathBuf>,
+    /// Whom to trust about releases (`chrysalis/release-trust/v1`).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trust: Option<PathBuf>,
+    /// The policy (`chrysalis/appraisal-policy/v1`); the strict default when it is not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "Examples:
+  attestation-service init --store /var/lib/attestation-service
+  attestation-service keys import --store DIR --model name@rev:IDENTITY --version 1 --key model.key
+  attestation-service releases import --store DIR --bundle release.sigstore.json --trust trust.json
+  attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
+  attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json
+
+Exit codes: 0 accepted, 2 refused (with reasons), 64 wrong usage, 1 anything else.";

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `appraise`: judges files. With a quote alone it answers for the platform; the server has no such mode.
+
+use std::path::Path;
+
+use appraise::{Appraisal, Binding, MAX_POLICY_LEN, Policy, Verdict, malformed_evidence};
+use attested_channel::Moment;
+use event_log::{EventLog, Indexing, replay};
+use release::{TrustPolicy, VerifiedRelease};
+use serde_json::{Value, json};
+use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors, VerifiedQuote, strip_padding};
+use types::{Document as _, EventName, Evidence, GuestConfig, Refusal, RegisterName};
+
+use super::serve::malformed_collateral;
+use crate::{cli::AppraiseArgs, input, outcome::Outcome};
+
+pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    let collateral = match Collateral::from_json(&input::read(&args.collateral, MAX_COLLATERAL_LEN)?) {
+        Ok(collateral) => collateral,
+        Err(error) => return Ok(malformed_collateral(&args.collateral, &error)),
+    };
+    let policy = match &args.policy {
+        None => Policy::any_release(),
+        Some(path) => match Policy::from_json(&input::read(path, MAX_POLICY_LEN)?) {
+            Ok(policy) => policy,
+            Err(error) => return Ok(refused("policy_malformed", "policy", &error, "correct the policy")),
+        },
+    };
+    let evidence = match &args.evidence {
+        None => None,
+        Some(path) => match Evidence::from_canonical(&input::read(path, Evidence::MAX_BYTES)?) {
+            Ok(evidence) => Some(evidence),
+            Err(error) => return Ok(Outcome::refused(vec![malformed_evidence(&error)])),
+        },
+    };
+    let bytes = match (&args.quote, &evidence) {
+        (Some(path), _) => input::read_binary(path, MAX_QUOTE_FILE)?,
+        (None, Some(evidence)) => evidence.quote.as_slice().to_vec(),
+        (None, None) => Vec::new(),
+    };
+    let exact = strip_padding(&bytes);
+    let padding = bytes.len().saturating_sub(exact.len());
+    let quote = match tdx_verify::verify(exact, &collateral, anchors, args.at, &policy.platform) {
+        Ok(quote) => quote,
+        Err(refused) => {
+            let document = json!({ "scope": scope(evidence.is_some()), "measurements": "not_appraised" });
+            return Ok(Outcome::judged(Vec::new(), document, refused.refusals()));
+        }
+    };
+    let mut reasons = Vec::new();
+    let mut document = platform(&quote, padding);
+    let mut lines = vec![format!("platform: {} ({})", quote.tcb().status, quote.hardware())];
+    if let Some(path) = &args.event_log {
+        check_event_log(path, &quote, &mut reasons)?;
+    }
+    if let Some(path) = &args.config {
+        check_config(path, &quote, &mut reasons)?;
+    }
+    match &evidence {
+        None => lines.push("measurements: not appraised (give --evidence, --release and --trust)".to_owned()),
+        Some(evidence) => {
+            let releases = match releases(args)? {
+                Ok(releases) => releases,
+                Err(refused) => return Ok(refused),
+            };
+            let verdict = judge(evidence, &quote, &releases, &policy, args.at);
+            lines.extend(describe(&verdict));
+            reasons.extend(verdict.reasons());
+            set(&mut document, "scope", json!("evidence"));
+            set(&mut document, "measurements", json!("appraised"));
+            set(&mut document, "verdict", serde_json::to_value(&verdict)?);
+        }
+    }
+    Ok(Outcome::judged(lines, document, reasons))
+}
+
+/// A document has no connection to be bound to; how far the boot came is read from its own events.
+fn judge(
+    evidence: &Evidence,
+    quote: &VerifiedQuote,
+    releases: &[VerifiedRelease],
+    policy: &Policy,
+    now: u64,
+) -> Verdict {
+    let serving = evidence.events.iter().any(|event| event.name == EventName::Serve);
+    let moment = if serving { Moment::Serving } else { Moment::KeyRelease };
+    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, now }.appraise()
+}
+
+fn releases(args: &AppraiseArgs) -> anyhow::Result<Result<Vec<VerifiedRelease>, Outcome>> {
+    let Some(trust) = &args.trust else { return Ok(Ok(Vec::new())) };
+    let trust = match TrustPolicy::parse(&input::read(trust, TrustPolicy::MAX_BYTES)?) {
+        Ok(trust) => trust,
+        Err(error) => return Ok(Err(refused("release_policy_malformed", "trust", &error, "correct the trust policy"))),
+    };
+    let mut releases = Vec::new();
+    for path in &args.release {
+        match VerifiedRelease::verify(&input::read(path, MAX_BUNDLE)?, &trust, args.at) {
+            Ok(release) => releases.push(release),
+            Err(error) => return Ok(Err(Outcome::refused(vec![error.refusal()]))),
+        }
+    }
+    Ok(Ok(releases))
+}
+
+/// Replays the firmware's log. It explains RTMR0 to RTMR2; that a release expects them is another question.
+fn check_event_log(path: &Path, quote: &VerifiedQuote, reasons: &mut Vec<Refusal>) -> anyhow::Result<()> {
+    let bytes = input::read(path, event_log::MAX_LOG_LEN)?;
+    let fix = "give the log of the boot that made this quote";
+    let replayed = EventLog::parse(&bytes)
+        .map_err(|e| e.to_string())
+        .and_then(|log| replay(&log, Indexing::MeasurementRegister).map_err(|e| e.to_string()));
+    match replayed {
+        Err(error) => reasons.push(Refusal::new("event_log_malformed", "event_log", error, fix)),
+        Ok(rtmrs) => {
+            for name in [RegisterName::Rtmr0, RegisterName::Rtmr1, RegisterName::Rtmr2] {
+                let quoted = quote.registers().value(name);
+                if let Some(value) = rtmrs.value(name).filter(|value| *value != quoted) {
+                    let detail = format!("expected {quoted} as quoted; found {value} from the log");
+                    reasons.push(Refusal::new("event_log_mismatch", name.as_str(), detail, fix));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_config(path: &Path, quote: &VerifiedQuote, reasons: &mut Vec<Refusal>) -> anyhow::Result<()> {
+    let bytes = input::read(path, GuestConfig::MAX_BYTES)?;
+    if let Err(error) = GuestConfig::parse(&bytes) {
+        let fix = "compose the configuration with the host agent";
+        reasons.push(Refusal::new("config_malformed", "config", error.to_string(), fix));
+    }
+    let (expected, quoted) = (GuestConfig::mr_config_id(&bytes), quote.registers().mr_config_id);
+    if expected != quoted {
+        let detail = format!("expected {expected}; found {quoted}");
+        let fix = "give the configuration that this guest was launched with";
+        reasons.push(Refusal::new("config_digest_mismatch", "mr_config_id", detail, fix));
+    }
+    Ok(())
+}
+
+fn platform(quote: &VerifiedQuote, padding: usize) -> Value {
+    json!({
+        "scope": scope(false),
+        "measurements": "not_appraised",
+        "hardware": quote.hardware(),
+        "tcb": quote.tcb(),
+        "platform": quote.platform(),
+        "fmspc": hex::encode(quote.fmspc()),
+        "td_attributes": hex::encode(quote.td_attributes().bits().to_le_bytes()),
+        "xfam": hex::encode(quote.xfam().bits().to_le_bytes()),
+        "mr_seam": quote.mr_seam(),
+        "registers": quote.registers(),
+        "report_data": hex::encode(quote.report_data()),
+        "collateral_expires": quote.collateral_expires(),
+        "padding_bytes": padding,
+    })
+}
+
+fn describe(verdict: &Verdict) -> Vec<String> {
+    verdict
+        .registers()
+        .iter()
+        .map(|register| {
+            let mark = if register.matches { "ok" } else { "MISMATCH" };
+            format!("{:<16} {mark:<9} {}", register.name.as_str(), register.quoted)
+        })
+        .collect()
+}
+
+const fn scope(evidence: bool) -> &'static str {
+    if evidence { "evidence" } else { "platform" }
+}
+
+fn set(document: &mut Value, field: &str, value: Value) {
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert(field.to_owned(), value);
+    }
+}
+
+fn refused(code: &str, field: &str, error: &dyn core::fmt::Display, fix: &str) -> Outcome {
+    Outcome::refused(vec![Refusal::new(code, field, error.to_string(), fix)])
+}
+
+const MAX_QUOTE_FILE: usize = 64 * 1024;
+const MAX_BUNDLE: usize = 4 << 20;

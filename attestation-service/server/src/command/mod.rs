@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The commands, one file each.
+
+mod admin;
+mod appraise;
+mod check;
+mod serve;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use store::{OpenOptions, Store};
+use tdx_verify::TrustAnchors;
+
+use crate::{cli::Command, outcome::Outcome};
+
+/// Runs one command.
+pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Init(args) => admin::init(&args),
+        Command::Serve(args) => serve::serve(&args, anchors),
+        Command::Identity(args) => admin::identity(&args),
+        Command::Keys(command) => admin::keys(command),
+        Command::Releases(command) => admin::releases(command),
+        Command::Policy(command) => admin::policy(command),
+        Command::Audit(command) => admin::audit(command),
+        Command::Appraise(args) => appraise::appraise(&args, anchors),
+        Command::CheckConfig(args) => check::check(&args, anchors),
+    }
+}
+
+/// Opens a store beside a running service: everything but appending to the audit log.
+fn open_beside(dir: &Path) -> anyhow::Result<Store> {
+    let options = OpenOptions { sequencer: false, ..OpenOptions::default() };
+    Store::open_with(dir, &options).with_context(|| format!("could not open the store {}", dir.display()))
+}
+
+/// Seconds since 1970 by this machine's clock.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

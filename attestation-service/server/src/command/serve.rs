@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `serve`: the running service.
+
+use std::{
+    io::{ErrorKind, Write as _},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use store::Store;
+use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use types::Refusal;
+
+use super::now;
+use crate::{cli::ServeArgs, input, listen::listen, outcome::Outcome, service::Service};
+
+pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    let mut collateral = Vec::new();
+    for path in &args.collateral {
+        let bytes = input::read(path, MAX_COLLATERAL_LEN)?;
+        match Collateral::from_json(&bytes) {
+            Ok(read) => collateral.push(read),
+            Err(error) => return Ok(malformed_collateral(path, &error)),
+        }
+    }
+    let dir = &args.store.store;
+    let store = Store::open(dir).with_context(|| format!("could not open the store {}", dir.display()))?;
+    let service = Arc::new(Service::new(store, anchors.clone(), collateral, Arc::new(now))?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(args, anchors, Arc::clone(&service)))?;
+    Ok(Outcome::accepted(vec!["stopped".to_owned()], json!({ "counters": service.counters() })))
+}
+
+async fn run(args: &ServeArgs, anchors: &TrustAnchors, service: Arc<Service>) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listener = bind(args.listen).await?;
+    let address = listener.local_addr()?;
+    eprintln!("listening on {address}");
+    tracing::info!(%address, pin = %service.identity().spki_sha256(), hardware = %anchors.hardware(), "listening");
+    if let Some(path) = &args.ready_file {
+        write_whole(path, &address.to_string())?;
+    }
+    let stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    Ok(listen(service, listener, stop).await?)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            bail!(
+                "{address} is in use: end the program that listens there, or give --listen another port (0 for a free one)"
+            )
+        }
+        Err(error) => Err(error).with_context(|| format!("could not listen on {address}")),
+    }
+}
+
+/// Writes a small file so that no reader sees a part of it.
+fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file =
+        tempfile::NamedTempFile::new_in(dir).with_context(|| format!("could not write {}", path.display()))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).with_context(|| format!("could not write {}", path.display()))?;
+    Ok(())
+}
+
+pub(super) fn malformed_collateral(path: &Path, error: &tdx_verify::CollateralError) -> Outcome {
+    let field = path.display().to_string();
+    Outcome::refused(vec![Refusal::new(
+        "collateral_malformed",
+        &field,
+        error.to_string(),
+        "fetch the collateral again from its source",
+    )])
+}

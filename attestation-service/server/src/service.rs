@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The service's decisions. Blocking: the listener calls it off the network's threads.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use appraise::Policy;
+use http::StatusCode;
+use key_release::{
+    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, Token, TokenKey, UnwrapErr,
+};
+use release::{TrustPolicy, VerifiedRelease};
+use store::{AuditEntry, KeyStoreError, RedeemError, RefusalEntry, Store};
+use tdx_verify::{Collateral, TrustAnchors};
+use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
+use zeroize::Zeroizing;
+
+use crate::{identity::Identity, reply::Refused};
+
+/// Seconds since 1970. The service's machine keeps it right; guests take it from here.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// One attestation service.
+pub struct Service {
+    store: Store,
+    identity: Identity,
+    anchors: TrustAnchors,
+    collateral: Vec<Collateral>,
+    tokens: TokenKey,
+    clock: Clock,
+    counters: Mutex<BTreeMap<String, u64>>,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The service's key.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
+    /// No randomness.
+    #[error("the system gave no randomness")]
+    Random,
+    /// The policy in the store.
+    #[error("the policy in the store is refused: {0}")]
+    Policy(#[from] appraise::PolicyError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::DatabaseError),
+}
+
+/// A refusal that goes to the audit log once it was answered.
+#[derive(Debug)]
+pub struct RefusalNote(Box<RefusalEntry>);
+
+/// Gives a connection's exporter for a challenge, from the service's own side.
+pub type Exporter = dyn Fn(&[u8; 32]) -> Result<[u8; 32], rustls::Error> + Send + Sync;
+
+impl Service {
+    /// Takes over an open store. All challenges of earlier runs are void from here.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn new(
+        store: Store,
+        anchors: TrustAnchors,
+        collateral: Vec<Collateral>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let identity = Identity::load(&store)?;
+        let mut random = Zeroizing::new([0; 32]);
+        getrandom::fill(random.as_mut_slice()).map_err(|_| StartError::Random)?;
+        policy(&store)??;
+        let tokens = TokenKey::new(*random);
+        Ok(Self { store, identity, anchors, collateral, tokens, clock, counters: Mutex::default() })
+    }
+
+    /// The service's key.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How often each code was refused, and `released` for each release, since the start.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Signs the time.
+    #[must_use]
+    pub fn time(&self, nonce: Hex32) -> AttestedTime {
+        self.identity.sign_time(nonce, (self.clock)())
+    }
+
+    /// Makes a challenge. Nothing is stored.
+    ///
+    /// # Errors
+    /// Without randomness.
+    pub fn challenge(&self) -> Result<ChallengeAnswer, Refused> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|e| Refused::unable("randomness_unavailable", &e))?;
+        let expires = (self.clock)().saturating_add(CHALLENGE_SECONDS);
+        Ok(ChallengeAnswer { expires, token: self.tokens.mint(expires, nonce) })
+    }
+
+    /// Releases a key, or says why not. `exporter` gives the connection's exporter for a challenge.
+    ///
+    /// # Errors
+    /// The refusal, and what of it goes to the audit log afterwards.
+    pub fn release(
+        &self,
+        body: &[u8],
+        exporter: &Exporter,
+    ) -> Result<KeyReleaseAnswer, (Refused, Option<RefusalNote>)> {
+        let now = (self.clock)();
+        let request = KeyReleaseRequest::from_canonical(body).map_err(|e| (malformed(&e), None))?;
+        let asked = (request.model.clone(), Sha256Digest::of(request.evidence.as_slice()));
+        let challenge = Sha256Digest::of(&request.token.challenge());
+        // A request that redeemed no challenge leaves no trace on the log: anybody can send those.
+        let checked = Checked::new(request, &self.tokens, now).map_err(|e| (Refused::because(vec![e]), None))?;
+        self.redeem(checked.token(), now).map_err(|e| (e, None))?;
+        let challenged = checked.redeemed();
+        let note = |refused: Refused| {
+            let codes = refused.codes().iter().take(MAX_CODES).map(|code| (*code).to_owned()).collect();
+            let entry = RefusalEntry {
+                schema: RefusalEntry::SCHEMA.to_owned(),
+                unix: now,
+                model: Some(asked.0.clone()),
+                evidence: Some(asked.1),
+                challenge: Some(challenge),
+                codes,
+            };
+            (refused, Some(RefusalNote(Box::new(entry))))
+        };
+        let exporter = exporter(&challenged.challenge()).map_err(|e| note(Refused::unable("tls_exporter", &e)))?;
+        let (policy, releases) = self.grounds(now).map_err(&note)?;
+        let grounds =
+            Grounds { collateral: &self.collateral, anchors: &self.anchors, releases: &releases, policy: &policy, now };
+        let appraised = challenged.appraise(&exporter, &grounds).map_err(|e| note(Refused::because(e)))?;
+        self.authorise(appraised, now).map_err(&note)
+    }
+
+    /// Writes a refusal to the audit log. Failure is logged: a refusal never waits for it.
+    pub fn note_refusal(&self, note: RefusalNote) {
+        if let Err(error) = self.store.append_audit(&AuditEntry::Refusal(*note.0)) {
+            tracing::error!(code = "audit_unavailable", %error, "a refusal was not entered in the audit log");
+        }
+    }
+
+    /// The bundle of an imported release.
+    ///
+    /// # Errors
+    /// Not there, or the store can't read.
+    pub fn release_bundle(&self, digest: &Sha256Digest) -> Result<Vec<u8>, Refused> {
+        let found = self.store.release(digest).map_err(|e| Refused::unable("store_unavailable", &e))?;
+        found.map(|release| release.bundle).ok_or_else(not_found)
+    }
+
+    /// The audit log's newest checkpoint.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub fn checkpoint(&self) -> Result<String, Refused> {
+        let checkpoint = self.store.checkpoint().map_err(|e| Refused::unable("audit_unavailable", &e))?;
+        Ok(checkpoint.note().to_owned())
+    }
+
+    /// A tile or entry bundle of the audit log, by its path (`tile/…`).
+    ///
+    /// # Errors
+    /// Not there, or the log can't be read.
+    pub fn tile(&self, path: &str) -> Result<Vec<u8>, Refused> {
+        let path = path.parse().map_err(|_| not_found())?;
+        self.store.tile(&path).map_err(|error| match error {
+            release::log::TileError::Read { .. } => Refused::unable("audit_unavailable", &error),
+            _ => not_found(),
+        })
+    }
+
+    /// Counts an outcome.
+    pub fn count<'a>(&self, codes: impl IntoIterator<Item = &'a str>) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        for code in codes {
+            let counter = counters.entry(code.to_owned()).or_default();
+            *counter = counter.saturating_add(1);
+        }
+    }
+
+    fn redeem(&self, token: &Token, now: u64) -> Result<(), Refused> {
+        self.store.redeem(&token.digest(), token.expires(), now).map_err(|error| {
+            let (code, fix) = match &error {
+                RedeemError::AlreadyRedeemed => ("challenge_replayed", "ask for a new challenge; each is good once"),
+                RedeemError::Expired => ("challenge_expired", "ask for a new challenge"),
+                RedeemError::Database(_) => return Refused::unable("store_unavailable", &error),
+            };
+            Refused::because(vec![Refusal::new(code, "token", error.to_string(), fix)])
+        })
+    }
+
+    /// Policy and releases as they are now: a revocation counts from the next request on.
+    fn grounds(&self, now: u64) -> Result<(Policy, Vec<VerifiedRelease>), Refused> {
+        let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
+        let mut policy = policy(&self.store).map_err(|e| unable(&e))?.map_err(|e| unable(&e))?;
+        // Only a guest that pins this very service may get a key from it.
+        policy.service_pins = Some(vec![self.identity.spki_sha256()]);
+        let mut releases = Vec::new();
+        for stored in self.store.releases().map_err(|e| unable(&e))? {
+            if stored.revoked {
+                policy.revoked_releases.push(stored.digest);
+            }
+            match verified(&self.store, &stored.digest, &stored.bundle, now) {
+                Ok(release) => releases.push(release),
+                Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
+            }
+        }
+        Ok((policy, releases))
+    }
+
+    /// From an accepted appraisal to the sealed key: key, audit entry on disk, seal.
+    fn authorise(&self, appraised: Appraised, now: u64) -> Result<KeyReleaseAnswer, Refused> {
+        let refuse = |code: &str, field: &str, detail: &str, fix: &str| {
+            Refused::because(vec![Refusal::new(code, field, detail, fix)])
+        };
+        let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
+        let platform = appraised.platform().as_bytes();
+        if self.store.is_platform_revoked(platform).map_err(|e| unable(&e))? {
+            return Err(refuse("platform_revoked", "platform", "the platform was revoked", "use another platform"));
+        }
+        let key = match self.store.key(appraised.model()) {
+            Ok(Some(key)) => key,
+            Ok(None) => {
+                let detail = format!("no key of {} was imported", appraised.model());
+                return Err(refuse("model_key_missing", "model", &detail, "import the model's key into the service"));
+            }
+            Err(KeyStoreError::Revoked) => {
+                return Err(refuse("model_revoked", "model", "the model was revoked", "serve its successor"));
+            }
+            Err(error) => return Err(unable(&error)),
+        };
+        let entered = appraised.enter(key.version, now).map_err(|e| unable(&e))?;
+        let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
+        let entry = AuditEntry::parse(entered.entry()).map_err(|e| audit(&e))?;
+        let proof = self.store.append_audit(&entry).map_err(|e| audit(&e))?;
+        let authorised = entered.authorised(proof, self.store.audit_key()).map_err(|e| audit(&e))?;
+        let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));
+        answer.map_err(|e| refuse("hpke_key", "hpke_key", &e.to_string(), "make a new X25519 key for the release"))
+    }
+}
+
+/// The appraisal policy of a store; the one that accepts any imported release where none was set.
+pub(crate) fn policy(store: &Store) -> Result<Result<Policy, appraise::PolicyError>, store::DatabaseError> {
+    Ok(store.policy(APPRAISAL_POLICY)?.map_or_else(|| Ok(Policy::any_release()), |bytes| Policy::from_json(&bytes)))
+}
+
+/// Verifies a stored release under the trust policy that it was imported with.
+pub(crate) fn verified(
+    store: &Store,
+    digest: &Sha256Digest,
+    bundle: &[u8],
+    now: u64,
+) -> Result<VerifiedRelease, StoredReleaseError> {
+    let trust = store.policy(&trust_policy_name(digest))?.ok_or(StoredReleaseError::NoTrust)?;
+    let trust = TrustPolicy::parse(&trust)?;
+    Ok(VerifiedRelease::verify(bundle, &trust, now)?)
+}
+
+/// Why a stored release is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoredReleaseError {
+    #[error(transparent)]
+    Store(#[from] store::DatabaseError),
+    #[error("it was imported without a trust policy")]
+    NoTrust,
+    #[error(transparent)]
+    Trust(#[from] release::TrustPolicyError),
+    #[error(transparent)]
+    Release(#[from] release::ReleaseError),
+}
+
+/// Name under which the trust policy of a release is stored.
+pub(crate) fn trust_policy_name(digest: &Sha256Digest) -> String {
+    format!("release-trust:{digest}")
+}
+
+fn malformed(error: &CanonicalError) -> Refused {
+    Refused::malformed("body", error.to_string())
+}
+
+fn not_found() -> Refused {
+    let reason = Refusal::new("not_found", "path", "there is nothing under this path", "see the protocol's page");
+    Refused::one(StatusCode::NOT_FOUND, reason)
+}
+
+/// Name of the appraisal policy in the store.
+pub(crate) const APPRAISAL_POLICY: &str = "appraisal";
+/// How long a challenge lasts, in seconds.
+pub const CHALLENGE_SECONDS: u64 = 60;
+const MAX_CODES: usize = 64;
