@@ -2,8 +2,9 @@
 //! Reads the ACPI files that a QEMU gives to the firmware, without running a guest.
 //!
 //! QEMU builds `etc/acpi/tables` anew at the moment when the firmware first selects one of the files, from
-//! what the firmware programmed until then. So the same is programmed here first: PCIEXBAR (for MCFG) and the
-//! place of the 64-bit window (for `_CRS`). The machine stays stopped; commands go over QEMU's qtest protocol.
+//! what the firmware programmed until then. So the same is programmed here first: PCIEXBAR (for MCFG), the ports of
+//! power management (for FADT) and the place of the 64-bit window (for `_CRS`). The machine stays stopped; commands go
+//! over QEMU's qtest protocol.
 //!
 //! What this does not establish: that the QEMU on another host builds the same tables. It is the *expected*
 //! value for this version, and RTMR0 in a quote shows whether it was met.

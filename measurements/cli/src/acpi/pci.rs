@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs the PCI host bridge and one device as the firmware would have done by the time it reads the tables.
+//! Programs the chipset and one device as the firmware would have done by the time it reads the tables.
 //!
-//! Source: Intel Q35 datasheet section 5.1.16 (PCIEXBAR); EDK II `OvmfPkg/PlatformPei`; QEMU
-//! `hw/pci-host/q35.c` for what enters the tables: the configuration window, and the lowest 64-bit BAR.
+//! Source: Intel Q35 datasheet section 5.1.16 (PCIEXBAR); Intel ICH9 datasheet section 13.1 (PMBASE, ACPI_CNTL);
+//! EDK II `OvmfPkg/Library/PlatformInitLib/Platform.c`; QEMU `hw/pci-host/q35.c` and `hw/i386/acpi-build.c` for what
+//! enters the tables: the configuration window, the lowest 64-bit BAR, and the IO ports of power management.
 
 use super::{AcpiError, qtest::Machine};
 
-/// Places the configuration window and, at `window`, the first 64-bit BAR of bus 0.
+/// Places the configuration window, power management and, at `window`, the first 64-bit BAR of bus 0.
 pub(super) fn program(machine: &mut Machine, window: u64) -> Result<(), AcpiError> {
     write(machine, HOST_BRIDGE, PCIEXBAR_HIGH, 0)?;
     write(machine, HOST_BRIDGE, PCIEXBAR_LOW, CONFIGURATION_WINDOW | PCIEXBAR_ENABLE)?;
+    write(machine, LPC, PMBASE, POWER_MANAGEMENT_PORTS)?;
+    let control = read(machine, LPC, ACPI_CNTL)?;
+    write(machine, LPC, ACPI_CNTL, control | ACPI_CNTL_ENABLE)?;
     for slot in 1..SLOTS {
         if read(machine, slot, VENDOR)? == NO_DEVICE || read(machine, slot, HEADER_TYPE)? >> 16 & 0x7f != 0 {
             continue;
@@ -48,6 +52,13 @@ const PCIEXBAR_LOW: u32 = 0x60;
 const PCIEXBAR_HIGH: u32 = 0x64;
 const PCIEXBAR_ENABLE: u32 = 1;
 const HOST_BRIDGE: u32 = 0;
+/// The ICH9's LPC bridge is in the last slot.
+const LPC: u32 = 31;
+const PMBASE: u32 = 0x40;
+/// Where EDK II puts the ports of power management on q35: `ICH9_PMBASE_VALUE`.
+const POWER_MANAGEMENT_PORTS: u32 = 0x600;
+const ACPI_CNTL: u32 = 0x44;
+const ACPI_CNTL_ENABLE: u32 = 0x80;
 const SLOTS: u32 = 32;
 const VENDOR: u32 = 0x00;
 const NO_DEVICE: u32 = u32::MAX;
