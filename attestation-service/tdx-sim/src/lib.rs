@@ -14,6 +14,7 @@ pub mod fault;
 pub mod measure;
 pub mod pki;
 pub mod quote;
+pub mod root;
 pub mod td;
 
 pub use collateral::Collateral;
@@ -21,6 +22,7 @@ pub use fault::Fault;
 pub use measure::{Launch, MeasureError, Measurement, measure};
 pub use pki::{PkiError, SimulatedPlatform};
 pub use quote::{QuoteVersion, TdReport};
+pub use root::take_root;
 pub use td::{SimulatedTd, TdParams};
 
 /// What every line that shows a simulated result says.
