@@ -46,6 +46,10 @@ enum Command {
         /// Lock names, as `inputs` lists them.
         names: Vec<String>,
     },
+    /// Take the small demonstration model and its licence out of their package, and print where they are.
+    Model,
+    /// Compile the host's vsock tool from locked source, and print where it is.
+    HostTool,
 }
 
 fn main() -> ExitCode {
@@ -86,6 +90,15 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
         Command::Fetch { names } => {
             let locks = image::read_all(&workspace.image("locks")).map_err(boxed)?;
             fetch(&select(locks, names)?, &sources(arguments)?, arguments.json)
+        }
+        Command::Model => {
+            let lock = workspace.image("locks").join("model-smollm2.toml");
+            let model = image::fetch_model(&lock, &sources(arguments)?, &Console::new()).map_err(boxed)?;
+            Ok(report_paths(&[("weights", &model.weights), ("licence", &model.licence)], arguments.json))
+        }
+        Command::HostTool => {
+            let tool = image::host_tool_vsock(&workspace, &sources(arguments)?, &Console::new()).map_err(boxed)?;
+            Ok(report_paths(&[("vhost_device_vsock", &tool)], arguments.json))
         }
     }
 }
@@ -145,6 +158,13 @@ fn report_inputs(locks: &[NamedLock], quiet: bool) -> Value {
     json!({"inputs": list})
 }
 
+fn report_paths(paths: &[(&str, &PathBuf)], quiet: bool) -> Value {
+    if !quiet {
+        paths.iter().for_each(|(_, path)| println!("{}", path.display()));
+    }
+    paths.iter().map(|(name, path)| ((*name).to_owned(), json!(path))).collect()
+}
+
 fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Debian => "debian",
@@ -191,6 +211,7 @@ Examples:
   image inputs                            what enters from outside
   image build --profile sim --out out/sim
   image build --profile cpu --out out/cpu --json | tail -n 1
+  image model                             the demonstration's model
   image fetch ovmf --debian-mirror http://mirror.example/debian
 
 Exit codes: 0 done, 2 refused (digest, size, lock, profile, kernel option), 64 wrong usage, 1 anything else.";
