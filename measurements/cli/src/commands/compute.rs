@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `measure compute`: the expected registers of an image on a machine.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use calculator::{
+    AcpiDigests, AllowedValue, CalculateError, ExpectedRegisters, FirmwareGeneration, ImageBytes, ImageError,
+    ImageMeasurements, registers,
+};
+use clap::Args;
+use measure::acpi::PhysicalBits;
+use serde_json::json;
+use types::{Refusal, Sha384Digest};
+
+use crate::{
+    commands::acpi,
+    input,
+    output::{Failure, Report},
+};
+
+/// Computes MRTD and RTMR0 to RTMR2 of an image on a machine.
+///
+/// The ACPI tables are read out of QEMU (no guest runs), or their digests are taken from a file that
+/// `measure acpi` wrote.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  measure compute --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline \"$(cat cmdline)\" --shape shape.toml --json\n\nA shape:\n  vcpus = 2\n  memory_mib = 1024\n  qemu = \"7.2\"\n  devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]"
+)]
+pub(crate) struct Arguments {
+    /// Firmware (TDVF; EDK II stable 2025.02, as Debian 13's OVMF.fd).
+    #[arg(long)]
+    firmware: PathBuf,
+    /// Kernel (bzImage with EFI stub).
+    #[arg(long)]
+    kernel: PathBuf,
+    /// Initrd.
+    #[arg(long)]
+    initrd: PathBuf,
+    /// Kernel command line, as QEMU gets it.
+    #[arg(long)]
+    cmdline: String,
+    /// The machine's shape (TOML).
+    #[arg(long)]
+    shape: PathBuf,
+    /// The QEMU to read ACPI tables from. Its version must be the shape's.
+    #[arg(long, default_value = "qemu-system-x86_64", conflicts_with = "acpi")]
+    qemu: PathBuf,
+    /// ACPI digests as `measure acpi --json` prints them.
+    #[arg(long)]
+    acpi: Option<PathBuf>,
+    /// Width of the guest's physical addresses; 40 for emulated processors.
+    #[arg(long, default_value = "40", value_parser = acpi::physical_bits, conflicts_with = "acpi")]
+    phys_bits: PhysicalBits,
+    /// Add the events behind the registers, and other allowed values, to the JSON document.
+    #[arg(long)]
+    events: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
+    let shape = input::shape(&arguments.shape)?;
+    let firmware = input::file(&arguments.firmware, MAX_FIRMWARE)?;
+    let kernel = input::file(&arguments.kernel, MAX_KERNEL)?;
+    let initrd = input::file(&arguments.initrd, MAX_INITRD)?;
+    let bytes = ImageBytes {
+        firmware: &firmware,
+        generation: FirmwareGeneration::Edk2Stable202502,
+        kernel: &kernel,
+        initrd: &initrd,
+        command_line: &arguments.cmdline,
+    };
+    let image = ImageMeasurements::of(&bytes, &[shape.facts().memory_mib]).map_err(image_refusal)?;
+    let acpi = match &arguments.acpi {
+        Some(path) => {
+            let bytes = input::file(path, MAX_DIGESTS)?;
+            serde_json::from_slice::<AcpiDigests>(&bytes).with_context(|| format!("{} is malformed", path.display()))?
+        }
+        None => acpi::read(&arguments.qemu, &shape, arguments.phys_bits)?.digests(),
+    };
+    let expected = registers(&image, &shape, &acpi).map_err(calculate_refusal)?;
+    report(&expected, arguments.events)
+}
+
+fn report(expected: &ExpectedRegisters, events: bool) -> Result<Report, Failure> {
+    let ExpectedRegisters { mr_td, rtmr_0, rtmr_1, rtmr_2, events: list } = expected;
+    let mut json = json!({
+        "mr_td": first(mr_td)?, "rtmr_0": first(rtmr_0)?, "rtmr_1": first(rtmr_1)?, "rtmr_2": first(rtmr_2)?,
+    });
+    if let (true, Some(fields)) = (events, json.as_object_mut()) {
+        fields.insert("events".to_owned(), json!(list));
+        fields.insert(
+            "allowed".to_owned(),
+            json!({ "mr_td": mr_td, "rtmr_0": rtmr_0, "rtmr_1": rtmr_1, "rtmr_2": rtmr_2 }),
+        );
+    }
+    let mut text = String::new();
+    for (name, values) in [("mr_td", mr_td), ("rtmr_0", rtmr_0), ("rtmr_1", rtmr_1), ("rtmr_2", rtmr_2)] {
+        for AllowedValue { value, reason } in values {
+            text.push_str(&format!("{name:<7} {value}  {reason}\n"));
+        }
+    }
+    Ok(Report { json, text, reasons: vec![] })
+}
+
+fn first(values: &[AllowedValue]) -> Result<Sha384Digest, Failure> {
+    let first = values.first().context("a register has no value")?;
+    Ok(first.value)
+}
+
+fn image_refusal(error: ImageError) -> Failure {
+    let (code, field, fix) = match &error {
+        ImageError::Firmware(_) => (
+            "firmware_unmeasurable",
+            "firmware",
+            "use a TDVF with an empty variable store, such as Debian 13's OVMF.fd",
+        ),
+        ImageError::Kernel(_) => ("kernel_unmeasurable", "kernel", "use a bzImage with an EFI stub, and enough memory"),
+        ImageError::EmptyInitrd => ("initrd_empty", "initrd", "give the image's initrd"),
+        ImageError::CommandLine(_) => ("command_line_refused", "cmdline", "give the image's command line unchanged"),
+    };
+    Refusal::new(code, field, error.to_string(), fix).into()
+}
+
+fn calculate_refusal(error: CalculateError) -> Failure {
+    Refusal::new("shape_unmeasurable", "shape", error.to_string(), "give the machine more memory").into()
+}
+
+const MAX_FIRMWARE: u64 = 64 << 20;
+const MAX_KERNEL: u64 = 256 << 20;
+const MAX_INITRD: u64 = 2 << 30;
+const MAX_DIGESTS: u64 = 4096;
