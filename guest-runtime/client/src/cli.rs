@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use tdx_verify::TrustAnchors;
+
+use crate::{
+    connection::{AttestedConnection, connect},
+    error::ClientError,
+    policy::ClientPolicy,
+    proxy,
+    receipts::ReceiptBook,
+    report,
+    upstream::Upstream,
+    verifier::{Verifier, unix_now},
+    verify_receipt,
+};
+
+/// A local OpenAI endpoint in front of an attested guest: it verifies the guest, forwards requests and checks receipts.
+#[derive(Debug, Parser)]
+#[command(
+    name = "attested-proxy",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
+  attested-proxy --upstream https://203.0.113.7:8443 --policy policy.json --listen 127.0.0.1:8080
+  curl http://127.0.0.1:8080/v1/models
+  attested-proxy check --upstream https://203.0.113.7:8443 --policy policy.json --explain
+  attested-proxy verify-receipt receipts/receipt-0123456789abcdef-00000000.json
+
+Exit codes: 0 accepted, 2 refused, 64 wrong usage, 1 anything else."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    proxy: Option<ProxyArgs>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// The guest's attested API, as https://HOST:PORT.
+    #[arg(long)]
+    pub(crate) upstream: Upstream,
+    /// The client policy (JSON).
+    #[arg(long)]
+    pub(crate) policy: PathBuf,
+    /// Show each register and each check.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Print one JSON document on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ProxyArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Where to listen: a loopback address, since requests come in plain HTTP. Port 0 takes a free one.
+    #[arg(long, value_parser = loopback)]
+    listen: SocketAddr,
+    /// Folder in which receipts and evidence are kept.
+    #[arg(long)]
+    receipts: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Verifies a guest once and says what was found.
+    Check(GuestArgs),
+    /// Verifies a stored receipt.
+    VerifyReceipt(verify_receipt::Arguments),
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn run(self, anchors: &TrustAnchors) -> ExitCode {
+        match (self.command, self.proxy) {
+            (Some(Command::VerifyReceipt(arguments)), _) => verify_receipt::run(&arguments, anchors),
+            (Some(Command::Check(guest)), _) => with_runtime(guest.json, check(guest, anchors.clone())),
+            (None, Some(arguments)) => with_runtime(arguments.guest.json, serve(arguments, anchors.clone())),
+            // Not reached: without a subcommand the parser demands the proxy's arguments.
+            (None, None) => ExitCode::from(USAGE),
+        }
+    }
+}
+
+fn with_runtime(json: bool, work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => report::error(&error, json),
+    }
+}
+
+async fn check(guest: GuestArgs, anchors: TrustAnchors) -> ExitCode {
+    match first_connection(&guest, anchors).await {
+        Ok((connection, _)) => {
+            if guest.json {
+                report::print(&json!({"accepted": true, "verdict": connection.verdict()}));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
+    let ProxyArgs { guest, listen, receipts } = arguments;
+    let book = match ReceiptBook::open(receipts) {
+        Ok(book) => book,
+        Err(error) => return report::error(&error, guest.json),
+    };
+    let (connection, verifier) = match first_connection(&guest, anchors).await {
+        Ok(first) => first,
+        Err(code) => return code,
+    };
+    let verdict = json!(connection.verdict());
+    let proxy = match proxy::Proxy::bind(listen, guest.upstream, verifier, book, connection).await {
+        Ok(proxy) => proxy,
+        Err(error) => return report::error(&error, guest.json),
+    };
+    eprintln!("attested-proxy: listening on http://{}/v1", proxy.address());
+    if guest.json {
+        report::print(&json!({"accepted": true, "listening": proxy.address(), "verdict": verdict}));
+    }
+    proxy.run(stop_signal()).await;
+    eprintln!("attested-proxy: stopped");
+    ExitCode::SUCCESS
+}
+
+/// Connects, and tells what was found.
+async fn first_connection(
+    guest: &GuestArgs,
+    anchors: TrustAnchors,
+) -> Result<(AttestedConnection, Arc<Verifier>), ExitCode> {
+    let policy = ClientPolicy::load(&guest.policy, unix_now()).map_err(|error| report::error(&error, guest.json))?;
+    let verifier = Arc::new(Verifier::new(policy, anchors));
+    let connection: Result<_, ClientError> = connect(&guest.upstream, &verifier).await;
+    let connection = connection.map_err(|error| report::failure(&error, guest.json))?;
+    eprintln!("attested-proxy: {}", guest.upstream);
+    for line in report::verdict(connection.verdict(), guest.explain) {
+        eprintln!("attested-proxy: {line}");
+    }
+    Ok((connection, verifier))
+}
+
+/// Ctrl-C or SIGTERM.
+async fn stop_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = interrupt => {}
+            _ = terminate.recv() => {}
+        },
+        Err(_) => drop(interrupt.await),
+    }
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "an address is written 127.0.0.1:PORT".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("requests come in plain HTTP: listen on a loopback address such as 127.0.0.1:8080".to_owned())
+    }
+}
+
+/// `EX_USAGE` of sysexits.h.
+pub(crate) const USAGE: u8 = 64;
+/// Something was looked at and not accepted.
+pub(crate) const REFUSED: u8 = 2;
+/// Anything else.
+pub(crate) const FAILED: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["attested-proxy"], arguments].concat())
+    }
+
+    #[test]
+    fn the_command_line_is_strict() {
+        let guest = ["--upstream", "https://127.0.0.1:1", "--policy", "p"];
+        let proxy = |listen: &'static str| parse(&[guest.as_slice(), &["--listen", listen]].concat());
+        assert!(proxy("127.0.0.1:0").is_ok_and(|cli| cli.proxy.is_some()));
+        assert!(proxy("[::1]:0").is_ok());
+        assert!(proxy("0.0.0.0:8080").is_err());
+        assert!(parse(&guest).is_err());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&[&["check"], guest.as_slice()].concat()).is_ok_and(|cli| cli.command.is_some()));
+        assert!(parse(&["verify-receipt", "f"]).is_ok());
+        // Attack 70: no flag of the release binary names a root.
+        assert!(parse(&[guest.as_slice(), &["--listen", "127.0.0.1:0", "--sim-root", "f"]].concat()).is_err());
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A connection that has proven to whom it leads.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use appraise::{Accepted, Verdict};
+use attested_channel::{
+    GuestCertificate,
+    receipt::channel_id,
+    stream::{Channel, share},
+    tls::{client_config, is_full_handshake},
+};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use types::{ConnectionProof, Document as _, Evidence, Hex32, Sha256Digest};
+
+use crate::{
+    error::ClientError,
+    openai,
+    receipts::Session,
+    upstream::Upstream,
+    verifier::{OwnSide, Verifier, unix_now},
+};
+
+/// A connection whose newest proof was accepted. A new proof is asked for when the verdict has expired.
+#[derive(Debug)]
+pub struct AttestedConnection {
+    wire: Wire,
+    verifier: Arc<Verifier>,
+    proven: Proven,
+}
+
+#[derive(Debug)]
+struct Wire {
+    upstream: Upstream,
+    sender: http1::SendRequest<Full<Bytes>>,
+    channel: Channel<TcpStream>,
+    spki_sha256: Sha256Digest,
+}
+
+#[derive(Debug)]
+struct Proven {
+    accepted: Accepted,
+    verdict: Verdict,
+    evidence: Arc<Evidence>,
+    binding: [u8; 32],
+    until: Instant,
+}
+
+/// Connects to a guest and has it prove itself.
+///
+/// # Errors
+/// [`ClientError`]; refusals carry all independent reasons.
+pub async fn connect(upstream: &Upstream, verifier: &Arc<Verifier>) -> Result<AttestedConnection, ClientError> {
+    let mut wire = within(CONNECT_TIME, "connecting", dial(upstream)).await?;
+    let proven = within(PROOF_TIME, "the proof was made", prove(&mut wire, verifier)).await?;
+    Ok(AttestedConnection { wire, verifier: Arc::clone(verifier), proven })
+}
+
+impl AttestedConnection {
+    /// The newest verdict, with every check and register.
+    pub const fn verdict(&self) -> &Verdict {
+        &self.proven.verdict
+    }
+
+    /// The guest's evidence document.
+    #[must_use]
+    pub fn evidence(&self) -> &Evidence {
+        &self.proven.evidence
+    }
+
+    /// What receipts of this connection must say.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        let Proven { accepted, binding, .. } = &self.proven;
+        Session {
+            instance_key: *accepted.instance_key(),
+            evidence: *accepted.evidence(),
+            model: accepted.model().clone(),
+            channel: channel_id(binding),
+        }
+    }
+
+    /// Whether the newest proof still covers the connection.
+    #[must_use]
+    pub fn is_covered(&self) -> bool {
+        Instant::now() < self.proven.until
+    }
+
+    /// Whether the connection can take a request.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.wire.sender.is_closed()
+    }
+
+    /// Asks for a new proof, over the same connection.
+    ///
+    /// # Errors
+    /// [`ClientError`]. The connection must not be used then.
+    pub async fn renew(&mut self) -> Result<(), ClientError> {
+        let verifier = Arc::clone(&self.verifier);
+        self.proven = within(PROOF_TIME, "the proof was made", prove(&mut self.wire, &verifier)).await?;
+        Ok(())
+    }
+
+    /// Sends a request and gives the head of the answer, after a new proof where the last one has expired.
+    ///
+    /// # Errors
+    /// [`ClientError`]: the proof was refused, or the connection broke.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: http::HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        if !self.is_covered() {
+            self.renew().await?;
+        }
+        self.wire.check_tickets()?;
+        self.wire.send(method, path, headers, body).await
+    }
+}
+
+async fn dial(upstream: &Upstream) -> Result<Wire, ClientError> {
+    let unreachable = |source| ClientError::Unreachable { upstream: upstream.to_string(), source };
+    let tcp = TcpStream::connect((upstream.host(), upstream.port())).await.map_err(unreachable)?;
+    // Without it small events wait for acknowledgements; a failure costs time only.
+    let _ = tcp.set_nodelay(true);
+    let settings = client_config().map_err(|error| ClientError::of_handshake(&std::io::Error::other(error)))?;
+    // The name is sent to nobody: server names are off.
+    let name = ServerName::try_from(SERVER_NAME).map_err(|_| ClientError::Broken("naming the guest"))?;
+    let connector = TlsConnector::from(Arc::new(settings));
+    let tls = connector.connect(name, tcp).await.map_err(|error| ClientError::of_handshake(&error))?;
+    let session = tls.get_ref().1;
+    if !is_full_handshake(session.handshake_kind()) {
+        return Err(resumption("the handshake resumed another session"));
+    }
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let leaf = leaf.ok_or(ClientError::Broken("the certificate was read"))?;
+    let certificate = GuestCertificate::from_der(leaf).map_err(|error| {
+        ClientError::refuse(error.code(), "certificate", error.to_string(), "connect to a guest's attested API")
+    })?;
+    let (stream, channel) = share(tls.into());
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|_| ClientError::Broken("HTTP began"))?;
+    // Its end shows in the sender.
+    tokio::spawn(connection);
+    Ok(Wire { upstream: upstream.clone(), sender, channel, spki_sha256: certificate.spki_sha256 })
+}
+
+/// Challenge, proof, evidence, verdict.
+async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientError> {
+    let mut challenge = [0; 32];
+    getrandom::fill(&mut challenge).map_err(|_| ClientError::Randomness)?;
+    let exporter = wire.channel.binding(&challenge).map_err(|_| ClientError::Broken("the exporter was computed"))?;
+    let body = format!("{{\"challenge\":\"{}\"}}", Hex32::new(challenge));
+    let proof = wire.fetch(Method::POST, "/v1/attestation", body, ConnectionProof::MAX_BYTES, "proof").await?;
+    let proof = ConnectionProof::from_canonical(&proof).map_err(|error| {
+        ClientError::refuse("proof_malformed", "proof", error.to_string(), "connect to a guest's attested API")
+    })?;
+    let evidence = match verifier.known(&proof.evidence) {
+        Some(evidence) => evidence,
+        None => {
+            let path = format!("/v1/attestation/evidence/{}", proof.evidence);
+            let bytes = wire.fetch(Method::GET, &path, String::new(), Evidence::MAX_BYTES, "evidence").await?;
+            verifier.learn(&proof.evidence, &bytes)?
+        }
+    };
+    wire.check_tickets()?;
+    let (asked, now) = (Instant::now(), unix_now());
+    let own = OwnSide { challenge: &challenge, exporter: &exporter, spki_sha256: &wire.spki_sha256 };
+    let (accepted, verdict) = verifier.judge(&proof, &evidence, own, now)?;
+    // From here on the machine's monotonic clock counts, so that setting the other one back extends nothing.
+    let lasts = Duration::from_secs(accepted.expires().saturating_sub(now));
+    let until = asked.checked_add(lasts).unwrap_or(asked);
+    Ok(Proven { accepted, verdict, evidence, binding: exporter, until })
+}
+
+impl Wire {
+    /// Sends a request and gives the head of the answer.
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: http::HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::new(Full::from(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| ClientError::Broken("the path was written"))?;
+        *request.headers_mut() = headers;
+        let host = self.upstream.to_string().replacen("https://", "", 1);
+        let host = HeaderValue::from_str(&host).map_err(|_| ClientError::Broken("the host was written"))?;
+        request.headers_mut().insert(header::HOST, host);
+        self.sender.ready().await.map_err(|_| ClientError::Broken("a request was sent"))?;
+        self.sender.send_request(request).await.map_err(|_| ClientError::Broken("an answer was awaited"))
+    }
+
+    /// A whole answer of at most `most` bytes, or the refusal that it is missing.
+    async fn fetch(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+        most: usize,
+        what: &'static str,
+    ) -> Result<Bytes, ClientError> {
+        let response = self.send(method, path, http::HeaderMap::new(), body.into()).await?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), most.max(MAX_ERROR)).collect().await;
+        let bytes = bytes.map_err(|_| ClientError::Broken("proof and evidence were read"))?.to_bytes();
+        match status {
+            StatusCode::OK => Ok(bytes),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Err(ClientError::Answered { status: status.as_u16(), code: openai::error_code(&bytes) })
+            }
+            _ => Err(ClientError::refuse(
+                &format!("{what}_missing"),
+                what,
+                format!("the server answered {} instead of giving its {what}", status.as_u16()),
+                "connect to a guest's attested API",
+            )),
+        }
+    }
+
+    /// Tickets were never asked for: a server that sends them means to resume.
+    fn check_tickets(&self) -> Result<(), ClientError> {
+        match self.channel.tickets_received() {
+            0 => Ok(()),
+            _ => Err(resumption("the server sent session tickets")),
+        }
+    }
+}
+
+fn resumption(detail: &str) -> ClientError {
+    let fix = "connect to a guest's attested API: it resumes no sessions";
+    ClientError::refuse("resumption_offered", "tls", detail, fix)
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &'static str,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(limit, work).await.map_err(|_| ClientError::Broken(what))?
+}
+
+const SERVER_NAME: &str = "chrysalis.invalid";
+const CONNECT_TIME: Duration = Duration::from_secs(30);
+const PROOF_TIME: Duration = Duration::from_secs(60);
+const MAX_ERROR: usize = 16 << 10;

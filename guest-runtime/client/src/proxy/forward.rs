@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Forwards requests, and passes answers on as far as their receipts allow.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use attested_channel::DeliveredReceipt;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::mpsc;
+use types::Refusal;
+
+use super::Shared;
+use crate::{
+    chat::{PATIENCE, Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
+    connection::AttestedConnection,
+    error::ClientError,
+    openai::{Completion, error_json},
+    receipts::{BookError, check_receipt},
+    sse::Blocks,
+};
+
+/// A body that is whole, or one that is passed on while it comes.
+#[derive(Debug)]
+pub(crate) enum Passed {
+    Whole(Option<Bytes>),
+    Events(mpsc::Receiver<Bytes>),
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => events.poll_recv(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// Answers one local request.
+pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Passed>, Infallible> {
+    Ok(route(&shared, request).await.unwrap_or_else(|(status, reasons)| {
+        let mut response = whole(status, error_json(&reasons).to_string().into());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }))
+}
+
+type Refused = (StatusCode, Vec<Refusal>);
+
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Passed>, Refused> {
+    check_host(&request)?;
+    let path = request.uri().path().to_owned();
+    if path == "/chrysalis/verdict" {
+        return Ok(whole(StatusCode::OK, shared.pool.newest_verdict().to_string().into()));
+    }
+    if !path.starts_with("/v1/") || path.starts_with("/v1/attestation") {
+        let fix = "use the paths of the OpenAI API under /v1/";
+        return Err(local(StatusCode::NOT_FOUND, "not_found", "path", "the proxy does not forward this path", fix));
+    }
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, MAX_REQUEST).collect().await.map_err(|_| {
+        let detail = format!("the body is longer than {MAX_REQUEST} bytes, or ended early");
+        local(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "body", &detail, "send a shorter request")
+    })?;
+    let ask =
+        Ask { method: head.method, path, headers: forwarded(&head.headers, &REQUEST_HEADERS), body: body.to_bytes() };
+    let (connection, response) = send(shared, &ask).await.map_err(|error| refused(&error))?;
+    answer(shared, ask, connection, response).await
+}
+
+/// A request as it is sent to the guest.
+struct Ask {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// On a waiting connection first; a new one where that had been closed meanwhile.
+async fn send(shared: &Shared, ask: &Ask) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
+    if let Some(connection) = shared.pool.idle() {
+        match send_on(connection, ask).await {
+            Err(ClientError::Broken(_)) => {}
+            other => return other,
+        }
+    }
+    send_on(shared.pool.fresh().await?, ask).await
+}
+
+async fn send_on(
+    mut connection: AttestedConnection,
+    ask: &Ask,
+) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
+    let sending = connection.send(ask.method.clone(), &ask.path, ask.headers.clone(), ask.body.clone());
+    let response = tokio::time::timeout(PATIENCE, sending).await;
+    let response = response.map_err(|_| ClientError::Broken("an answer was awaited"))??;
+    Ok((connection, response))
+}
+
+async fn answer(
+    shared: &Arc<Shared>,
+    ask: Ask,
+    connection: AttestedConnection,
+    response: Response<Incoming>,
+) -> Result<Response<Passed>, Refused> {
+    let (head, body) = response.into_parts();
+    let headers = forwarded(&head.headers, &RESPONSE_HEADERS);
+    let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let has_receipt = ask.path == "/v1/chat/completions" && head.status == StatusCode::OK;
+    if has_receipt && kind.starts_with(b"text/event-stream") {
+        let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
+        tokio::spawn(pass_stream(Arc::clone(shared), connection, ask.body, body, sender));
+        return Ok(with_headers(Response::new(Passed::Events(receiver)), headers));
+    }
+    let bytes = Limited::new(body, MAX_ANSWER).collect().await;
+    let bytes = bytes.map_err(|_| refused(&ClientError::Broken("the answer was read")))?.to_bytes();
+    if has_receipt {
+        check_whole(shared, &connection, &ask.body, head.headers.get(RECEIPT), &bytes)
+            .await
+            .map_err(|error| refused(&error))?;
+    }
+    shared.pool.give_back(connection);
+    Ok(with_headers(whole(head.status, bytes), headers))
+}
+
+async fn check_whole(
+    shared: &Shared,
+    connection: &AttestedConnection,
+    request: &[u8],
+    header: Option<&HeaderValue>,
+    answer: &[u8],
+) -> Result<(), ClientError> {
+    let base64 = header.and_then(|value| value.to_str().ok()).ok_or_else(receipt_missing)?;
+    let receipt = decode_receipt(base64)?;
+    let text = serde_json::from_slice::<Completion>(answer).ok().and_then(Completion::text);
+    let text = text.ok_or_else(|| {
+        ClientError::refuse("answer_malformed", "answer", "the answer is not the expected JSON", "ask again")
+    })?;
+    accept_receipt(shared, connection, request, &text, receipt).await
+}
+
+async fn accept_receipt(
+    shared: &Shared,
+    connection: &AttestedConnection,
+    request: &[u8],
+    text: &str,
+    receipt: DeliveredReceipt,
+) -> Result<(), ClientError> {
+    check_receipt(&receipt, &connection.session(), request, text).map_err(ClientError::Refused)?;
+    let (book, evidence) = (Arc::clone(&shared.book), connection.evidence().clone());
+    let taken = tokio::task::spawn_blocking(move || book.take(&receipt, &evidence)).await;
+    match taken {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(BookError::Refused(reason))) => Err(ClientError::Refused(vec![reason])),
+        Ok(Err(error @ BookError::Store { .. })) => {
+            let fix = "free space, or choose another folder with --receipts";
+            Err(ClientError::refuse("receipt_not_stored", "receipts", error.to_string(), fix))
+        }
+        Err(_) => Err(ClientError::Broken("the receipt was stored")),
+    }
+}
+
+/// Passes events on as they come, but `[DONE]` only when the receipt was verified and kept.
+async fn pass_stream(
+    shared: Arc<Shared>,
+    connection: AttestedConnection,
+    request: Bytes,
+    body: Incoming,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let passing = pass_events(&shared, &connection, &request, body, &sender);
+    let result = tokio::select! {
+        result = passing => result,
+        // Dropping the connection cancels the request in the guest.
+        () = sender.closed() => return,
+    };
+    match result {
+        Ok(()) => shared.pool.give_back(connection),
+        Err(error) => {
+            let event = format!("data: {}\n\n", error_json(&error.reasons()));
+            // A client that is gone needs no error.
+            let _ = sender.send(event.into()).await;
+        }
+    }
+}
+
+async fn pass_events(
+    shared: &Shared,
+    connection: &AttestedConnection,
+    request: &[u8],
+    mut body: Incoming,
+    sender: &mpsc::Sender<Bytes>,
+) -> Result<(), ClientError> {
+    let gone = |_| ClientError::Broken("the local client was answered");
+    let (mut blocks, mut reading) = (Blocks::default(), Reading::default());
+    let (mut held, mut failed) = (Vec::new(), false);
+    while let Some(bytes) = next_bytes(&mut body).await? {
+        blocks.push(&bytes);
+        while let Some(block) = next_block(&mut blocks)? {
+            match reading.take(&block)? {
+                Seen::Done => {
+                    held = block.raw;
+                    continue;
+                }
+                Seen::Receipt(receipt) => {
+                    accept_receipt(shared, connection, request, &reading.text, *receipt).await?;
+                    sender.send(std::mem::take(&mut held).into()).await.map_err(gone)?;
+                }
+                Seen::Failed(_) => failed = true,
+                Seen::Text(_) | Seen::Other => {}
+            }
+            sender.send(block.raw.into()).await.map_err(gone)?;
+        }
+    }
+    if failed || reading.receipt.is_some() { Ok(()) } else { Err(receipt_missing()) }
+}
+
+/// A browser page of a stranger must not reach the proxy under a name of its own (DNS rebinding).
+fn check_host(request: &Request<Incoming>) -> Result<(), Refused> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    if matches!(name, "localhost" | "[::1]") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()) {
+        return Ok(());
+    }
+    let fix = "call the proxy as localhost or by its loopback address";
+    Err(local(StatusCode::FORBIDDEN, "host_not_local", "host", "the request names another host", fix))
+}
+
+fn forwarded(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let of = |name: &HeaderName| headers.get(name).map(|value| (name.clone(), value.clone()));
+    names.iter().filter_map(of).collect()
+}
+
+fn with_headers(mut response: Response<Passed>, headers: HeaderMap) -> Response<Passed> {
+    response.headers_mut().extend(headers);
+    response
+}
+
+fn whole(status: StatusCode, bytes: Bytes) -> Response<Passed> {
+    let mut response = Response::new(Passed::Whole(Some(bytes)));
+    *response.status_mut() = status;
+    response
+}
+
+fn refused(error: &ClientError) -> Refused {
+    let status = match error {
+        ClientError::Answered { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    (status, error.reasons())
+}
+
+fn local(status: StatusCode, code: &str, field: &str, detail: &str, fix: &str) -> Refused {
+    (status, vec![Refusal::new(code, field, detail, fix)])
+}
+
+const RECEIPT: HeaderName = HeaderName::from_static("chrysalis-receipt");
+const REQUEST_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION];
+const RESPONSE_HEADERS: [HeaderName; 4] = [header::CONTENT_TYPE, header::CACHE_CONTROL, header::RETRY_AFTER, RECEIPT];
+/// The guest takes no more.
+const MAX_REQUEST: usize = 1 << 20;
+const MAX_ANSWER: usize = 40 << 20;
+const EVENTS_AHEAD: usize = 16;

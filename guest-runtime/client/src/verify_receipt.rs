@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `verify-receipt`: a stored receipt, its evidence and, with a policy, the guest behind it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use attested_channel::{DeliveredReceipt, ReceiptError, SignedReceipt, receipt::salted};
+use clap::Args;
+use serde_json::{Value, json};
+use tdx_verify::TrustAnchors;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use types::{Document as _, Evidence, GuestConfig, Hex32, Refusal, Sha256Digest};
+
+use crate::{
+    cli::REFUSED,
+    error::ClientError,
+    policy::{ClientPolicy, PolicyFileError, read},
+    receipts::evidence_name,
+    report,
+    verifier::{Verifier, unix_now},
+};
+
+/// What `verify-receipt` takes.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The receipt, with or without its salt.
+    receipt: PathBuf,
+    /// The evidence document that it names; by default the one that lies beside the receipt.
+    #[arg(long)]
+    evidence: Option<PathBuf>,
+    /// Also appraise the guest by this client policy.
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// The time to appraise at; by default now. Collateral is valid for weeks only.
+    #[arg(long, value_parser = rfc3339, requires = "policy")]
+    at: Option<u64>,
+    /// The exact body of the request.
+    #[arg(long)]
+    request: Option<PathBuf>,
+    /// The exact text of the answer.
+    #[arg(long)]
+    response: Option<PathBuf>,
+    /// Print one JSON document on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    File(#[from] PolicyFileError),
+    #[error("refused")]
+    Refused(Vec<Refusal>),
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, anchors: &TrustAnchors) -> ExitCode {
+    match verify(arguments, anchors) {
+        Ok(found) => {
+            eprintln!("attested-proxy: the receipt is valid ({found})");
+            if arguments.json {
+                report::print(&found);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(Failure::Refused(reasons)) => {
+            report::reasons(&reasons, arguments.json);
+            ExitCode::from(REFUSED)
+        }
+        Err(Failure::File(error)) => report::error(&error, arguments.json),
+    }
+}
+
+fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failure> {
+    let bytes = read(&arguments.receipt)?;
+    let (signed, salt) = parse(&bytes).map_err(|error| Failure::Refused(vec![error.refusal()]))?;
+    let mut reasons = Vec::new();
+    reasons.extend(signed.verify_signature().err().map(|error| error.refusal()));
+    let receipt = &signed.receipt;
+    let request = content(arguments.request.as_deref(), salt, receipt.request, ReceiptError::Request, &mut reasons)?;
+    let response =
+        content(arguments.response.as_deref(), salt, receipt.response, ReceiptError::Response, &mut reasons)?;
+    let evidence = evidence_path(arguments, &receipt.evidence);
+    let mut guest = "not_appraised";
+    let mut hardware = None;
+    let matched = match &evidence {
+        None => "not_given",
+        Some(path) => {
+            let bytes = read(path)?;
+            let found = check_evidence(&signed, &bytes);
+            if let (Ok(evidence), Some(policy)) = (&found, &arguments.policy) {
+                let now = arguments.at.unwrap_or_else(unix_now);
+                let verifier = Verifier::new(ClientPolicy::load(policy, now)?, anchors.clone());
+                match verifier.judge_document(evidence, now) {
+                    Ok(verdict) => {
+                        guest = "accepted";
+                        hardware = Some(verdict.hardware());
+                    }
+                    Err(error) => reasons.extend(error.reasons()),
+                }
+            }
+            reasons.extend(found.err().unwrap_or_default());
+            "matched"
+        }
+    };
+    if evidence.is_none() && arguments.policy.is_some() {
+        let error = ClientError::refuse(
+            "evidence_missing",
+            "evidence",
+            "a policy was given, but no evidence",
+            "give --evidence",
+        );
+        reasons.extend(error.reasons());
+    }
+    if reasons.is_empty() {
+        Ok(json!({
+            "accepted": true, "signature": "valid", "evidence": matched, "guest": guest, "hardware": hardware,
+            "request": request, "response": response, "receipt": receipt,
+        }))
+    } else {
+        Err(Failure::Refused(reasons))
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<(SignedReceipt, Option<Hex32>), ReceiptError> {
+    match DeliveredReceipt::from_canonical(bytes) {
+        Ok(delivered) => Ok((delivered.signed(), Some(delivered.salt))),
+        Err(_) => SignedReceipt::from_canonical(bytes).map(|signed| (signed, None)),
+    }
+}
+
+/// Compares a file with a hash of the receipt.
+fn content(
+    path: Option<&Path>,
+    salt: Option<Hex32>,
+    expected: Sha256Digest,
+    error: ReceiptError,
+    reasons: &mut Vec<Refusal>,
+) -> Result<&'static str, Failure> {
+    let Some(path) = path else { return Ok("not_given") };
+    match salt {
+        Some(salt) if salted(&salt, &read(path)?) == expected => {}
+        Some(_) => reasons.push(error.refusal()),
+        None => reasons.push(Refusal::new(
+            "receipt_salt_missing",
+            "salt",
+            "without its salt a receipt can't be compared with a request or an answer",
+            "give the receipt as it was delivered to the client",
+        )),
+    }
+    Ok("matched")
+}
+
+fn evidence_path(arguments: &Arguments, digest: &Sha256Digest) -> Option<PathBuf> {
+    let beside = || {
+        let path = arguments.receipt.with_file_name(evidence_name(digest));
+        path.exists().then_some(path)
+    };
+    arguments.evidence.clone().or_else(beside)
+}
+
+/// That the evidence is the one that the receipt names, and speaks of the same key and model.
+fn check_evidence(signed: &SignedReceipt, bytes: &[u8]) -> Result<Evidence, Vec<Refusal>> {
+    let receipt = &signed.receipt;
+    let refuse = |code: &str, field: &str, detail: String| {
+        Refusal::new(code, field, detail, "give the evidence document that the receipt names")
+    };
+    let found = Sha256Digest::of(bytes);
+    if found != receipt.evidence {
+        let detail = format!("expected SHA-256 {}; found {found}", receipt.evidence);
+        return Err(vec![refuse("receipt_evidence_mismatch", "receipt.evidence", detail)]);
+    }
+    let evidence = Evidence::from_canonical(bytes).map_err(|error| vec![appraise::malformed_evidence(&error)])?;
+    let mut reasons = Vec::new();
+    if evidence.instance_key != receipt.instance_key {
+        let detail = format!("expected {}; found {}", evidence.instance_key, receipt.instance_key);
+        reasons.push(refuse("receipt_instance_key_mismatch", "receipt.instance_key", detail));
+    }
+    let model = GuestConfig::parse(evidence.guest_config.as_slice()).map(|config| config.model.0);
+    if model.as_ref().ok() != Some(&receipt.model) {
+        let expected = model.map_or_else(|error| error.to_string(), |model| model.to_string());
+        let detail = format!("expected {expected}; found {}", receipt.model);
+        reasons.push(refuse("receipt_model_mismatch", "receipt.model", detail));
+    }
+    if reasons.is_empty() { Ok(evidence) } else { Err(reasons) }
+}
+
+fn rfc3339(text: &str) -> Result<u64, String> {
+    let time =
+        OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time is written 2026-01-31T12:00:00Z".to_owned())?;
+    u64::try_from(time.unix_timestamp()).map_err(|_| "the time must not be before 1970".to_owned())
+}
