@@ -1,4 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks of this repository: demo, test, bench.
+//! Tasks of this repository: set-up, demo, test, bench.
 
-fn main() {}
+mod bench;
+mod demo;
+mod layers;
+mod process;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench demo"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what building and running need; without root print the one command that does.
+    Setup,
+    /// Build the image, boot it, release a key to it, ask it a question, and show what is refused.
+    Demo(demo::DemoArgs),
+    /// Formatting, lints, layers, unit, integration and end-to-end tests.
+    Test(test::TestArgs),
+    /// Check that crates depend only on lower layers.
+    Layers,
+    /// Measure, and write target/bench/NAME.json.
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    process::watch_for_interrupts();
+    let result = match Cli::parse().task {
+        Task::Setup => setup::run(),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Layers => layers::run(),
+        Task::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask demo`: the main job on one machine, and five kinds of tampering refused.
+//!
+//! It drives the programs that a provider, a model owner and an application developer would run, through their
+//! command lines. Only the hardware is simulated, and each line that shows a simulated result says so.
+
+mod chat;
+mod guest;
+mod programs;
+mod refusals;
+mod report;
+mod scene;
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::{process, setup};
+use guest::Guest;
+use programs::Programs;
+use report::Report;
+use scene::Scene;
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Leave everything running and print how to talk to it; Ctrl-C ends it.
+    #[arg(long)]
+    keep: bool,
+    /// Print one JSON document as the last line of standard output.
+    #[arg(long)]
+    json: bool,
+    /// What to ask. Short: the machine is emulated.
+    #[arg(long, default_value = "What is the capital of France?")]
+    question: String,
+}
+
+/// Runs the demo.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let mut report = Report::new(args.json);
+    setup::check_platform()?;
+    setup::run()?;
+    let programs = Programs::build(&mut report)?;
+    let scene = Scene::prepare(&programs, &mut report)?;
+    let measured_from = Instant::now();
+    let mut guest = Guest::boot(&programs, &scene, &scene.image, "guest", |_| Ok(()))?;
+    guest.wait_until_serving(&mut report)?;
+    let conversation = chat::ask(&programs, &scene, &guest, &args.question, &mut report)?;
+    scene.show_release_decision(&programs, &mut report)?;
+    if args.keep {
+        report.finish(measured_from.elapsed())?;
+        return keep(&scene, &guest, &conversation);
+    }
+    drop(conversation);
+    guest.stop()?;
+    refusals::run(&programs, &scene, &mut report)?;
+    report.finish(measured_from.elapsed())
+}
+
+fn keep(scene: &Scene, guest: &Guest, conversation: &chat::Conversation) -> anyhow::Result<()> {
+    eprintln!("\nRunning until Ctrl-C (hardware simulated).");
+    eprintln!("  guest (attested TLS):   https://{}", guest.address());
+    eprintln!("  local OpenAI endpoint:  http://{}/v1", conversation.proxy_address());
+    eprintln!("  run directory:          {}", scene.directory().display());
+    eprintln!(
+        "\nTalk to it:\n  curl -N http://{}/v1/chat/completions -H 'content-type: application/json' \\",
+        conversation.proxy_address()
+    );
+    eprintln!(
+        "    -d '{{\"model\":\"{}\",\"stream\":true,\"max_tokens\":16,\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'",
+        scene.model_name()
+    );
+    eprintln!(
+        "  Any OpenAI client: base_url=\"http://{}/v1\", api_key=\"unused\", model=\"{}\"",
+        conversation.proxy_address(),
+        scene.model_name()
+    );
+    loop {
+        if process::check_interrupt().is_err() {
+            eprintln!("stopping");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

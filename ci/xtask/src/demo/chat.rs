@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A question through the attested client, and its receipt.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::process::{self, Background};
+
+use super::guest::Guest;
+use super::programs::Programs;
+use super::report::Report;
+use super::scene::Scene;
+
+/// The local proxy with its one conversation.
+pub(crate) struct Conversation {
+    _proxy: Background,
+    address: String,
+}
+
+impl Conversation {
+    /// Where the local OpenAI endpoint listens.
+    pub(crate) fn proxy_address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// Starts the proxy (which verifies the guest), asks, prints the answer as it comes, verifies the receipt.
+pub(crate) fn ask(
+    programs: &Programs,
+    scene: &Scene,
+    guest: &Guest,
+    question: &str,
+    report: &mut Report,
+) -> anyhow::Result<Conversation> {
+    let receipts = scene.directory().join("receipts");
+    let start = Instant::now();
+    let mut command = programs.command("attested-proxy-sim");
+    command
+        .arg("--sim-root")
+        .arg(scene.root_certificate())
+        .arg("--upstream")
+        .arg(format!("https://{}", guest.address()))
+        .arg("--policy")
+        .arg(scene.client_policy())
+        .args(["--listen", "127.0.0.1:0", "--json"])
+        .arg("--receipts")
+        .arg(&receipts);
+    let mut proxy = Background::start("attested-proxy", &mut command, &scene.directory().join("proxy.log"))?;
+    let verdict = proxy.line(Duration::from_secs(60))?.context("attested-proxy refused the guest: see proxy.log")?;
+    let verdict: Value = serde_json::from_str(&verdict).context("attested-proxy: its first line is no JSON")?;
+    let address = verdict.get("listen").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
+    show_registers(&verdict, report)?;
+    report.part("attestation of the connection", start.elapsed().as_secs_f64());
+
+    let conversation = Conversation { _proxy: proxy, address };
+    stream(&conversation, scene, question, report)?;
+    verify_receipt(programs, scene, receipts, report)?;
+    Ok(conversation)
+}
+
+fn show_registers(verdict: &Value, report: &mut Report) -> anyhow::Result<()> {
+    report.title("registers, expected and quoted (hardware simulated)");
+    let registers =
+        verdict.pointer("/verdict/registers").and_then(Value::as_array).context("no registers in the verdict")?;
+    anyhow::ensure!(!registers.is_empty(), "the verdict names no register");
+    for register in registers {
+        let text = |name: &str| register.get(name).and_then(Value::as_str).unwrap_or_default();
+        let matches = register.get("matches").and_then(Value::as_bool) == Some(true);
+        let tick = if matches { "✓" } else { "✗" };
+        let short = |value: &str| value.chars().take(24).collect::<String>();
+        report.line(&format!(
+            "{tick} {:<16} expected {}…  quoted {}…",
+            text("name"),
+            short(text("expected")),
+            short(text("quoted"))
+        ));
+        anyhow::ensure!(matches, "register {} differs", text("name"));
+        report.registers.push(register.clone());
+    }
+    Ok(())
+}
+
+fn stream(conversation: &Conversation, scene: &Scene, question: &str, report: &mut Report) -> anyhow::Result<()> {
+    report.title("question and answer (hardware simulated)");
+    report.line(&format!("question: {question}"));
+    let body = json!({
+        "model": scene.model_name(),
+        "stream": true,
+        "temperature": 0,
+        "max_tokens": 16,
+        "messages": [{ "role": "user", "content": question }],
+    });
+    let start = Instant::now();
+    let mut curl = process::command("curl");
+    curl.args(["-sSN", "--fail-with-body", "--max-time", "180", "-H", "content-type: application/json", "-d"])
+        .arg(body.to_string())
+        .arg(format!("http://{}/v1/chat/completions", conversation.address))
+        .stderr(Stdio::inherit());
+    let mut curl = Background::start("curl", &mut curl, &scene.directory().join("curl.log"))?;
+    let mut answer = String::new();
+    let mut first_token = None;
+    eprint!("   answer:   ");
+    while let Some(line) = curl.line(Duration::from_secs(180))? {
+        let Some(data) = line.strip_prefix("data: ") else { continue };
+        if data == "[DONE]" {
+            continue;
+        }
+        let chunk: Value = serde_json::from_str(data).context("a stream event is no JSON")?;
+        if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str)
+            && !text.is_empty()
+        {
+            first_token.get_or_insert_with(|| start.elapsed());
+            eprint!("{text}");
+            answer.push_str(text);
+        }
+    }
+    eprintln!();
+    let status = curl.finish(Duration::from_secs(10))?;
+    anyhow::ensure!(status.success() && !answer.is_empty(), "the question was not answered ({status})");
+    let first = first_token.context("no token")?;
+    report.part("prefill (first token)", first.as_secs_f64());
+    report.part("decode", (start.elapsed().saturating_sub(first)).as_secs_f64());
+    report.answer = Some(answer);
+    Ok(())
+}
+
+fn verify_receipt(programs: &Programs, scene: &Scene, receipts: PathBuf, report: &mut Report) -> anyhow::Result<()> {
+    report.title("receipt (hardware simulated)");
+    let path = newest_file(&receipts)?;
+    let mut command = programs.command("attested-proxy-sim");
+    command.arg("--sim-root").arg(scene.root_certificate()).arg("--json").arg("verify-receipt").arg(&path);
+    let verified = process::json("verify-receipt", &mut command)?;
+    let receipt = verified.get("receipt").cloned().context("verify-receipt shows no receipt")?;
+    for name in ["sequence", "prompt_tokens", "completion_tokens"] {
+        report.line(&format!("{name:<18} {}", receipt.get(name).unwrap_or(&Value::Null)));
+    }
+    report.line("✓ signed by the instance key that the evidence binds");
+    report.receipt = Some(verified);
+    Ok(())
+}
+
+fn newest_file(directory: &std::path::Path) -> anyhow::Result<PathBuf> {
+    // The proxy stores the receipt after the stream has ended.
+    let start = Instant::now();
+    loop {
+        process::check_interrupt()?;
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let newest = entries
+            .filter(|e| e.path().extension().is_some_and(|x| x == "json"))
+            .max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok());
+        if let Some(entry) = newest {
+            return Ok(entry.path());
+        }
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(10), "no receipt was stored");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

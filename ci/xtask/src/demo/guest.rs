@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest, launched by the host agent.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::process::{self, Background};
+
+use super::programs::Programs;
+use super::report::Report;
+use super::scene::Scene;
+
+/// How a boot ended.
+pub(crate) enum Ending {
+    /// It serves at this address.
+    Serving(String),
+    /// It halted itself: phase and numeric code.
+    Halted { phase: String, code: u64 },
+}
+
+/// A launched guest.
+pub(crate) struct Guest {
+    agent: Background,
+    directory: PathBuf,
+    started: Instant,
+    address: String,
+}
+
+impl Guest {
+    /// Prepares a run directory, lets `tamper` change it as a hostile host would, and launches it.
+    pub(crate) fn boot(
+        programs: &Programs,
+        scene: &Scene,
+        image: &Path,
+        name: &str,
+        tamper: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let directory = scene.directory().join(name);
+        let mut prepare = programs.command("host-agent");
+        prepare
+            .arg("prepare")
+            .arg("--run-dir")
+            .arg(&directory)
+            .arg("--image")
+            .arg(image)
+            .arg("--model-pack")
+            .arg(&scene.pack)
+            .args(["--model", &scene.model])
+            .args(["--service", scene.service_address(), "--service-spki", &scene.service_spki])
+            .args(["--tee", "simulated", "--accel", "tcg"])
+            .args(scene::SHAPE_ARGUMENTS)
+            .args(["--context-tokens", "512", "--threads-decode", "1", "--threads-prefill", "2"]);
+        process::run("host-agent prepare", &mut prepare)?;
+        tamper(&directory)?;
+        let started = Instant::now();
+        let mut launch = programs.command("host-agent");
+        launch
+            .arg("launch")
+            .arg("--prepared")
+            .arg(&directory)
+            .arg("--vhost-device-vsock")
+            .arg(&scene.vsock_tool)
+            .arg("--simulator")
+            .arg(programs.path("tdx-sim"))
+            .arg("--simulator-pki")
+            .arg(&scene.pki)
+            .args(["--boot-timeout", "180", "--json"]);
+        let log = scene.directory().join(format!("{name}.agent.log"));
+        let agent = Background::start("host-agent", &mut launch, &log)?;
+        Ok(Self { agent, directory, started, address: String::new() })
+    }
+
+    /// Follows the boot until it serves; shows its phases.
+    pub(crate) fn wait_until_serving(&mut self, report: &mut Report) -> anyhow::Result<()> {
+        report.title("boot (hardware simulated)");
+        match self.follow(Some(report))? {
+            Ending::Serving(address) => {
+                report.part("boot, key release, decryption", self.started.elapsed().as_secs_f64());
+                self.address = address;
+                Ok(())
+            }
+            Ending::Halted { phase, code } => {
+                anyhow::bail!("the guest halted in phase {phase} with code {code}: see docs/status-codes.md")
+            }
+        }
+    }
+
+    /// Follows the boot until it serves or halts.
+    pub(crate) fn follow(&mut self, mut report: Option<&mut Report>) -> anyhow::Result<Ending> {
+        while let Some(line) = self.agent.line(Duration::from_secs(200))? {
+            let event: Value = serde_json::from_str(&line).context("host-agent: not an event")?;
+            let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let number = |name: &str| event.get(name).and_then(Value::as_u64).unwrap_or_default();
+            match text("event").as_str() {
+                "phase" => {
+                    if let Some(report) = report.as_deref_mut() {
+                        let (phase, at) = (text("phase"), number("since_start"));
+                        report.line(&format!("{phase:<14} {:>6.1} s", seconds(at)));
+                        report
+                            .phases
+                            .push(json!({ "name": phase, "milliseconds": number("milliseconds"), "since_start": at }));
+                    }
+                }
+                "memory" => {
+                    if let Some(report) = report.as_deref_mut() {
+                        report.memory_kib = Some(number("kib"));
+                    }
+                }
+                "serving" => return Ok(Ending::Serving(text("address"))),
+                "halted" => return Ok(Ending::Halted { phase: text("phase"), code: number("code") }),
+                "ended" => anyhow::bail!("{}: logs are in {}", text("reason"), self.directory.display()),
+                _ => {}
+            }
+        }
+        anyhow::bail!("host-agent ended without a word: logs are in {}", self.directory.display())
+    }
+
+    /// Where it serves.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Seconds since its launch.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Ends it and its host agent.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        drop(self);
+        process::check_interrupt()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1000.0
+}
+
+use super::scene;

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: everything that must hold, from a fresh clone.
+
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::{layers, process, setup, workspace};
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Leave out what boots guests.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Runs all checks; the counts of the tests come last.
+pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
+    setup::check_platform()?;
+    setup::run()?;
+    step("formatting", || {
+        process::run("formatting", cargo(&["fmt", "--all", "--check"])?.stdout(std::process::Stdio::null()))
+    })?;
+    step("layers", layers::run)?;
+    step("lints", || {
+        let arguments =
+            ["clippy", "--locked", "--workspace", "--exclude", "engine", "--all-targets", "--", "-D", "warnings"];
+        process::run("lints", &mut cargo(&arguments)?)
+    })?;
+    if !args.quick {
+        step("image", || {
+            process::run(
+                "image",
+                &mut cargo(&["run", "--locked", "-q", "-p", "image", "--", "build", "--profile", "sim", "--warm"])?,
+            )
+        })?;
+    }
+    step("engine", || engine(args))?;
+    step("tests", || {
+        let mut command =
+            cargo(&["nextest", "run", "--locked", "--workspace", "--exclude", "engine", "--no-fail-fast"])?;
+        if args.quick {
+            command.args(["-E", "not binary(end_to_end)"]);
+        }
+        process::run("tests", &mut command)
+    })
+}
+
+fn engine(_args: &TestArgs) -> anyhow::Result<()> {
+    Ok(())
+}
+
+fn step(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    process::check_interrupt()?;
+    eprintln!("== {name}");
+    let start = Instant::now();
+    run()?;
+    eprintln!("== {name}: passed in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> anyhow::Result<std::process::Command> {
+    let mut command = process::command("cargo");
+    command.args(arguments).current_dir(workspace::root()?);
+    Ok(command)
+}

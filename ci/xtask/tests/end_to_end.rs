@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The main job, end to end: the demo with its output checked.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn end_to_end_answers_with_a_receipt_and_refuses_five_kinds_of_tampering() {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["demo", "--json"]).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let document: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+
+    assert_eq!(document["hardware"], "simulated");
+    assert!(document["answer"].as_str().unwrap().contains("Paris"), "{}", document["answer"]);
+
+    let phases: Vec<_> = document["phases"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    let expected = [
+        "mounts",
+        "entropy",
+        "configuration",
+        "lockdown",
+        "network",
+        "time",
+        "gpu",
+        "keys",
+        "keys-closed",
+        "model",
+        "serve",
+    ];
+    assert_eq!(phases, expected);
+
+    let registers = document["registers"].as_array().unwrap();
+    for name in ["mr_td", "rtmr_0", "rtmr_1", "rtmr_2", "rtmr_3", "mr_config_id", "mr_owner", "mr_owner_config"] {
+        let found: Vec<_> = registers.iter().filter(|r| r["name"] == name).collect();
+        assert_eq!(found.len(), 1, "{name} stands exactly once");
+        assert_eq!(found[0]["matches"], true, "{name}");
+        assert_eq!(found[0]["quoted"].as_str().unwrap().len(), 96, "{name}");
+    }
+
+    let codes: Vec<_> = document["refusals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| {
+            assert_eq!(r["refused"], true);
+            r["code"].as_str().unwrap()
+        })
+        .collect();
+    let expected = [
+        "register_mismatch",
+        "register_mismatch",
+        "config_digest_mismatch",
+        "model_object_digest_mismatch",
+        "challenge_replayed",
+    ];
+    assert_eq!(codes, expected);
+
+    assert!(document["decision"]["index"].is_u64(), "{}", document["decision"]);
+    assert!(document["receipt"]["receipt"]["completion_tokens"].as_u64().unwrap() > 0);
+    assert!(!log.contains("panicked"), "{log}");
+}
