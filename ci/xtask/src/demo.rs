@@ -44,6 +44,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let measured_from = Instant::now();
     let mut guest = Guest::boot(&programs, &scene, &scene.image, "guest", |_| Ok(()))?;
     guest.wait_until_serving(&mut report)?;
+    scene.keep_measured(guest.measured()?)?;
     let conversation = chat::ask(&programs, &scene, &guest, &args.question, &mut report)?;
     scene.show_release_decision(&programs, &mut report)?;
     if args.keep {

@@ -27,6 +27,7 @@ pub(crate) struct Guest {
     directory: PathBuf,
     started: Instant,
     address: String,
+    measured: Option<Value>,
 }
 
 impl Guest {
@@ -70,7 +71,7 @@ impl Guest {
             .args(["--boot-timeout", "180", "--json"]);
         let log = scene.directory().join(format!("{name}.agent.log"));
         let agent = Background::start("host-agent", &mut launch, &log)?;
-        Ok(Self { agent, directory, started, address: String::new() })
+        Ok(Self { agent, directory, started, address: String::new(), measured: None })
     }
 
     /// Follows the boot until it serves; shows its phases.
@@ -95,6 +96,7 @@ impl Guest {
             let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             let number = |name: &str| event.get(name).and_then(Value::as_u64).unwrap_or_default();
             match text("event").as_str() {
+                "started" => self.measured = event.get("measured").cloned(),
                 "phase" => {
                     if let Some(report) = report.as_deref_mut() {
                         let (phase, at) = (text("phase"), number("since_start"));
@@ -116,6 +118,11 @@ impl Guest {
             }
         }
         anyhow::bail!("host-agent ended without a word: logs are in {}", self.directory.display())
+    }
+
+    /// What the simulator measured of the launch.
+    pub(crate) fn measured(&self) -> anyhow::Result<&Value> {
+        self.measured.as_ref().context("host-agent did not say what was measured")
     }
 
     /// Where it serves.

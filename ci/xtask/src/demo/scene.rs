@@ -17,6 +17,8 @@ use super::report::Report;
 /// The machine of the demo: small, since it is emulated.
 pub(crate) const SHAPE_ARGUMENTS: [&str; 4] = ["--vcpus", "2", "--memory-mib", "1024"];
 const SHAPE: &str = "vcpus = 2\nmemory_mib = 1024\nqemu = \"QEMU\"\ndevices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n";
+/// What the simulator measured of the first launch.
+pub(crate) const MEASURED: &str = "measured.json";
 const MODEL_NAME: &str = "smollm2-135m-instruct";
 const REVISION: &str = "q4_1";
 
@@ -81,6 +83,11 @@ impl Scene {
         self.pki.join("root.der")
     }
 
+    /// Keeps what the simulator measured of the first launch, for the replay.
+    pub(crate) fn keep_measured(&self, measured: &Value) -> anyhow::Result<()> {
+        std::fs::write(self.directory().join(MEASURED), measured.to_string()).context(MEASURED)
+    }
+
     /// What the client demands of a guest.
     pub(crate) fn client_policy(&self) -> PathBuf {
         self.directory().join("client-policy.json")
@@ -124,10 +131,10 @@ impl Scene {
             .arg(&self.pki)
             .args(["--service", &self.service_address, "--service-spki", &self.service_spki])
             .args(["--model", &self.model])
-            .arg("--launch")
-            .arg(self.directory().join("guest"))
-            .arg("--registers")
-            .arg(self.directory().join("registers.json"));
+            .arg("--config-disk")
+            .arg(self.directory().join("guest/config.disk"))
+            .arg("--measured")
+            .arg(self.directory().join(MEASURED));
         Ok(command)
     }
 
