@@ -96,11 +96,7 @@ async fn run(cli: &Cli) -> anyhow::Result<Value> {
 }
 
 /// One redemption. A key that comes is dropped unseen.
-async fn redeem(
-    connection: &mut ServiceConnection,
-    challenge: &Challenge,
-    guest: &Guest,
-) -> Result<u64, ClientError> {
+async fn redeem(connection: &mut ServiceConnection, challenge: &Challenge, guest: &Guest) -> Result<u64, ClientError> {
     let key = ReleaseKeyPair::generate(&mut UnwrapErr(getrandom::SysRng));
     let evidence = guest.evidence(challenge, key.public()).map_err(|e| ClientError::Audit(e.to_string()))?;
     let released = connection.release(challenge.clone(), &guest.model, evidence, key).await?;
