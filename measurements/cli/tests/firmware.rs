@@ -25,7 +25,6 @@ use measure::acpi::{self, PhysicalBits};
 use memchr::memmem;
 use types::{Device, MachineShape, QemuVersion, RegisterName, Sha256Digest, Sha384Digest, shape::ShapeFacts};
 
-const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const MEMORY_MIB: u32 = 256;
 const COMMAND_LINE: &str = "panic=-1 quiet loglevel=0 no_timer_check";
 const OVMF_SHA256: &str = "14954040cc754ade0c625ac3470ea46d4c14318b5b1396de4ef77090203d76db";
@@ -107,7 +106,7 @@ fn tables_are_those_that_firmware_gets() {
     let ovmf = need!(debian_ovmf(), "ACPI tables after firmware (Debian 13's OVMF.fd not found)");
     let shape = shape(qemu_version().unwrap());
     let arguments = qemu::table_arguments(&shape);
-    let predicted = acpi::read(Path::new(QEMU), &arguments, PhysicalBits::EMULATED).unwrap();
+    let predicted = acpi::read(&qemu_program(), &arguments, PhysicalBits::EMULATED).unwrap();
     // The same machine with firmware and a memory that can be looked into. QEMU leaves the tables in the guest's
     // memory where the firmware put them; DSDT is the part that depends on what was programmed before.
     let dir = tempfile::tempdir().unwrap();
@@ -120,7 +119,7 @@ fn tables_are_those_that_firmware_gets() {
             None => argument,
         })
         .collect();
-    let mut command = Command::new(QEMU);
+    let mut command = Command::new(qemu_program());
     command.args(arguments).arg("-bios").arg(&ovmf).stdin(Stdio::null()).stderr(Stdio::null());
     let _qemu = Ended(command.spawn().unwrap());
     let dsdt = table(&predicted.tables, b"DSDT").to_vec();
@@ -149,7 +148,7 @@ fn boot_with_tpm(dir: &Path, ovmf: &Path, kernel: &Path) -> (PathBuf, [Ended; 2]
     let tpm = Ended(tpm.spawn().unwrap());
     poll(|| socket.exists().then_some(())).expect("swtpm's socket");
     let memory = dir.join("memory");
-    let mut qemu = Command::new(QEMU);
+    let mut qemu = Command::new(qemu_program());
     qemu.args([
         "-machine",
         "q35,memory-backend=mem0",
@@ -228,8 +227,13 @@ fn shape(qemu: QemuVersion) -> MachineShape {
     MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: MEMORY_MIB, qemu, devices }).unwrap()
 }
 
+/// The QEMU to test with: `CHRYSALIS_QEMU`, else the machine's own.
+fn qemu_program() -> PathBuf {
+    std::env::var_os("CHRYSALIS_QEMU").map_or_else(|| PathBuf::from("/usr/bin/qemu-system-x86_64"), PathBuf::from)
+}
+
 fn qemu_version() -> Option<QemuVersion> {
-    let output = Command::new(QEMU).arg("--version").output().ok()?;
+    let output = Command::new(qemu_program()).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let (_, rest) = text.split_once("version ")?;
     let mut numbers = rest.split(['.', ' ']).map(str::parse);
