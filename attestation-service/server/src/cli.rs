@@ -144,6 +144,8 @@ pub(crate) enum PolicyCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
+    /// Recompute the whole log and print its entries.
+    List(StoreArgs),
     /// Recompute the whole log from its entries.
     Verify {
         #[command(flatten)]
@@ -189,6 +191,7 @@ const EXAMPLES: &str = "Examples:
   attestation-service init --store /var/lib/attestation-service
   attestation-service keys import --store DIR --model name@rev:IDENTITY --version 1 --key model.key
   attestation-service releases import --store DIR --bundle release.sigstore.json --trust trust.json
+  attestation-service audit list --store DIR --json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
   attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json
 

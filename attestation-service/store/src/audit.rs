@@ -139,10 +139,21 @@ impl Store {
     /// # Errors
     /// [`AuditVerifyError`].
     pub fn verify_audit(&self) -> Result<AuditSummary, AuditVerifyError> {
+        self.verify_audit_with(|_, _| ())
+    }
+
+    /// [`Store::verify_audit`] that shows each entry with its index to `visit`. What was shown is verified only when
+    /// the whole call succeeds.
+    ///
+    /// # Errors
+    /// [`AuditVerifyError`].
+    pub fn verify_audit_with(&self, mut visit: impl FnMut(u64, &AuditEntry)) -> Result<AuditSummary, AuditVerifyError> {
         let guard = self.audit.log.as_ref().map(Mutex::lock);
         let (mut key_releases, mut refusals) = (0, 0);
-        let checkpoint = tile_log::verify(&self.audit.dir, &self.audit.key, |_, bytes| {
-            match AuditEntry::parse(bytes).map_err(|error| error.to_string())? {
+        let checkpoint = tile_log::verify(&self.audit.dir, &self.audit.key, |index, bytes| {
+            let entry = AuditEntry::parse(bytes).map_err(|error| error.to_string())?;
+            visit(index, &entry);
+            match entry {
                 AuditEntry::KeyRelease(_) => key_releases += 1,
                 AuditEntry::Refusal(_) => refusals += 1,
             }

@@ -60,7 +60,8 @@ pub struct RefusalEntry {
 }
 
 /// An entry of the audit log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum AuditEntry {
     /// A key was authorised to be released.
     KeyRelease(KeyReleaseEntry),

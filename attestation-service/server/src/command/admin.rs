@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Administration of a store, also beside a running service.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use release::{TrustPolicy, VerifiedRelease};
@@ -139,27 +139,53 @@ pub(super) fn policy(command: PolicyCommand) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn audit(command: AuditCommand) -> anyhow::Result<Outcome> {
-    let AuditCommand::Verify { store, checkpoint } = command;
-    let known_checkpoint = checkpoint
-        .map(|path| input::read(&path, MAX_CHECKPOINT).and_then(|bytes| Ok(String::from_utf8(bytes)?)))
-        .transpose()?;
-    let options = OpenOptions { sequencer: false, known_checkpoint, ..OpenOptions::default() };
-    let opened = match Store::open_with(&store.store, &options) {
+    match command {
+        AuditCommand::List(store) => audit_list(&store),
+        AuditCommand::Verify { store, checkpoint } => audit_verify(&store, checkpoint),
+    }
+}
+
+/// Every entry of the log, shown only when the whole log verifies.
+fn audit_list(args: &StoreArgs) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(&args.store, None)? {
         Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    let mut entries = Vec::new();
+    if let Err(error) = opened.verify_audit_with(|index, entry| entries.push(json!({ "index": index, "entry": entry })))
+    {
+        return Ok(refused_log(&error));
+    }
+    let lines = entries.iter().map(ToString::to_string).collect();
+    Ok(Outcome::accepted(lines, json!({ "entries": entries })))
+}
+
+fn refused_log(error: &dyn core::fmt::Display) -> Outcome {
+    refused("audit_log", "audit", error, "restore the log from its newest copy; tell its witnesses")
+}
+
+/// The store for reading its log alone; the outcome where the log contradicts what is known of it.
+fn open_audit(dir: &Path, known_checkpoint: Option<String>) -> anyhow::Result<Result<Store, Outcome>> {
+    let options = OpenOptions { sequencer: false, known_checkpoint, ..OpenOptions::default() };
+    match Store::open_with(dir, &options) {
+        Ok(opened) => Ok(Ok(opened)),
         Err(
             error @ (store::OpenError::RolledBack { .. }
             | store::OpenError::KnownCheckpoint(_)
             | store::OpenError::AuditTile(_)
             | store::OpenError::Audit(_)),
-        ) => {
-            return Ok(refused(
-                "audit_log",
-                "audit",
-                &error,
-                "restore the log from its newest copy; tell its witnesses",
-            ));
-        }
-        Err(error) => return Err(error).context("could not open the store"),
+        ) => Ok(Err(refused_log(&error))),
+        Err(error) => Err(error).context("could not open the store"),
+    }
+}
+
+fn audit_verify(args: &StoreArgs, checkpoint: Option<PathBuf>) -> anyhow::Result<Outcome> {
+    let known_checkpoint = checkpoint
+        .map(|path| input::read(&path, MAX_CHECKPOINT).and_then(|bytes| Ok(String::from_utf8(bytes)?)))
+        .transpose()?;
+    let opened = match open_audit(&args.store, known_checkpoint)? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
     };
     match opened.verify_audit() {
         Ok(summary) => {
@@ -174,9 +200,7 @@ pub(super) fn audit(command: AuditCommand) -> anyhow::Result<Outcome> {
             });
             Ok(Outcome::accepted(lines, document))
         }
-        Err(error) => {
-            Ok(refused("audit_log", "audit", &error, "restore the log from its newest copy; tell its witnesses"))
-        }
+        Err(error) => Ok(refused_log(&error)),
     }
 }
 

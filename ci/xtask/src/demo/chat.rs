@@ -52,7 +52,7 @@ pub(crate) fn ask(
     let mut proxy = Background::start("attested-proxy", &mut command, &scene.directory().join("proxy.log"))?;
     let verdict = proxy.line(Duration::from_secs(60))?.context("attested-proxy refused the guest: see proxy.log")?;
     let verdict: Value = serde_json::from_str(&verdict).context("attested-proxy: its first line is no JSON")?;
-    let address = verdict.get("listen").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
+    let address = verdict.get("listening").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
     show_registers(&verdict, report)?;
     report.part("attestation of the connection", start.elapsed().as_secs_f64());
 
@@ -75,13 +75,19 @@ fn show_registers(verdict: &Value, report: &mut Report) -> anyhow::Result<()> {
         report.line(&format!(
             "{tick} {:<16} expected {}…  quoted {}…",
             text("name"),
-            short(text("expected")),
+            short(&expected_of(register)),
             short(text("quoted"))
         ));
         anyhow::ensure!(matches, "register {} differs", text("name"));
         report.registers.push(register.clone());
     }
     Ok(())
+}
+
+/// The expected values of a register: several are allowed where generations of firmware or QEMU differ.
+fn expected_of(register: &Value) -> String {
+    let values = register.get("expected").and_then(Value::as_array).cloned().unwrap_or_default();
+    values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or ")
 }
 
 fn stream(conversation: &Conversation, scene: &Scene, question: &str, report: &mut Report) -> anyhow::Result<()> {
@@ -132,11 +138,16 @@ fn verify_receipt(programs: &Programs, scene: &Scene, receipts: PathBuf, report:
     report.title("receipt (hardware simulated)");
     let path = newest_file(&receipts)?;
     let mut command = programs.command("attested-proxy-sim");
-    command.arg("--sim-root").arg(scene.root_certificate()).arg("--json").arg("verify-receipt").arg(&path);
+    command.arg("--sim-root").arg(scene.root_certificate()).arg("verify-receipt").arg(&path).arg("--json");
+    command.arg("--policy").arg(scene.client_policy());
     let verified = process::json("verify-receipt", &mut command)?;
     let receipt = verified.get("receipt").cloned().context("verify-receipt shows no receipt")?;
     for name in ["sequence", "prompt_tokens", "completion_tokens"] {
         report.line(&format!("{name:<18} {}", receipt.get(name).unwrap_or(&Value::Null)));
+    }
+    for (name, expected) in [("signature", "valid"), ("evidence", "matched"), ("guest", "accepted")] {
+        let found = verified.get(name).and_then(Value::as_str).unwrap_or_default();
+        anyhow::ensure!(found == expected, "the receipt's {name} is {found}, not {expected}");
     }
     report.line("✓ signed by the instance key that the evidence binds");
     report.receipt = Some(verified);
@@ -149,9 +160,12 @@ fn newest_file(directory: &std::path::Path) -> anyhow::Result<PathBuf> {
     loop {
         process::check_interrupt()?;
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let newest = entries
-            .filter(|e| e.path().extension().is_some_and(|x| x == "json"))
-            .max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok());
+        let is_receipt = |entry: &std::fs::DirEntry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("receipt-") && name.ends_with(".json")
+        };
+        let newest = entries.filter(is_receipt).max_by_key(|e| e.metadata().and_then(|m| m.modified()).ok());
         if let Some(entry) = newest {
             return Ok(entry.path());
         }

@@ -106,7 +106,7 @@ fn refused_by_service(
     let after = scene.audit_entries(programs)?;
     let new: Vec<_> = after.iter().skip(before.len()).cloned().collect();
     anyhow::ensure!(!new.iter().any(is_authorised), "{name}: the audit log says that a key was released");
-    let reasons = new.iter().find_map(|entry| entry.get("reasons").or_else(|| entry.get("codes")).cloned());
+    let reasons = new.iter().find_map(|entry| entry.pointer("/entry/codes").cloned());
     let reasons = reasons.with_context(|| format!("{name}: the audit log has no refusal"))?;
     let code = first_code(&reasons).with_context(|| format!("{name}: a refusal without a code"))?;
     record(report, name, &code, "register_mismatch", "attestation service", &reasons)
@@ -150,7 +150,7 @@ fn record(
 }
 
 fn is_authorised(entry: &Value) -> bool {
-    entry.get("decision").and_then(Value::as_str) == Some("authorised")
+    entry.pointer("/entry/decision").and_then(Value::as_str) == Some("authorised")
 }
 
 fn first_code(reasons: &Value) -> Option<String> {

@@ -247,9 +247,6 @@ impl Unserved<'_> {
     }
 
     fn write_client_policy(&self, model: &str, spki: &str, pki: &Path) -> anyhow::Result<()> {
-        let read = |path: PathBuf| -> anyhow::Result<Value> {
-            serde_json::from_slice(&std::fs::read(&path).with_context(|| path.display().to_string())?).context("JSON")
-        };
         let (name, rest) = model.split_once('@').context("model name")?;
         let (revision, identity) = rest.split_once(':').context("model name")?;
         let policy = json!({
@@ -259,8 +256,8 @@ impl Unserved<'_> {
                 "models": [{ "name": name, "revision": revision, "identity": identity }],
                 "service_pins": [spki],
             },
-            "trust": read(self.directory.join("trust.json"))?,
-            "bundles": [self.directory.join("release.sigstore.json")],
+            "release_trust": self.directory.join("trust.json"),
+            "release_bundles": [self.directory.join("release.sigstore.json")],
             "collateral": [pki.join("collateral.json")],
         });
         std::fs::write(self.directory.join("client-policy.json"), policy.to_string()).context("client-policy.json")
