@@ -211,6 +211,12 @@ impl Bundle {
         Sha256Digest::of(self.payload())
     }
 
+    /// Whether the one signature is by `key`.
+    #[must_use]
+    pub fn is_signed_by(&self, key: &ReleasePublicKey) -> bool {
+        key.verifies(&self.signed_bytes(), self.signature())
+    }
+
     /// What stands in the log for this bundle, given the key that signed it.
     ///
     /// # Errors

@@ -22,6 +22,9 @@ pub enum KeyError {
     /// Not a P-256 public key as DER `SubjectPublicKeyInfo` or its PEM.
     #[error("not a P-256 public key (SubjectPublicKeyInfo)")]
     Public,
+    /// Not an Ed25519 private key in PKCS#8 PEM.
+    #[error("not an Ed25519 private key in PKCS#8 PEM")]
+    Ed25519,
     /// The random bytes are not a valid secret scalar; take others.
     #[error("the random bytes are not a valid secret; take others")]
     Seed,
@@ -123,6 +126,23 @@ impl ReleasePublicKey {
     }
 }
 
+/// Reads the Ed25519 seed of a log or witness out of PKCS#8 PEM.
+///
+/// # Errors
+/// [`KeyError::Ed25519`].
+pub fn ed25519_seed_from_pem(pem: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let key = ed25519_dalek::SigningKey::from_pkcs8_pem(pem).map_err(|_| KeyError::Ed25519)?;
+    Ok(Zeroizing::new(key.to_bytes()))
+}
+
+/// The Ed25519 seed of a log or witness as PKCS#8 PEM.
+///
+/// # Errors
+/// [`KeyError::Ed25519`] when encoding fails, which it does not for any seed.
+pub fn ed25519_seed_to_pem(seed: &[u8; 32]) -> Result<Zeroizing<String>, KeyError> {
+    ed25519_dalek::SigningKey::from_bytes(seed).to_pkcs8_pem(LineEnding::LF).map_err(|_| KeyError::Ed25519)
+}
+
 impl Serialize for ReleasePublicKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let der = self.to_der().map_err(serde::ser::Error::custom)?;
@@ -153,5 +173,14 @@ mod tests {
         assert!(!public.verifies(b"Message", &signature));
         assert!(!ReleaseKey::from_random(&[8; 32]).unwrap().public().verifies(b"message", &signature));
         assert!(!public.verifies(b"message", &signature[1..]));
+    }
+
+    #[test]
+    fn ed25519_seeds_survive_their_encoding_and_keys_of_other_kinds_are_refused() {
+        let pem = ed25519_seed_to_pem(&[5; 32]).unwrap();
+        assert_eq!(*ed25519_seed_from_pem(&pem).unwrap(), [5; 32]);
+        assert!(ReleaseKey::from_pem(&pem).is_err());
+        let release = ReleaseKey::from_random(&[5; 32]).unwrap().to_pem().unwrap();
+        assert_eq!(ed25519_seed_from_pem(&release), Err(KeyError::Ed25519));
     }
 }

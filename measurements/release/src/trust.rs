@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Whom a verifier of releases trusts.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use types::{CanonicalError, Document};
+use types::{CanonicalError, Document, canonical};
 
 use crate::key::ReleasePublicKey;
 use crate::log::{LogKey, WitnessKey};
@@ -74,6 +75,28 @@ impl TrustPolicy {
         Ok(policy)
     }
 
+    /// The same log as a sigstore trusted root, for stock verifiers. They take the release key by hand and check
+    /// signature and inclusion; they know nothing of witnesses and of a statement's validity.
+    ///
+    /// # Errors
+    /// [`TrustPolicyError::Document`].
+    pub fn to_sigstore_trusted_root(&self) -> Result<Vec<u8>, TrustPolicyError> {
+        let key = [ED25519_SPKI.as_slice(), self.log.public_key()].concat();
+        let start = serde_json::json!({"start": "1970-01-01T00:00:00Z"});
+        Ok(canonical::to_bytes(&serde_json::json!({
+            "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+            "tlogs": [{
+                "baseUrl": format!("https://{}", self.log.origin()),
+                "hashAlgorithm": "SHA2_256",
+                "publicKey": {"rawBytes": STANDARD.encode(key), "keyDetails": "PKIX_ED25519", "validFor": start},
+                "logId": {"keyId": STANDARD.encode(self.log.log_id().as_bytes())},
+            }],
+            "certificateAuthorities": [],
+            "ctlogs": [],
+            "timestampAuthorities": [],
+        }))?)
+    }
+
     /// Checks the rules that the fields' types don't hold.
     ///
     /// # Errors
@@ -91,3 +114,6 @@ impl TrustPolicy {
         rule(reachable, "threshold", "1 to the number of witnesses")
     }
 }
+
+/// DER of a `SubjectPublicKeyInfo` up to the key's 32 bytes (RFC 8410).
+const ED25519_SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];

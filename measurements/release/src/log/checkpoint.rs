@@ -4,7 +4,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use types::Sha256Digest;
 
-use super::note::{LogKey, LogSigner, Note, NoteError, WitnessKey};
+use super::note::{LogKey, LogSigner, Note, NoteError, WitnessKey, count_cosignatures};
 
 /// The head of a log: its origin, size and root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,12 +135,7 @@ impl SignedCheckpoint {
     /// # Errors
     /// [`CheckpointError::Witnesses`].
     pub fn verify_witnesses(&self, witnesses: &[WitnessKey], needed: usize) -> Result<(), CheckpointError> {
-        let note = Note::parse(&self.note)?;
-        let mut keys: Vec<_> =
-            witnesses.iter().filter(|witness| witness.verify(&note).is_ok()).map(WitnessKey::public_key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let found = keys.len();
+        let found = count_cosignatures(&Note::parse(&self.note)?, witnesses);
         if found >= needed { Ok(()) } else { Err(CheckpointError::Witnesses { needed, found }) }
     }
 

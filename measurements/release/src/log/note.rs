@@ -219,6 +219,16 @@ impl<'a> Note<'a> {
     }
 }
 
+/// How many different keys of `witnesses` cosigned `note`.
+#[must_use]
+pub fn count_cosignatures(note: &Note<'_>, witnesses: &[WitnessKey]) -> usize {
+    let cosigned = witnesses.iter().filter(|witness| witness.verify(note).is_ok());
+    let mut keys: Vec<_> = cosigned.map(WitnessKey::public_key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.len()
+}
+
 impl<'a> NoteSignature<'a> {
     fn parse(line: &'a str) -> Result<Self, NoteError> {
         const FORM: NoteError = NoteError::Form("a signature line is an em dash, a name and base64");
