@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The other moment: what a client appraises before it speaks to a serving guest.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod world;
+
+use appraise::{Appraisal, Binding, Policy, Verdict};
+use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, Tree, expected_events};
+use release::{TrustPolicy, VerifiedRelease};
+use tdx_verify::{Collateral, PlatformPolicy, TrustAnchors, VerifiedQuote, verify};
+use types::{
+    Base64, ConnectionProof, Document as _, EventName, Evidence, Freshness, FreshnessKind, GuestConfig, Hex32, Role,
+    Sha256Digest,
+};
+use world::{NOW, World};
+
+const CHALLENGE: [u8; 32] = [1; 32];
+const EXPORTER: [u8; 32] = [2; 32];
+
+/// A serving guest, its proof for one connection of three, and the client's view.
+struct Scene {
+    evidence: Evidence,
+    proof: ConnectionProof,
+    quote: VerifiedQuote,
+    release: VerifiedRelease,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let world = World::start().await;
+        let mut guest = world.guest().await;
+        let config = GuestConfig::parse(&guest.config).unwrap();
+        let mut evidence = guest.evidence_for(&CHALLENGE, &EXPORTER, &Hex32::default());
+        let facts = BootFacts {
+            config: GuestConfig::mr_config_id(&guest.config),
+            time: &guest.time.clone(),
+            gpu: &evidence.gpu.clone(),
+            model: &config.model.0,
+            spki_sha256: evidence.spki_sha256,
+            instance_key: evidence.instance_key,
+        };
+        for event in expected_events(&facts, Moment::Serving).unwrap() {
+            if event.name.number() > EventName::Gpu.number() {
+                guest.extend(event.name, event.payload.as_slice());
+            }
+        }
+        evidence.events = guest.events.clone();
+        evidence.freshness = Freshness::none();
+        guest.quote(&mut evidence);
+        let leaf =
+            |challenge, binding| Leaf { kind: FreshnessKind::Tls, role: Role::Inference, challenge, binding }.hash();
+        let tree = Tree::new(vec![leaf([8; 32], [8; 32]), leaf(CHALLENGE, EXPORTER), leaf([9; 32], [9; 32])]).unwrap();
+        let freshness = Freshness { kind: FreshnessKind::Tls, tree_size: tree.size(), root: tree.root() };
+        let receipt_head = Sha256Digest::of(b"receipt");
+        let inputs = ReportDataInputs {
+            receipt_head,
+            receipt_count: 4,
+            freshness: freshness.clone(),
+            ..ReportDataInputs::of(&evidence).unwrap()
+        };
+        let quote = guest.td.quote(inputs.report_data()).unwrap();
+        let collateral = world.platform.collateral(NOW, None).unwrap().to_json();
+        let collateral = Collateral::from_json(collateral.as_bytes()).unwrap();
+        let anchors = TrustAnchors::custom(world.platform.root_der().to_vec());
+        let verified = verify(&quote, &collateral, &anchors, NOW, &PlatformPolicy::default()).unwrap();
+        let proof = ConnectionProof {
+            schema: ConnectionProof::SCHEMA.into(),
+            evidence: evidence.digest().unwrap(),
+            quote: Base64::new(quote).unwrap(),
+            receipt_head,
+            receipt_count: 4,
+            freshness,
+            leaf_index: 1,
+            path: tree.path(1).unwrap(),
+        };
+        let (bundle, trust) = world::write_release(world.dir.path());
+        let trust = TrustPolicy::parse(&std::fs::read(trust).unwrap()).unwrap();
+        let release = VerifiedRelease::verify(&std::fs::read(bundle).unwrap(), &trust, NOW).unwrap();
+        Self { evidence, proof, quote: verified, release }
+    }
+
+    fn verdict(&self, challenge: &[u8; 32], exporter: &[u8; 32], policy: &Policy) -> Verdict {
+        let spki_sha256 = &Sha256Digest::of(b"spki");
+        let binding = Binding::Connection { proof: &self.proof, challenge, exporter, spki_sha256 };
+        let releases = std::slice::from_ref(&self.release);
+        Appraisal { evidence: &self.evidence, binding, quote: &self.quote, releases, policy, now: NOW }.appraise()
+    }
+
+    fn codes(&self) -> Vec<String> {
+        self.verdict(&CHALLENGE, &EXPORTER, &Policy::any_release()).reasons().into_iter().map(|r| r.code).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_serving_guest_is_accepted_on_its_own_connection_only() {
+    let scene = Scene::new().await;
+    let policy = Policy::any_release();
+    let verdict = scene.verdict(&CHALLENGE, &EXPORTER, &policy);
+    assert!(verdict.is_accepted(), "{:?}", verdict.reasons());
+    assert_eq!((verdict.instance(), verdict.registers().len()), ("any", 8));
+    // Attacks 32 (a) and 36: another connection's exporter, another challenge.
+    for (challenge, exporter) in [(CHALLENGE, [3; 32]), ([3; 32], EXPORTER)] {
+        let reasons = scene.verdict(&challenge, &exporter, &policy).reasons();
+        assert_eq!(reasons.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), ["binding_mismatch"]);
+    }
+    let spki_sha256 = &Sha256Digest::of(b"relay");
+    let (challenge, exporter) = (&CHALLENGE, &EXPORTER);
+    let binding = Binding::Connection { proof: &scene.proof, challenge, exporter, spki_sha256 };
+    let releases = std::slice::from_ref(&scene.release);
+    let relayed =
+        Appraisal { evidence: &scene.evidence, binding, quote: &scene.quote, releases, policy: &policy, now: NOW };
+    assert_eq!(relayed.appraise().reasons()[0].code, "certificate_key_mismatch");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proofs_and_documents_that_do_not_belong_together_are_refused() {
+    let mut scene = Scene::new().await;
+    let good = scene.proof.clone();
+    scene.proof.receipt_count += 1;
+    assert_eq!(scene.codes(), ["report_data_mismatch"]);
+    scene.proof = good.clone();
+    scene.proof.path.pop();
+    assert_eq!(scene.codes(), ["binding_mismatch"]);
+    scene.proof = good.clone();
+    scene.proof.evidence = Sha256Digest::of(b"other");
+    assert_eq!(scene.codes(), ["evidence_digest_mismatch"]);
+    scene.proof = good.clone();
+    scene.proof.quote = Base64::new(vec![0; 10]).unwrap();
+    assert_eq!(scene.codes(), ["quote_mismatch"]);
+    scene.proof = good;
+    scene.evidence.instance_key = Hex32::new([6; 32]);
+    let codes = scene.codes();
+    for code in ["evidence_digest_mismatch", "report_data_mismatch", "rtmr3_event_payload", "register_mismatch"] {
+        assert!(codes.iter().any(|found| found == code), "{code} in {codes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_narrow_what_is_accepted() {
+    let scene = Scene::new().await;
+    let refuse = |policy: Policy| {
+        let reasons = scene.verdict(&CHALLENGE, &EXPORTER, &policy).reasons();
+        reasons.into_iter().map(|reason| reason.code).collect::<Vec<_>>()
+    };
+    let any = Policy::any_release;
+    let other = || Some(vec![Sha256Digest::of(b"other")]);
+    assert_eq!(refuse(Policy { releases: other(), ..any() }), ["release_not_accepted"]);
+    assert_eq!(refuse(Policy { revoked_releases: vec![*scene.release.digest()], ..any() }), ["release_revoked"]);
+    assert_eq!(refuse(Policy { service_pins: other(), ..any() }), ["service_pin_mismatch"]);
+    let model = types::ModelId::new("model", "1", types::Blake3Digest::of(b"x")).unwrap();
+    assert_eq!(refuse(Policy { models: Some(vec![model]), ..any() }), ["model_not_allowed"]);
+    assert_eq!(refuse(Policy { instances: Some(vec![Hex32::new([7; 32])]), ..any() }), ["instance_not_allowed"]);
+    let pinned = Policy { instances: Some(vec![Hex32::new([5; 32])]), ..any() };
+    let verdict = scene.verdict(&CHALLENGE, &EXPORTER, &pinned);
+    assert!(verdict.is_accepted() && verdict.instance() == "pinned");
+}
+
+/// A document without a connection is judged, but never accepted for a protocol.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_alone_opens_nothing() {
+    let scene = Scene::new().await;
+    let binding = Binding::Document { moment: Moment::Serving };
+    let releases = std::slice::from_ref(&scene.release);
+    let policy = &Policy::any_release();
+    let appraisal = Appraisal { evidence: &scene.evidence, binding, quote: &scene.quote, releases, policy, now: NOW };
+    // The verified quote is the proof's, not the document's own: that alone is refused.
+    assert_eq!(appraisal.appraise().reasons()[0].code, "quote_mismatch");
+    assert!(appraisal.accept().is_err());
+}
