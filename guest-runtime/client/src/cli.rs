@@ -57,16 +57,27 @@ pub(crate) struct GuestArgs {
     pub(crate) json: bool,
 }
 
+/// The fields of [`GuestArgs`] stand here again: clap takes an optional group with a group inside for an absent one.
 #[derive(Debug, Args)]
 struct ProxyArgs {
-    #[command(flatten)]
-    guest: GuestArgs,
+    /// The guest's attested API, as https://HOST:PORT.
+    #[arg(long)]
+    upstream: Upstream,
+    /// The client policy (JSON).
+    #[arg(long)]
+    policy: PathBuf,
     /// Where to listen: a loopback address, since requests come in plain HTTP. Port 0 takes a free one.
     #[arg(long, value_parser = loopback)]
     listen: SocketAddr,
     /// Folder in which receipts and evidence are kept.
     #[arg(long)]
     receipts: Option<PathBuf>,
+    /// Show each register and each check.
+    #[arg(long)]
+    explain: bool,
+    /// Print one JSON document on standard output when the proxy is ready, or refused.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,7 +94,7 @@ impl Cli {
         match (self.command, self.proxy) {
             (Some(Command::VerifyReceipt(arguments)), _) => verify_receipt::run(&arguments, anchors),
             (Some(Command::Check(guest)), _) => with_runtime(guest.json, check(guest, anchors.clone())),
-            (None, Some(arguments)) => with_runtime(arguments.guest.json, serve(arguments, anchors.clone())),
+            (None, Some(arguments)) => with_runtime(arguments.json, serve(arguments, anchors.clone())),
             // Not reached: without a subcommand the parser demands the proxy's arguments.
             (None, None) => ExitCode::from(USAGE),
         }
@@ -110,7 +121,8 @@ async fn check(guest: GuestArgs, anchors: TrustAnchors) -> ExitCode {
 }
 
 async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
-    let ProxyArgs { guest, listen, receipts } = arguments;
+    let ProxyArgs { upstream, policy, listen, receipts, explain, json } = arguments;
+    let guest = GuestArgs { upstream, policy, explain, json };
     let book = match ReceiptBook::open(receipts) {
         Ok(book) => book,
         Err(error) => return report::error(&error, guest.json),
@@ -189,7 +201,8 @@ mod tests {
     fn the_command_line_is_strict() {
         let guest = ["--upstream", "https://127.0.0.1:1", "--policy", "p"];
         let proxy = |listen: &'static str| parse(&[guest.as_slice(), &["--listen", listen]].concat());
-        assert!(proxy("127.0.0.1:0").is_ok_and(|cli| cli.proxy.is_some()));
+        let cli = proxy("127.0.0.1:0").unwrap_or_else(|error| panic!("{error}"));
+        assert!(cli.proxy.is_some());
         assert!(proxy("[::1]:0").is_ok());
         assert!(proxy("0.0.0.0:8080").is_err());
         assert!(parse(&guest).is_err());

@@ -44,9 +44,10 @@ impl FromStr for Upstream {
         let authority = uri.authority().filter(|authority| plain && !authority.as_str().contains('@'));
         let authority = authority.ok_or(UpstreamError)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| UpstreamError)?,
-            None => HTTPS,
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => HTTPS,
+            Some(text) => text.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or(UpstreamError)?,
+            None => return Err(UpstreamError),
         };
         if host.is_empty() || port == 0 { Err(UpstreamError) } else { Ok(Self::new(host, port)) }
     }
