@@ -17,9 +17,9 @@ use linux_sys::{
 };
 use types::{Hex32, RuntimeEvent, Sha256Digest, Sha384Digest};
 
+use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Children, Failure},
-    codes::Code,
     users,
 };
 

@@ -9,11 +9,12 @@ use types::{EventName, GpuEvidence, Hex32, ModelId, RuntimeEvent, Sha384Digest, 
 
 use crate::{
     attester::Attester,
-    codes::Code,
     console::{Allowances, Console},
     service::Service,
     status::{Line, StatusLink},
 };
+
+pub(crate) use types::HaltCode as Code;
 
 /// A phase failed. The detail is for the console of development images alone.
 #[derive(Debug)]
@@ -22,13 +23,21 @@ pub(crate) struct Failure {
     pub(crate) detail: String,
 }
 
-impl Code {
+/// Makes failures of codes.
+pub(crate) trait Fails {
     /// For `map_err`.
-    pub(crate) fn because<E: std::fmt::Display>(self) -> impl FnOnce(E) -> Failure {
+    fn because<E: std::fmt::Display>(self) -> impl FnOnce(E) -> Failure;
+
+    /// Without a detail.
+    fn alone(self) -> Failure;
+}
+
+impl Fails for Code {
+    fn because<E: std::fmt::Display>(self) -> impl FnOnce(E) -> Failure {
         move |error| Failure { code: self, detail: error.to_string() }
     }
 
-    pub(crate) const fn alone(self) -> Failure {
+    fn alone(self) -> Failure {
         Failure { code: self, detail: String::new() }
     }
 }

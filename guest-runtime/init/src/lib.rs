@@ -2,10 +2,8 @@
 //! PID 1 of the guest: boot as a list of named phases.
 //!
 //! Each phase does one thing and then extends RTMR3, through the attester, with one named event. A failure, a panic or the
-//! death of any process ends the guest with one numeric line to the host ([`codes`], `docs/status-codes.md`); nothing
+//! death of any process ends the guest with one numeric line to the host ([`types::HaltCode`], `docs/status-codes.md`); nothing
 //! else is ever printed, except on the console of a development image.
-
-pub mod codes;
 
 mod attester;
 mod boot;

@@ -10,7 +10,8 @@ use release_client::{
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 use types::{GuestConfig, Hex32, ModelId, evidence::AttestedTime};
 
-use crate::{boot::Failure, codes::Code};
+use crate::boot::Failure;
+use crate::boot::{Code, Fails as _};
 
 /// A connection whose other end holds the pinned key.
 pub(crate) struct Service {

@@ -11,7 +11,7 @@ use std::{
 
 use types::EventName;
 
-use crate::codes::Code;
+use crate::boot::Code;
 
 /// One line (`docs/protocol.md`, "Status lines").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

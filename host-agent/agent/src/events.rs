@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use guest_link::StatusLine;
 use serde::{Deserialize, Serialize};
-use types::EventName;
+use types::{EventName, HaltCode};
 
 /// One event of a guest's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,10 @@ pub enum Event {
         phase: EventName,
         /// Numeric code, see `docs/status-codes.md`.
         code: u64,
+        /// Its name; `unknown` for a number of another version.
+        name: String,
+        /// What happened.
+        meaning: String,
     },
     /// The guest is gone.
     Ended {
@@ -65,7 +69,13 @@ impl Event {
     pub(crate) fn of_status(line: StatusLine, since_start: u64) -> Self {
         match line {
             StatusLine::PhaseDone { phase, milliseconds } => Self::Phase { phase, milliseconds, since_start },
-            StatusLine::Halted { phase, code } => Self::Halted { phase, code },
+            StatusLine::Halted { phase, code } => {
+                let known = HaltCode::of_number(code);
+                let name = known.map_or("unknown", |code| code.name()).to_owned();
+                let meaning =
+                    known.map_or("see the documentation of the image's release", |code| code.meaning()).to_owned();
+                Self::Halted { phase, code, name, meaning }
+            }
             StatusLine::Memory { kib } => Self::Memory { kib },
             StatusLine::ProcessorTime { phase, microseconds } => Self::ProcessorTime { phase, microseconds },
         }
@@ -99,7 +109,9 @@ impl core::fmt::Display for Event {
             }
             Self::Memory { kib } => write!(f, "memory: {kib} KiB resident"),
             Self::Serving { address } => write!(f, "serving at {address}"),
-            Self::Halted { phase, code } => write!(f, "halted in phase {phase} with code {code}"),
+            Self::Halted { phase, code, name, meaning } => {
+                write!(f, "halted in phase {phase}: {name} ({code}): {meaning}")
+            }
             Self::Ended { reason } => write!(f, "ended: {reason}"),
         }
     }

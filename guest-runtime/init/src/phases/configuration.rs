@@ -6,10 +6,10 @@ use std::io::{self, Read};
 use linux_sys::block::open_by_serial;
 use types::{Document as _, GuestConfig, Role, Sha384Digest, TimeState};
 
+use crate::boot::{Code, Fails as _};
 use crate::{
     attester::Attester,
     boot::{Boot, Facts, Failure, no_gpu},
-    codes::Code,
 };
 
 pub(crate) fn run(boot: &mut Boot) -> Result<GuestConfig, Failure> {

@@ -3,10 +3,8 @@
 
 use linux_sys::entropy::{EntropyError, seed_kernel};
 
-use crate::{
-    boot::{Boot, Failure},
-    codes::Code,
-};
+use crate::boot::{Boot, Failure};
+use crate::boot::{Code, Fails as _};
 
 pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
     let source = seed_kernel(boot.allowances.simulated).map_err(|error| {

@@ -10,10 +10,8 @@ use std::{
 use attester_protocol::Configuration;
 use types::{Base64, evidence::MAX_FIRMWARE_LOG};
 
-use crate::{
-    boot::{Boot, Facts, Failure},
-    codes::Code,
-};
+use crate::boot::{Boot, Facts, Failure};
+use crate::boot::{Code, Fails as _};
 
 /// Refuses a machine with an NVIDIA device; then the attester gets what evidence will say.
 pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {

@@ -4,10 +4,8 @@
 use model::Key;
 use types::GuestConfig;
 
-use crate::{
-    boot::{Boot, Failure},
-    codes::Code,
-};
+use crate::boot::{Boot, Failure};
+use crate::boot::{Code, Fails as _};
 
 pub(crate) fn run(boot: &mut Boot, config: &GuestConfig) -> Result<Key, Failure> {
     let mut service = boot.service.take().ok_or(Code::ServiceUnreachable.alone())?;

@@ -3,7 +3,8 @@
 
 use linux_sys::{SysError, kernel, memory, mounts};
 
-use crate::{boot::Failure, codes::Code};
+use crate::boot::Failure;
+use crate::boot::{Code, Fails as _};
 
 pub(crate) fn run() -> Result<(), Failure> {
     close().map_err(Code::LockdownFailed.because())

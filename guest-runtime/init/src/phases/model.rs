@@ -8,7 +8,8 @@ use model::{Key, PackError, disk::Disk, unpack};
 use types::GuestConfig;
 
 use super::mounts::MODEL;
-use crate::{boot::Failure, codes::Code};
+use crate::boot::Failure;
+use crate::boot::{Code, Fails as _};
 
 /// Gives the path of the weights. The key is destroyed.
 pub(crate) fn run(config: &GuestConfig, key: Key) -> Result<PathBuf, Failure> {

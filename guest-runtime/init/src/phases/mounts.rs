@@ -5,9 +5,9 @@ use std::path::Path;
 
 use linux_sys::{SysError, mounts};
 
+use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure},
-    codes::Code,
     console::{Allowances, Console},
     users,
 };

@@ -4,7 +4,8 @@
 use linux_sys::net;
 use types::GuestConfig;
 
-use crate::{boot::Failure, codes::Code};
+use crate::boot::Failure;
+use crate::boot::{Code, Fails as _};
 
 pub(crate) fn run(config: &GuestConfig) -> Result<(), Failure> {
     net::loopback_up().map_err(Code::NetworkFailed.because())?;

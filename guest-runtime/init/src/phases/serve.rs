@@ -16,9 +16,9 @@ use linux_sys::{
 };
 use types::{EventName, GuestConfig};
 
+use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
-    codes::Code,
     users,
 };
 

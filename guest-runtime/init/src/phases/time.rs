@@ -4,9 +4,9 @@
 use types::GuestConfig;
 
 use super::configuration::FLOOR;
+use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure},
-    codes::Code,
     service::Service,
 };
 

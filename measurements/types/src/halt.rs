@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numeric codes of a halted boot, as they stand in the status line `2 PHASE CODE`.
+//! Numeric codes of a halted boot, as they stand in the status line `2 PHASE CODE`: the guest says them, the host names them.
 
 macro_rules! codes {
     ($($variant:ident = $number:literal $name:literal $meaning:literal;)*) => {
         /// Why the guest halted. Numbers are never reused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Code {
+        pub enum HaltCode {
             $(#[doc = $meaning] $variant,)*
         }
 
-        impl Code {
+        impl HaltCode {
             /// All codes, by number.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
@@ -17,6 +17,12 @@ macro_rules! codes {
             #[must_use]
             pub const fn number(self) -> u16 {
                 match self { $(Self::$variant => $number),* }
+            }
+
+            /// The code with this number.
+            #[must_use]
+            pub fn of_number(number: u64) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| u64::from(code.number()) == number)
             }
 
             /// The stable name.
@@ -86,9 +92,9 @@ mod tests {
 
     #[test]
     fn numbers_and_names_are_unique_and_ordered() {
-        assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
-        for code in Code::ALL {
-            assert_eq!(Code::ALL.iter().filter(|other| other.name() == code.name()).count(), 1, "{code:?}");
+        assert!(HaltCode::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
+        for code in HaltCode::ALL {
+            assert_eq!(HaltCode::ALL.iter().filter(|other| other.name() == code.name()).count(), 1, "{code:?}");
         }
     }
 
@@ -103,7 +109,7 @@ mod tests {
             .skip(2)
             .take_while(|line| line.starts_with('|'))
             .collect();
-        let expected: Vec<String> = Code::ALL
+        let expected: Vec<String> = HaltCode::ALL
             .iter()
             .map(|code| format!("| {} | `{}` | {} |", code.number(), code.name(), code.meaning()))
             .collect();
