@@ -149,6 +149,8 @@ impl Store {
     /// [`AuditVerifyError`].
     pub fn verify_audit_with(&self, mut visit: impl FnMut(u64, &AuditEntry)) -> Result<AuditSummary, AuditVerifyError> {
         let guard = self.audit.log.as_ref().map(Mutex::lock);
+        // Before the checkpoint, which another process may move on meanwhile.
+        let head = database::audit_head(&*database::lock(&self.database)?)?;
         let (mut key_releases, mut refusals) = (0, 0);
         let checkpoint = tile_log::verify(&self.audit.dir, &self.audit.key, |index, bytes| {
             let entry = AuditEntry::parse(bytes).map_err(|error| error.to_string())?;
@@ -160,7 +162,6 @@ impl Store {
             Ok(())
         })?;
         drop(guard);
-        let head = database::audit_head(&*database::lock(&self.database)?)?;
         let (known, found) = (head.map_or(0, |(size, _)| size), checkpoint.head().size());
         if known > found {
             return Err(AuditVerifyError::RolledBack { known, found });

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, verify_consistency};
 use tile_log::{TileDir, TileLog};
+use types::Sha256Digest;
 use zeroize::Zeroizing;
 
 use crate::audit::Audit;
@@ -152,6 +153,8 @@ impl Store {
         let signer = audit_signer(&connection, &kek)?;
         let key = signer.public().clone();
         let audit_dir = TileDir::new(&dir.join(AUDIT));
+        // Before the checkpoint, which another process may move on meanwhile.
+        let recorded = database::audit_head(&connection)?;
         let (log, checkpoint) = if options.sequencer {
             let log = TileLog::open(&dir.join(AUDIT), signer)?;
             let checkpoint = log.checkpoint().clone();
@@ -166,14 +169,18 @@ impl Store {
             kek,
             audit: Audit { log: log.map(Mutex::new), dir: audit_dir, key },
         };
-        store.check_history(&checkpoint, options.known_checkpoint.as_deref())?;
+        store.check_history(&checkpoint, recorded, options.known_checkpoint.as_deref())?;
         Ok(store)
     }
 
     /// The log must extend the head that the database recorded, and the one that was given.
-    fn check_history(&self, checkpoint: &SignedCheckpoint, known: Option<&str>) -> Result<(), OpenError> {
-        let mut heads = Vec::new();
-        heads.extend(database::audit_head(&*database::lock(&self.database)?)?);
+    fn check_history(
+        &self,
+        checkpoint: &SignedCheckpoint,
+        recorded: Option<(u64, Sha256Digest)>,
+        known: Option<&str>,
+    ) -> Result<(), OpenError> {
+        let mut heads: Vec<_> = recorded.into_iter().collect();
         if let Some(note) = known {
             let known = SignedCheckpoint::verify(note, &self.audit.key).map_err(OpenError::KnownCheckpoint)?;
             heads.push((known.head().size(), *known.head().root()));

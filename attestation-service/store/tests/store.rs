@@ -214,6 +214,26 @@ fn audit_entries_come_with_proofs_and_survive() {
     assert!(matches!(Store::open(dir.path()), Err(OpenError::Audit(tile_log::OpenError::Locked(_)))));
 }
 
+/// Across the end of a tile, when partial tiles are dropped.
+#[test]
+fn administration_reads_while_the_service_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (0..260).for_each(|number| _ = store.append_audit(&release_entry(number)).unwrap());
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        while !done.load(std::sync::atomic::Ordering::Acquire) {
+            let beside = admin(dir.path()).unwrap();
+            assert_eq!(beside.verify_audit().unwrap().refusals, 0);
+        }
+    });
+    assert_eq!(admin(dir.path()).unwrap().verify_audit().unwrap().key_releases, 260);
+}
+
 #[test]
 fn entries_of_another_form_are_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -119,20 +119,28 @@ impl TileDir {
         files::read_text(&self.dir.join(CHECKPOINT), release::log::note::MAX_NOTE)
     }
 
-    fn path_of(&self, tile: &TilePath) -> PathBuf {
-        self.dir.join(tile.to_string())
-    }
-}
-
-impl Tiles for TileDir {
-    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
-        files::read_capped(&self.path_of(path), MAX_TILE).map_err(|error| {
+    fn read_exact(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        files::read_capped(&self.dir.join(path.to_string()), MAX_TILE).map_err(|error| {
             if error.is_not_found() {
                 TileError::Missing(*path)
             } else {
                 TileError::Read { path: *path, source: error.into() }
             }
         })
+    }
+}
+
+impl Tiles for TileDir {
+    /// A partial tile may have been dropped since the checkpoint was read: then the full one has its content.
+    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        match self.read_exact(path) {
+            Err(TileError::Missing(_)) if !path.is_full() => match self.read_exact(&path.full()) {
+                Err(TileError::Missing(_)) => Err(TileError::Missing(*path)),
+                Err(other) => Err(other),
+                Ok(full) => path.cut_from_full(&full),
+            },
+            result => result,
+        }
     }
 }
 

@@ -103,6 +103,27 @@ impl TilePath {
         self.width == TILE_WIDTH
     }
 
+    /// The full tile or bundle of this number, which holds this one's content first.
+    #[must_use]
+    pub const fn full(&self) -> Self {
+        Self { level: self.level, index: self.index, width: TILE_WIDTH }
+    }
+
+    /// This tile's or bundle's bytes out of those of [`TilePath::full`].
+    ///
+    /// # Errors
+    /// [`TileError::Form`] when `full` is not a full tile or bundle.
+    pub fn cut_from_full(&self, full: &[u8]) -> Result<Vec<u8>, TileError> {
+        let length = match self.level {
+            Some(_) => {
+                self.full().hashes(full)?;
+                usize::from(self.width) * HASH_BYTES
+            }
+            None => self.full().split_entries(full)?.iter().take(usize::from(self.width)).map(|e| e.len() + 2).sum(),
+        };
+        full.get(..length).map(<[u8]>::to_vec).ok_or(TileError::Form(*self))
+    }
+
     /// The hashes in the tile's bytes.
     ///
     /// # Errors
@@ -218,6 +239,18 @@ mod tests {
         ] {
             assert!(bad.parse::<TilePath>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn partial_tiles_are_cut_from_full_ones() {
+        let full: Vec<u8> = (0..=255u8).flat_map(|byte| [byte; 32]).collect();
+        let path = TilePath::in_tree(0, 0, 3).unwrap();
+        assert_eq!(path.full().to_string(), "tile/0/000");
+        assert_eq!(path.cut_from_full(&full).unwrap(), full[..96]);
+        assert!(path.cut_from_full(&full[..8191]).is_err());
+        let bundle: Vec<u8> = (0..=255u8).flat_map(|byte| [0, 1, byte]).collect();
+        assert_eq!(TilePath::entries(0, 2).unwrap().cut_from_full(&bundle).unwrap(), [0, 1, 0, 0, 1, 1]);
+        assert!(TilePath::entries(0, 2).unwrap().cut_from_full(&bundle[1..]).is_err());
     }
 
     #[test]
