@@ -2,34 +2,24 @@
 //! An attester and an engine that play their parts over real sockets, and a client of the API.
 
 mod engine;
+mod raw_client;
 
 use std::{
-    net::SocketAddr,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
-use attested_channel::{
-    CertificateEvidence, Leaf, Receipt, SignedReceipt, Tree,
-    certificate::OID_ARCS,
-    stream::{Channel, SharedStream, share},
-    tls::client_config,
-};
+use attested_channel::{CertificateEvidence, Leaf, Receipt, SignedReceipt, Tree, certificate::OID_ARCS};
 use attester_protocol::{Identity, Outcome, Request, Response, ServingAnswer, ServingRequest, frame};
-use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
-use http::{Method, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use types::{
     Base64, Blake3Digest, ConnectionProof, Device, Document as _, Evidence, Freshness, FreshnessKind, GpuEvidence,
     GuestConfig, Hex32, MachineShape, ModelId, Role, Sha256Digest, TimeState, config, shape::ShapeFacts,
 };
 
 pub(crate) use engine::FakeEngine;
+pub(crate) use raw_client::{Client, chat_body};
 
 pub(crate) const UNIX: u64 = 1_760_000_000;
 
@@ -195,61 +185,4 @@ pub(crate) fn sockets() -> (tempfile::TempDir, PathBuf, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let (attester, engine) = (directory.path().join("attester.sock"), directory.path().join("engine.sock"));
     (directory, attester, engine)
-}
-
-/// A client on one connection.
-pub(crate) struct Client {
-    sender: http1::SendRequest<Full<Bytes>>,
-    channel: Channel<TcpStream>,
-}
-
-impl Client {
-    pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config().unwrap()));
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
-        let (stream, channel): (SharedStream<_>, _) = share(stream.into());
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Self { sender, channel }
-    }
-
-    /// Connects and asks for a proof.
-    pub(crate) async fn proven(address: SocketAddr) -> (Self, [u8; 32]) {
-        let mut client = Self::connect(address).await;
-        let (_, binding) = client.attest([7; 32]).await;
-        (client, binding)
-    }
-
-    pub(crate) async fn attest(&mut self, challenge: [u8; 32]) -> (ConnectionProof, [u8; 32]) {
-        let body = format!("{{\"challenge\":\"{}\"}}", Hex32::new(challenge));
-        let (status, _, body) = self.send(Method::POST, "/v1/attestation", body).await;
-        assert_eq!(status, StatusCode::OK);
-        (ConnectionProof::from_canonical(&body).unwrap(), self.channel.binding(&challenge).unwrap())
-    }
-
-    pub(crate) async fn start(&mut self, method: Method, path: &str, body: String) -> http::Response<Incoming> {
-        let request = http::Request::builder().method(method).uri(path).header("host", "guest");
-        self.sender.ready().await.unwrap();
-        self.sender.send_request(request.body(Full::from(body)).unwrap()).await.unwrap()
-    }
-
-    pub(crate) async fn send(
-        &mut self,
-        method: Method,
-        path: &str,
-        body: String,
-    ) -> (StatusCode, http::HeaderMap, Bytes) {
-        let response = self.start(method, path, body).await;
-        let (head, body) = response.into_parts();
-        (head.status, head.headers, body.collect().await.unwrap().to_bytes())
-    }
-
-    pub(crate) async fn chat(&mut self, prompt: &str, extra: &str) -> (StatusCode, http::HeaderMap, Bytes) {
-        self.send(Method::POST, "/v1/chat/completions", chat_body(prompt, extra)).await
-    }
-}
-
-pub(crate) fn chat_body(prompt: &str, extra: &str) -> String {
-    format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]{extra}}}"#)
 }

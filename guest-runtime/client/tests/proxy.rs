@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `attested-proxy` as a local client sees it; hardware simulated.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod world;
+
+use std::{
+    ffi::OsString,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use attester_protocol::ServingAnswer;
+use serde_json::Value;
+use tdx_verify::TrustAnchors;
+use types::Base64;
+use world::{World, model};
+
+/// A proxy in a thread, which ends with the process.
+struct Proxy {
+    address: SocketAddr,
+    receipts: PathBuf,
+    policy: PathBuf,
+    anchors: TrustAnchors,
+}
+
+impl Proxy {
+    async fn start(world: &World) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (receipts, policy) = (world.directory.path().join("receipts"), world.write_policy());
+        let proxy = Self { address, receipts, policy, anchors: world.anchors() };
+        let (upstream, listen) = (world.upstream.to_string(), address.to_string());
+        let arguments = [
+            "--upstream".as_ref(),
+            upstream.as_ref(),
+            "--policy".as_ref(),
+            proxy.policy.as_os_str(),
+            "--listen".as_ref(),
+            listen.as_ref(),
+            "--receipts".as_ref(),
+            proxy.receipts.as_os_str(),
+            "--explain".as_ref(),
+            "--json".as_ref(),
+        ];
+        let (anchors, arguments) = (proxy.anchors.clone(), command(&arguments));
+        std::thread::spawn(move || client::run(&anchors, arguments));
+        for _ in 0..3000 {
+            if TcpStream::connect(address).is_ok() {
+                return proxy;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the proxy did not start");
+    }
+
+    /// Status, and everything after the head.
+    async fn send(&self, method: &str, path: &str, host: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        let address = self.address;
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        })
+        .await
+        .unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    async fn chat(&self, prompt: &str, stream: bool) -> (u16, String) {
+        let body = format!(
+            r#"{{"model":"{}","messages":[{{"role":"user","content":"{prompt}"}}],"stream":{stream}}}"#,
+            model()
+        );
+        self.send("POST", "/v1/chat/completions", "localhost:1", &body).await
+    }
+
+    fn verify(&self, arguments: &[&std::ffi::OsStr]) -> ExitCode {
+        let arguments = [&["verify-receipt".as_ref()], arguments].concat();
+        client::run(&self.anchors, command(&arguments))
+    }
+
+    fn receipts(&self) -> Vec<PathBuf> {
+        let is_receipt = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("receipt-");
+        let mut found: Vec<_> =
+            std::fs::read_dir(&self.receipts).unwrap().map(|entry| entry.unwrap().path()).filter(is_receipt).collect();
+        found.sort();
+        found
+    }
+}
+
+fn command(arguments: &[&std::ffi::OsStr]) -> Vec<OsString> {
+    std::iter::once("attested-proxy".into()).chain(arguments.iter().map(|argument| (*argument).to_owned())).collect()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.trim()).unwrap()
+}
+
+fn same(code: ExitCode, number: u8) -> bool {
+    format!("{code:?}") == format!("{:?}", ExitCode::from(number))
+}
+
+/// Changes one byte of a file's text.
+fn tamper(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_come_through_and_receipts_verify_later() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let (status, body) = proxy.send("GET", "/v1/models", "localhost", "").await;
+    assert_eq!((status, json(&body)["data"][0]["id"].as_str().unwrap()), (200, model().to_string().as_str()));
+    let (status, body) = proxy.chat("hi", false).await;
+    assert_eq!((status, json(&body)["choices"][0]["message"]["content"].as_str().unwrap()), (200, "Paris."));
+    let (status, body) = proxy.chat("hi", true).await;
+    assert_eq!(status, 200);
+    let place = |text: &str| body.find(text).unwrap();
+    assert!(place("\"Par\"") < place("data: [DONE]\n\n") && place("data: [DONE]\n\n") < place(": chrysalis-receipt "));
+    let (_, verdict) = proxy.send("GET", "/chrysalis/verdict", "127.0.0.1:9", "").await;
+    assert_eq!((json(&verdict)["accepted"].clone(), json(&verdict)["instance"].clone()), (true.into(), "any".into()));
+
+    let stored = proxy.receipts();
+    assert_eq!(stored.len(), 2);
+    let receipt = stored[0].as_os_str();
+    assert!(same(proxy.verify(&[receipt, "--json".as_ref()]), 0));
+    assert!(same(proxy.verify(&[receipt, "--policy".as_ref(), proxy.policy.as_os_str()]), 0));
+    let request = world.directory.path().join("request");
+    let response = world.directory.path().join("response");
+    let body = format!(r#"{{"model":"{}","messages":[{{"role":"user","content":"hi"}}],"stream":false}}"#, model());
+    std::fs::write(&request, body).unwrap();
+    std::fs::write(&response, "Paris.").unwrap();
+    let content = [receipt, "--request".as_ref(), request.as_os_str(), "--response".as_ref(), response.as_os_str()];
+    assert!(same(proxy.verify(&content), 0));
+    std::fs::write(&response, "London.").unwrap();
+    assert!(same(proxy.verify(&content), 2));
+    assert!(same(proxy.verify(&[receipt, "--policy".as_ref(), "/nonexistent".as_ref()]), 1));
+    assert!(same(proxy.verify(&["/nonexistent".as_ref()]), 1));
+    assert!(same(proxy.verify(&[]), 64));
+    tamper(&stored[0], "\"completion_tokens\":4", "\"completion_tokens\":5");
+    assert!(same(proxy.verify(&[receipt]), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_not_for_the_guest_stay_here() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let (status, body) = proxy.send("GET", "/v1/models", "evil.example", "").await;
+    assert_eq!((status, json(&body)["error"]["code"].as_str().unwrap()), (403, "host_not_local"));
+    for path in ["/v1/attestation", "/v1/attestation/evidence/x", "/", "/metrics"] {
+        assert_eq!(proxy.send("POST", path, "localhost", "{}").await.0, 404);
+    }
+    let (status, body) = proxy.chat("overflow", false).await;
+    assert_eq!((status, json(&body)["error"]["code"].as_str().unwrap()), (400, "context_length_exceeded"));
+    assert_eq!(proxy.chat(&"x".repeat(2 << 20), false).await.0, 413);
+}
+
+/// A local client never gets a complete answer that has no valid receipt.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_valid_receipt_is_not_complete() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    world.lie_in_answers(|answer| {
+        if let ServingAnswer::Receipt { signature, .. } = answer {
+            *signature = Base64::new(vec![1; 64]).unwrap();
+        }
+    });
+    let (status, body) = proxy.chat("hi", false).await;
+    assert_eq!((status, json(&body)["error"]["code"].as_str().unwrap()), (502, "receipt_signature"));
+    assert!(!body.contains("Paris"));
+    let (_, body) = proxy.chat("hi", true).await;
+    assert!(!body.contains("[DONE]") && body.contains("\"code\":\"receipt_signature\""));
+    assert!(proxy.receipts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_guest_ends_the_start() {
+    let world = World::launched(|registers| registers.rtmr_2 = types::Sha384Digest::ZERO).await;
+    let (policy, upstream, anchors) = (world.write_policy(), world.upstream.to_string(), world.anchors());
+    let run = move |arguments: Vec<OsString>| {
+        let anchors = anchors.clone();
+        tokio::task::spawn_blocking(move || client::run(&anchors, arguments))
+    };
+    let guest: [&std::ffi::OsStr; 4] =
+        ["--upstream".as_ref(), upstream.as_ref(), "--policy".as_ref(), policy.as_os_str()];
+    let check = command(&[["check".as_ref()].as_slice(), &guest, &["--json".as_ref()]].concat());
+    assert!(same(run(check).await.unwrap(), 2));
+    let serve = command(&[guest.as_slice(), &["--listen".as_ref(), "127.0.0.1:0".as_ref()]].concat());
+    assert!(same(run(serve).await.unwrap(), 2));
+    let nobody = ["--upstream".as_ref(), "https://127.0.0.1:1".as_ref(), "--policy".as_ref(), policy.as_os_str()];
+    let check = command(&[["check".as_ref()].as_slice(), &nobody].concat());
+    assert!(same(run(check).await.unwrap(), 1));
+}

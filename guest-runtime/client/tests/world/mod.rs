@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest without a machine: the real attester over a simulated TD, the real API, an engine that plays its part, and
+//! a published release. Between API and attester stands a front that can lie for either.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+#[path = "../../../serve/tests/support/engine.rs"]
+mod engine;
+pub(crate) mod liar;
+#[path = "../../../serve/tests/support/raw_client.rs"]
+pub(crate) mod raw_client;
+mod release_files;
+
+use std::{
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use appraise::Policy;
+use attested_channel::{BootFacts, ed25519_spki_sha256};
+use attester::Keys;
+use attester_protocol::{
+    Configuration, ControlAnswer, ControlRequest, Request, Response, ServingAnswer, ServingRequest, call, frame,
+};
+use client::{ClientError, ClientPolicy, PolicyFile, Upstream, Verifier};
+use ed25519_dalek::{Signer as _, SigningKey};
+use release::{TrustPolicy, VerifiedRelease};
+use serve::{Limits, Options, Server};
+use tdx_sim::{SimulatedPlatform, SimulatedTd};
+use tdx_verify::{Collateral, TrustAnchors};
+use tee::{DeviceError, QuoteDevice};
+use types::{
+    Base64, Blake3Digest, Device, Document as _, EventName, GpuEvidence, GuestConfig, Hex32, MachineShape, ModelId,
+    Registers, Role, Sha256Digest, Sha384Digest, TimeState,
+    config::{self, EngineSettings, Fixed, Free, Network, ServiceLink},
+    evidence::AttestedTime,
+    shape::ShapeFacts,
+};
+
+pub(crate) use engine::FakeEngine;
+
+/// Changes something on its way.
+pub(crate) type Lie<T> = Box<dyn FnMut(&mut T) + Send>;
+
+/// Changes what serve asks, and what the attester answers.
+#[derive(Default)]
+pub(crate) struct Lies {
+    pub(crate) request: Option<Lie<ServingRequest>>,
+    pub(crate) answer: Option<Lie<ServingAnswer>>,
+}
+
+pub(crate) struct World {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) upstream: Upstream,
+    pub(crate) lies: Arc<Mutex<Lies>>,
+    pub(crate) engine: FakeEngine,
+    pub(crate) pin: Sha256Digest,
+    pub(crate) instance_key: Hex32,
+    platform: Arc<SimulatedPlatform>,
+    bundle: Vec<u8>,
+    trust: TrustPolicy,
+    collateral: String,
+    /// Init's end: the attester lives as long as it is open.
+    _control: UnixStream,
+}
+
+impl World {
+    /// A guest that was launched as published.
+    pub(crate) async fn start() -> Self {
+        Self::launched(|_| ()).await
+    }
+
+    /// A guest with other registers than published.
+    pub(crate) async fn launched(change: impl FnOnce(&mut Registers)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let now = now();
+        let platform = Arc::new(SimulatedPlatform::generate(now).unwrap());
+        let service = SigningKey::from_bytes(&[8; 32]);
+        let pin = ed25519_spki_sha256(&Hex32::new(service.verifying_key().to_bytes()));
+        let config = guest_config(pin).to_canonical().unwrap();
+        let mut registers = release_files::registers(GuestConfig::mr_config_id(&config));
+        change(&mut registers);
+        let td = SimulatedTd::new(Arc::clone(&platform), registers);
+        let keys = Keys::generate().unwrap();
+        let instance_key = keys.instance_key();
+        let control = boot(td, keys, &config, attested_time(&service, now), &path("attester.sock"));
+        let lies = Arc::new(Mutex::new(Lies::default()));
+        front(&path("front.sock"), path("attester.sock"), Arc::clone(&lies));
+        let engine = FakeEngine::start(&path("engine.sock"));
+        let options = Options {
+            attester: path("front.sock"),
+            engine: path("engine.sock"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            limits: Limits::default(),
+        };
+        let server = Server::start(options).await.unwrap();
+        let upstream = Upstream::new("127.0.0.1", server.address().port());
+        tokio::spawn(server.run());
+        let (bundle, trust) = release_files::published(now);
+        let collateral = platform.collateral(now, None).unwrap().to_json();
+        Self {
+            directory,
+            upstream,
+            lies,
+            engine,
+            pin,
+            instance_key,
+            platform,
+            bundle,
+            trust,
+            collateral,
+            _control: control,
+        }
+    }
+
+    pub(crate) fn anchors(&self) -> TrustAnchors {
+        TrustAnchors::custom(self.platform.root_der().to_vec())
+    }
+
+    /// A verifier whose policy names model and service, changed by `change`.
+    pub(crate) fn verifier(&self, change: impl FnOnce(&mut ClientPolicy)) -> Arc<Verifier> {
+        let mut policy = ClientPolicy {
+            appraisal: Policy {
+                models: Some(vec![model()]),
+                service_pins: Some(vec![self.pin]),
+                ..Policy::any_release()
+            },
+            releases: vec![VerifiedRelease::verify(&self.bundle, &self.trust, now()).unwrap()],
+            collateral: vec![Collateral::from_json(self.collateral.as_bytes()).unwrap()],
+        };
+        change(&mut policy);
+        Arc::new(Verifier::new(policy, self.anchors()))
+    }
+
+    /// The same policy as files.
+    pub(crate) fn write_policy(&self) -> PathBuf {
+        let path = |name: &str| self.directory.path().join(name);
+        std::fs::write(path("trust.json"), self.trust.to_canonical().unwrap()).unwrap();
+        std::fs::write(path("release.json"), &self.bundle).unwrap();
+        std::fs::write(path("collateral.json"), &self.collateral).unwrap();
+        let file = PolicyFile {
+            schema: PolicyFile::SCHEMA.into(),
+            appraisal: Policy {
+                models: Some(vec![model()]),
+                service_pins: Some(vec![self.pin]),
+                ..Policy::any_release()
+            },
+            release_trust: "trust.json".into(),
+            release_bundles: vec!["release.json".into()],
+            collateral: vec!["collateral.json".into()],
+        };
+        std::fs::write(path("policy.json"), serde_json::to_vec_pretty(&file).unwrap()).unwrap();
+        path("policy.json")
+    }
+
+    pub(crate) fn lie_in_answers(&self, lie: impl FnMut(&mut ServingAnswer) + Send + 'static) {
+        self.lies.lock().unwrap().answer = Some(Box::new(lie));
+    }
+
+    pub(crate) fn lie_in_requests(&self, lie: impl FnMut(&mut ServingRequest) + Send + 'static) {
+        self.lies.lock().unwrap().request = Some(Box::new(lie));
+    }
+}
+
+/// The codes of a refusal; empty when nothing was refused.
+pub(crate) fn codes<T>(result: Result<T, ClientError>) -> Vec<String> {
+    match result {
+        Ok(_) => Vec::new(),
+        Err(error) => error.reasons().into_iter().map(|reason| reason.code).collect(),
+    }
+}
+
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+pub(crate) fn model() -> ModelId {
+    ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap()
+}
+
+pub(crate) fn shape() -> MachineShape {
+    let devices = vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock];
+    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: 1024, qemu: "10.1".parse().unwrap(), devices }).unwrap()
+}
+
+fn guest_config(pin: Sha256Digest) -> GuestConfig {
+    GuestConfig {
+        schema: GuestConfig::SCHEMA.into(),
+        role: Fixed(Role::Inference),
+        shape: config::Policy(shape()),
+        model: config::Policy(model()),
+        service: ServiceLink { vsock_port: Free(7000), spki_sha256: config::Policy(pin) },
+        network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+        engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+    }
+}
+
+fn attested_time(service: &SigningKey, now: u64) -> TimeState {
+    let (nonce, unix) = (Hex32::new([9; 32]), now - 5);
+    let signature = service.sign(&AttestedTime::signed_bytes(&nonce, unix)).to_bytes().to_vec();
+    let service_key = Hex32::new(service.verifying_key().to_bytes());
+    let attested = AttestedTime { unix, nonce, service_key, signature: Base64::new(signature).unwrap() };
+    TimeState { floor: now - 1000, attested: Some(attested) }
+}
+
+struct SimulatedDevice(SimulatedTd);
+
+impl QuoteDevice for SimulatedDevice {
+    fn mr_config_id(&mut self) -> Result<Sha384Digest, DeviceError> {
+        Ok(self.0.mr_config_id())
+    }
+
+    fn extend_rtmr3(&mut self, digest: &Sha384Digest) -> Result<(), DeviceError> {
+        self.0.extend(3, digest).map_err(|_| DeviceError::Answer("extend"))
+    }
+
+    fn quote(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, DeviceError> {
+        self.0.quote(*report_data).map_err(|_| DeviceError::Answer("quote"))
+    }
+}
+
+/// Drives the attester through a whole boot, as init does.
+fn boot(td: SimulatedTd, keys: Keys, config: &[u8], time: TimeState, socket: &Path) -> UnixStream {
+    let (mut control, theirs) = UnixStream::pair().unwrap();
+    let listener = UnixListener::bind(socket).unwrap();
+    let (spki_sha256, instance_key) = (keys.spki_sha256(), keys.instance_key());
+    std::thread::spawn(move || attester::serve(SimulatedDevice(td), keys, theirs, listener));
+    let gpu = GpuEvidence { epoch: 0, random: Hex32::default(), reports: vec![] };
+    let mut ask = |request: ControlRequest| {
+        call::<_, _, ControlAnswer>(&mut control, 1, &request).unwrap();
+    };
+    let guest_config = Base64::new(config.to_vec()).unwrap();
+    ask(ControlRequest::Configure(Box::new(Configuration {
+        guest_config,
+        time: time.clone(),
+        gpu: gpu.clone(),
+        firmware_log: None,
+    })));
+    let model = model();
+    let facts = BootFacts {
+        config: GuestConfig::mr_config_id(config),
+        time: &time,
+        gpu: &gpu,
+        model: &model,
+        spki_sha256,
+        instance_key,
+    };
+    for name in EventName::ALL {
+        if name == EventName::KeysClosed {
+            ask(ControlRequest::Seal {});
+        }
+        ask(ControlRequest::Extend { event: facts.event(name).unwrap() });
+    }
+    control
+}
+
+/// Listens for serve and passes its requests on, with lies where they are set.
+fn front(path: &Path, attester: PathBuf, lies: Arc<Mutex<Lies>>) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (attester, lies) = (attester.clone(), Arc::clone(&lies));
+            std::thread::spawn(move || relay(stream, &attester, &lies));
+        }
+    });
+}
+
+fn relay(mut serve: UnixStream, attester: &Path, lies: &Mutex<Lies>) {
+    let mut attester = UnixStream::connect(attester).unwrap();
+    while let Ok(Some(mut request)) = frame::read::<Request<ServingRequest>>(&mut serve) {
+        if let Some(lie) = &mut lies.lock().unwrap().request {
+            lie(&mut request.body);
+        }
+        frame::write(&mut attester, &request).unwrap();
+        let mut response = frame::read::<Response<ServingAnswer>>(&mut attester).unwrap().unwrap();
+        if let (Some(lie), attester_protocol::Outcome::Done(answer)) =
+            (&mut lies.lock().unwrap().answer, &mut response.outcome)
+        {
+            lie(answer);
+        }
+        if frame::write(&mut serve, &response).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A client that speaks to the attested API and believes everything.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use attested_channel::{
+    stream::{Channel, share},
+    tls::client_config,
+};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use types::{ConnectionProof, Document as _, Hex32};
+
+/// A client on one connection.
+pub(crate) struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+    channel: Channel<TcpStream>,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config().unwrap()));
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+        let (stream, channel) = share(stream.into());
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { sender, channel }
+    }
+
+    /// Connects and asks for a proof.
+    pub(crate) async fn proven(address: SocketAddr) -> (Self, [u8; 32]) {
+        let mut client = Self::connect(address).await;
+        let (_, binding) = client.attest([7; 32]).await;
+        (client, binding)
+    }
+
+    pub(crate) async fn attest(&mut self, challenge: [u8; 32]) -> (ConnectionProof, [u8; 32]) {
+        let body = format!("{{\"challenge\":\"{}\"}}", Hex32::new(challenge));
+        let (status, _, body) = self.send(Method::POST, "/v1/attestation", body).await;
+        assert_eq!(status, StatusCode::OK);
+        (ConnectionProof::from_canonical(&body).unwrap(), self.channel.binding(&challenge).unwrap())
+    }
+
+    pub(crate) async fn start(&mut self, method: Method, path: &str, body: String) -> http::Response<Incoming> {
+        let request = http::Request::builder().method(method).uri(path).header("host", "guest");
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request.body(Full::from(body)).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> (StatusCode, http::HeaderMap, Bytes) {
+        let response = self.start(method, path, body).await;
+        let (head, body) = response.into_parts();
+        (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    pub(crate) async fn chat(&mut self, prompt: &str, extra: &str) -> (StatusCode, http::HeaderMap, Bytes) {
+        self.send(Method::POST, "/v1/chat/completions", chat_body(prompt, extra)).await
+    }
+}
+
+pub(crate) fn chat_body(prompt: &str, extra: &str) -> String {
+    format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]{extra}}}"#)
+}
