@@ -209,3 +209,25 @@ async fn a_refused_guest_ends_the_start() {
     let check = command(&[["check".as_ref()].as_slice(), &nobody].concat());
     assert!(same(run(check).await.unwrap(), 1));
 }
+
+/// Runs with the interpreter that `CHRYSALIS_PYTHON` names, where it has the package `openai`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_client_notices_nothing() {
+    let Some(python) = std::env::var_os("CHRYSALIS_PYTHON") else {
+        println!("SKIPPED: the official Python client (CHRYSALIS_PYTHON is not set)");
+        return;
+    };
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let output = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/official_client.py"))
+            .arg(format!("http://{}/v1", proxy.address))
+            .arg(model().to_string())
+            .output()
+            .unwrap()
+    })
+    .await
+    .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
