@@ -149,6 +149,15 @@ impl Service {
         }
     }
 
+    /// Forgets challenges that are past their expiry anyway, so that the store does not grow for ever.
+    pub fn prune(&self) {
+        match self.store.prune_redeemed((self.clock)()) {
+            Ok(0) => {}
+            Ok(pruned) => tracing::info!(pruned, "expired challenges forgotten"),
+            Err(error) => tracing::warn!(%error, "expired challenges could not be forgotten"),
+        }
+    }
+
     /// The bundle of an imported release.
     ///
     /// # Errors

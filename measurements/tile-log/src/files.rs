@@ -43,7 +43,7 @@ impl<'a> Writer<'a> {
     pub(crate) fn stage(&mut self, name: &Path, bytes: &[u8]) -> Result<(), FileError> {
         let path = self.root.join(name);
         let parent = path.parent().unwrap_or(self.root);
-        fs::create_dir_all(parent).map_err(|e| FileError::new("make directory", parent, e))?;
+        self.make_parents(parent)?;
         let temporary = path.with_added_extension("tmp");
         let written = File::create(&temporary).and_then(|mut file| {
             file.write_all(bytes)?;
@@ -52,6 +52,23 @@ impl<'a> Writer<'a> {
         written.map_err(|e| FileError::new("write", &temporary, e))?;
         fs::rename(&temporary, &path).map_err(|e| FileError::new("rename", &temporary, e))?;
         self.dirs.extend(parent.ancestors().take_while(|dir| dir.starts_with(self.root)).map(Path::to_owned));
+        Ok(())
+    }
+
+    /// Makes the directories below the root that lead to `parent`. The root itself is never made: a log whose directory
+    /// has vanished must fail, not begin anew somewhere else.
+    fn make_parents(&self, parent: &Path) -> Result<(), FileError> {
+        let mut missing: Vec<_> =
+            parent.ancestors().take_while(|dir| *dir != self.root && dir.starts_with(self.root)).collect();
+        missing.reverse();
+        for dir in missing {
+            match fs::create_dir(dir) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(FileError::new("make directory", dir, error));
+                }
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -101,4 +118,21 @@ pub(crate) fn read_text(path: &Path, max: usize) -> Result<String, FileError> {
 
 fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(|e| FileError::new("sync", dir, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vanished_root_is_not_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("log");
+        fs::create_dir(&root).unwrap();
+        Writer::new(&root).replace(Path::new("tile/0/000"), b"tile").unwrap();
+        assert_eq!(fs::read(root.join("tile/0/000")).unwrap(), b"tile");
+        fs::remove_dir_all(&root).unwrap();
+        assert!(Writer::new(&root).replace(Path::new("tile/0/000"), b"tile").is_err());
+        assert!(!root.exists());
+    }
 }

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -55,7 +56,19 @@ async fn run(args: &ServeArgs, anchors: &TrustAnchors, service: Arc<Service>) ->
         }
         tracing::info!("stopping");
     };
-    Ok(listen(service, listener, stop).await?)
+    let pruned = Arc::clone(&service);
+    let pruning = tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(PRUNE_EVERY);
+        loop {
+            ticks.tick().await;
+            let pruned = Arc::clone(&pruned);
+            // A panic inside is reported by the runtime; the next tick tries again.
+            let _ = tokio::task::spawn_blocking(move || pruned.prune()).await;
+        }
+    });
+    let ended = listen(service, listener, stop).await;
+    pruning.abort();
+    Ok(ended?)
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -69,6 +82,9 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         Err(error) => Err(error).with_context(|| format!("could not listen on {address}")),
     }
 }
+
+/// How often expired challenges are forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
 /// Writes a small file so that no reader sees a part of it.
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
