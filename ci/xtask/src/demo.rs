@@ -41,19 +41,28 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     setup::run()?;
     let programs = Programs::build(&mut report)?;
     let scene = Scene::prepare(&programs, &mut report)?;
+    let played = play(args, &programs, &scene, &mut report);
+    if played.is_err() && process::check_interrupt().is_ok() {
+        eprintln!("logs are kept in {}", scene.keep().display());
+    }
+    played
+}
+
+/// The measured run: boot, conversation, refusals.
+fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let measured_from = Instant::now();
-    let mut guest = Guest::boot(&programs, &scene, &scene.image, "guest", |_| Ok(()))?;
-    guest.wait_until_serving(&mut report)?;
+    let mut guest = Guest::boot(programs, scene, &scene.image, "guest", |_| Ok(()))?;
+    guest.wait_until_serving(report)?;
     scene.keep_measured(guest.measured()?)?;
-    let conversation = chat::ask(&programs, &scene, &guest, &args.question, &mut report)?;
-    scene.show_release_decision(&programs, &mut report)?;
+    let conversation = chat::ask(programs, scene, &guest, &args.question, report)?;
+    scene.show_release_decision(programs, report)?;
     if args.keep {
         report.finish(measured_from.elapsed())?;
-        return keep(&scene, &guest, &conversation);
+        return keep(scene, &guest, &conversation);
     }
     drop(conversation);
     guest.stop()?;
-    refusals::run(&programs, &scene, &mut report)?;
+    refusals::run(programs, scene, report)?;
     report.finish(measured_from.elapsed())
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{ModelId, Sha256Digest};
 
+use crate::record::LaunchRecord;
 use crate::{launch, preflight, prepare};
 
 /// Prepares a host and runs guests on it.
@@ -17,7 +19,7 @@ use crate::{launch, preflight, prepare};
     version,
     after_help = "Examples:\n  host-agent preflight\n  host-agent launch --run-dir run --image image --model-pack pack \\\n      --model smollm2@q4_1:<identity> --service 192.0.2.7:8443 --service-spki <sha256>\n  host-agent status --run-dir run --json"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -28,8 +30,10 @@ enum Command {
     Preflight(preflight::PreflightArgs),
     /// Compose the disks and the launch record of a guest, without starting it.
     Prepare(PrepareArgs),
-    /// Start a guest and watch over it in the foreground until it ends.
-    Launch(LaunchArgs),
+    /// Compose and start a guest, and watch over it in the foreground until it ends.
+    Launch(Box<LaunchArgs>),
+    /// Start what `prepare` composed, and watch over it in the foreground until it ends.
+    Start(StartPreparedArgs),
     /// Say how the guest of a run directory is.
     Status(RunDirArgs),
     /// Stop the guest of a run directory.
@@ -98,14 +102,28 @@ pub(crate) struct PrepareArgs {
     pub(crate) threads_prefill: u16,
 }
 
-/// A launch: composed anew, or from a prepared directory.
+/// A launch: composed anew, then started.
 #[derive(Debug, Args)]
 pub(crate) struct LaunchArgs {
     #[command(flatten)]
-    pub(crate) prepare: Option<PrepareArgs>,
-    /// Start what `prepare` left in this directory, as it is.
-    #[arg(long, conflicts_with = "run_dir", value_name = "RUN_DIR")]
-    pub(crate) prepared: Option<PathBuf>,
+    pub(crate) prepare: PrepareArgs,
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
+}
+
+/// Starting what `prepare` left in a run directory, as it is.
+#[derive(Debug, Args)]
+pub(crate) struct StartPreparedArgs {
+    /// The guest's directory.
+    #[arg(long)]
+    pub(crate) run_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
+}
+
+/// How a guest is started and watched.
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
     /// `vhost-device-vsock` to run where the kernel's vhost-vsock is not used.
     #[arg(long, default_value = "vhost-device-vsock")]
     pub(crate) vhost_device_vsock: PathBuf,
@@ -145,13 +163,26 @@ pub(crate) enum TeeArg {
     Simulated,
 }
 
-/// Runs the command. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused.
+/// Runs the command. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused, 64 for wrong usage.
 #[must_use]
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output and is no error. A closed stream leaves nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let result = match cli.command {
         Command::Preflight(args) => preflight::run(&args),
         Command::Prepare(args) => prepare::run(&args).map(|_| ExitCode::SUCCESS),
-        Command::Launch(args) => launch::run(args),
+        Command::Launch(args) => {
+            prepare::run(&args.prepare).and_then(|record| launch::run(&args.start, &args.prepare.run_dir, &record))
+        }
+        Command::Start(args) => {
+            LaunchRecord::load(&args.run_dir).and_then(|record| launch::run(&args.start, &args.run_dir, &record))
+        }
         Command::Status(args) => launch::status(&args),
         Command::Stop(args) => launch::stop(&args),
     };
@@ -160,3 +191,6 @@ pub fn run(cli: Cli) -> ExitCode {
         ExitCode::FAILURE
     })
 }
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;

@@ -15,26 +15,20 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use types::EventName;
 
-use crate::cli::{LaunchArgs, RunDirArgs};
+use crate::cli::{RunDirArgs, StartArgs};
 use crate::events::Event;
 use crate::files;
-use crate::prepare;
 use crate::process::Guarded;
 use crate::qmp::Qmp;
 use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, PID_FILE, STATE, TD_PARAMS};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
-pub(crate) fn run(args: LaunchArgs) -> anyhow::Result<ExitCode> {
-    let (run_dir, record) = match (&args.prepare, &args.prepared) {
-        (_, Some(run_dir)) => (run_dir.clone(), LaunchRecord::load(run_dir)?),
-        (Some(prepare_args), None) => (prepare_args.run_dir.clone(), prepare::run(prepare_args)?),
-        (None, None) => anyhow::bail!("name what to start: --prepared RUN_DIR, or the options of prepare"),
-    };
+pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
     let run_dir = run_dir.canonicalize().context("run directory")?;
     let _claim = Claim::take(&run_dir)?;
     // One thread: the kernel ends the children when the thread that started them ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(supervise(&args, &run_dir, &record))
+    runtime.block_on(supervise(args, &run_dir, record))
 }
 
 /// Says how the guest of a run directory is.
@@ -114,7 +108,7 @@ impl Drop for Claim {
     }
 }
 
-async fn supervise(args: &LaunchArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
+async fn supervise(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let report = Reporter { json: args.json, state: run_dir.join(STATE) };
@@ -169,12 +163,7 @@ struct Guest {
 }
 
 impl Guest {
-    async fn start(
-        args: &LaunchArgs,
-        run_dir: &Path,
-        record: &LaunchRecord,
-        report: &Reporter,
-    ) -> anyhow::Result<Self> {
+    async fn start(args: &StartArgs, run_dir: &Path, record: &LaunchRecord, report: &Reporter) -> anyhow::Result<Self> {
         remove_stale_sockets(run_dir);
         let host = vsock_host(run_dir, record);
         let vsock = match &host {
@@ -301,7 +290,7 @@ fn remove_stale_sockets(run_dir: &Path) {
     }
 }
 
-async fn start_vsock(args: &LaunchArgs, run_dir: &Path, uds_path: &Path) -> anyhow::Result<Guarded> {
+async fn start_vsock(args: &StartArgs, run_dir: &Path, uds_path: &Path) -> anyhow::Result<Guarded> {
     let socket = run_dir.join("vhost.sock");
     let vm = format!("guest-cid=3,socket={},uds-path={}", socket.display(), uds_path.display());
     let arguments = ["--vm".to_owned(), vm];
@@ -312,7 +301,7 @@ async fn start_vsock(args: &LaunchArgs, run_dir: &Path, uds_path: &Path) -> anyh
 }
 
 async fn start_simulator(
-    args: &LaunchArgs,
+    args: &StartArgs,
     run_dir: &Path,
     host: &VsockHost,
     qemu_pid: u32,

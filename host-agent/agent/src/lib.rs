@@ -14,5 +14,5 @@ mod process;
 mod qmp;
 mod record;
 
-pub use cli::{Cli, run};
+pub use cli::run;
 pub use events::Event;

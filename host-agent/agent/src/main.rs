@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    host_agent::run(host_agent::Cli::parse())
+    host_agent::run(std::env::args_os())
 }

@@ -59,8 +59,8 @@ impl Guest {
         let started = Instant::now();
         let mut launch = programs.command("host-agent");
         launch
-            .arg("launch")
-            .arg("--prepared")
+            .arg("start")
+            .arg("--run-dir")
             .arg(&directory)
             .arg("--vhost-device-vsock")
             .arg(&scene.vsock_tool)

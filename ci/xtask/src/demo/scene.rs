@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything before the first boot: image, model, keys, release, service. Keys of the demo are thrown away.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,7 +25,9 @@ const REVISION: &str = "q4_1";
 
 /// What a launch needs.
 pub(crate) struct Scene {
-    directory: TempDir,
+    directory: PathBuf,
+    /// Removes the directory at the end, unless it is kept.
+    cleanup: Cell<Option<TempDir>>,
     pub(crate) image: PathBuf,
     pub(crate) pack: PathBuf,
     pub(crate) model: String,
@@ -60,12 +63,32 @@ impl Scene {
         let (service, service_address, service_spki) =
             report.step("service", "attestation service on loopback", || scene.serve(&model, &pki))?;
         scene.write_client_policy(&model, &service_spki, &pki)?;
-        Ok(Self { image, pack, model, pki, vsock_tool, service_spki, service_address, _service: service, directory })
+        Ok(Self {
+            image,
+            pack,
+            model,
+            pki,
+            vsock_tool,
+            service_spki,
+            service_address,
+            _service: service,
+            directory: directory.path().to_owned(),
+            cleanup: Cell::new(Some(directory)),
+        })
     }
 
     /// Where this run keeps its files; removed with it.
     pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
+    }
+
+    /// Leaves the run's files where they are, without the model's key.
+    pub(crate) fn keep(&self) -> &Path {
+        let _ = std::fs::remove_file(self.directory.join("model.key"));
+        if let Some(directory) = self.cleanup.take() {
+            let _ = directory.keep();
+        }
+        &self.directory
     }
 
     /// Where the service listens.
