@@ -2,7 +2,7 @@
 //! Running programs so that none outlives this one.
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Seek as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,9 +51,26 @@ pub(crate) fn output(step: &str, command: &mut Command) -> anyhow::Result<(Strin
     Ok((text, status))
 }
 
-/// Runs a command that prints one JSON document as its last line, and must succeed.
-pub(crate) fn json(step: &str, command: &mut Command) -> anyhow::Result<serde_json::Value> {
+/// Runs a command that prints one JSON document as its last line, and must succeed. Its errors go to this terminal as
+/// they come: for long work that shows progress there.
+pub(crate) fn json_with_progress(step: &str, command: &mut Command) -> anyhow::Result<serde_json::Value> {
     let (text, status) = output(step, command)?;
+    last_document(step, &text, status)
+}
+
+/// Runs a command that prints one JSON document as its last line, and must succeed. Its errors are shown when it fails.
+pub(crate) fn json(step: &str, command: &mut Command) -> anyhow::Result<serde_json::Value> {
+    let mut errors = tempfile::tempfile().context("temporary file")?;
+    command.stderr(errors.try_clone().context("temporary file")?);
+    let (text, status) = output(step, command)?;
+    if !status.success() {
+        errors.rewind().context("temporary file")?;
+        eprint!("{}", std::io::read_to_string(errors).context("temporary file")?);
+    }
+    last_document(step, &text, status)
+}
+
+fn last_document(step: &str, text: &str, status: ExitStatus) -> anyhow::Result<serde_json::Value> {
     anyhow::ensure!(status.success(), "{step}: failed with {status}\n{}", text.trim_end());
     let line = text.lines().last().with_context(|| format!("{step}: said nothing"))?;
     serde_json::from_str(line).with_context(|| format!("{step}: its last line is no JSON"))

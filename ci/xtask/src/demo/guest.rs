@@ -109,6 +109,7 @@ impl Guest {
                 "memory" => {
                     if let Some(report) = report.as_deref_mut() {
                         report.memory_kib = Some(number("kib"));
+                        report.line(&format!("guest memory {} MiB, the model in it", number("kib") / 1024));
                     }
                 }
                 "serving" => return Ok(Ending::Serving(text("address"))),

@@ -23,7 +23,10 @@ pub(crate) struct Report {
     pub(crate) receipt: Option<Value>,
     pub(crate) decision: Option<Value>,
     pub(crate) image: Option<Value>,
+    /// Resident memory of all processes of the guest, the model in it.
     pub(crate) memory_kib: Option<u64>,
+    /// Size of the model's weights.
+    pub(crate) model_kib: u64,
 }
 
 impl Report {
@@ -41,6 +44,7 @@ impl Report {
             decision: None,
             image: None,
             memory_kib: None,
+            model_kib: 0,
         }
     }
 
@@ -106,6 +110,7 @@ impl Report {
             "decision": self.decision,
             "image": self.image,
             "guest_memory_kib": self.memory_kib,
+            "guest_overhead_kib": self.memory_kib.map(|kib| kib.saturating_sub(self.model_kib)),
             "steps": self.steps,
             "parts": parts,
             "milliseconds": milliseconds(total),

@@ -15,6 +15,8 @@ use crate::{process, workspace};
 use super::programs::Programs;
 use super::report::Report;
 
+/// Most bytes of kernel and initrd.
+const MAX_IMAGE: u64 = 40 << 20;
 /// The machine of the demo: small, since it is emulated.
 pub(crate) const SHAPE_ARGUMENTS: [&str; 4] = ["--vcpus", "2", "--memory-mib", "1024"];
 const SHAPE: &str = "vcpus = 2\nmemory_mib = 1024\nqemu = \"QEMU\"\ndevices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n";
@@ -44,18 +46,22 @@ impl Scene {
         let root = workspace::root()?;
         let image = workspace::cache()?.join("demo/image-sim");
         let built = report.step("image", "kernel, guest programs, firmware (cold: about 20 minutes)", || {
-            process::json("image", programs.image(&root).args(["build", "--profile", "sim", "--out"]).arg(&image))
+            process::json_with_progress(
+                "image",
+                programs.image(&root).args(["build", "--profile", "sim", "--out"]).arg(&image),
+            )
         })?;
         note_image(&built, report)?;
         let vsock_tool = report.step("host tool", "vhost-device-vsock", || {
-            let paths = process::json("host tool", programs.image(&root).arg("host-tool"))?;
+            let paths = process::json_with_progress("host tool", programs.image(&root).arg("host-tool"))?;
             path_in(&paths, "vhost_device_vsock")
         })?;
         let directory = tempfile::Builder::new().prefix("chrysalis-").tempdir().context("temporary directory")?;
         let scene = Unserved { programs, directory: directory.path(), image: &image };
-        let (pack, model) =
+        let (pack, model, weights) =
             report.step("model", "SmolLM2-135M-Instruct: fetch, pack, encrypt", || scene.pack_model(&root))?;
         let pki = directory.path().join("pki");
+        report.model_kib = weights / 1024;
         report.step("simulator", "keys of the simulated hardware", || {
             process::json("tdx-sim init", programs.command("tdx-sim").arg("init").arg("--pki").arg(&pki)).map(drop)
         })?;
@@ -174,21 +180,23 @@ struct Unserved<'a> {
 }
 
 impl Unserved<'_> {
-    fn pack_model(&self, root: &Path) -> anyhow::Result<(PathBuf, String)> {
-        let paths = process::json("model", self.programs.image(root).arg("model"))?;
+    /// The pack, the model's name, and the bytes of its weights.
+    fn pack_model(&self, root: &Path) -> anyhow::Result<(PathBuf, String, u64)> {
+        let paths = process::json_with_progress("model", self.programs.image(root).arg("model"))?;
         let weights = path_in(&paths, "weights")?;
         let pack = self.directory.join("pack");
         let mut command = self.programs.command("model");
         command
             .args(["--json", "pack", "--name", MODEL_NAME, "--revision", REVISION, "--in"])
-            .arg(weights)
+            .arg(&weights)
             .arg("--new-key")
             .arg(self.directory.join("model.key"))
             .arg("--out")
             .arg(&pack);
-        let packed = process::json("model pack", &mut command)?;
+        let packed = process::json_with_progress("model pack", &mut command)?;
         let model = packed.get("model").and_then(Value::as_str).context("model pack: no name")?.to_owned();
-        Ok((pack, model))
+        let size = std::fs::metadata(&weights).context("weights")?.len();
+        Ok((pack, model, size))
     }
 
     /// The publisher's part: registers for the demo's shape, statement, signature, log with a witness.
@@ -312,6 +320,7 @@ fn note_image(built: &Value, report: &mut Report) -> anyhow::Result<()> {
     };
     let bytes = size("vmlinuz") + size("initrd");
     report.line(&format!("kernel {} KiB, initrd {} KiB", size("vmlinuz") / 1024, size("initrd") / 1024));
+    anyhow::ensure!(bytes <= MAX_IMAGE, "kernel and initrd have {bytes} bytes, more than {MAX_IMAGE}");
     report.image = Some(json!({ "kernel_and_initrd_bytes": bytes, "files": files }));
     Ok(())
 }
