@@ -76,6 +76,14 @@ impl Tree {
         path.reverse();
         Some(path)
     }
+
+    /// The inclusion paths of all leaves, in their order: what [`Tree::path`] gives for each, in one pass.
+    #[must_use]
+    pub fn paths(&self) -> Vec<Vec<Sha256Digest>> {
+        let mut paths = vec![Vec::new(); self.leaves.len()];
+        fill_paths(&self.leaves, &mut paths);
+        paths
+    }
 }
 
 /// Why an inclusion path was refused.
@@ -142,6 +150,19 @@ fn root_of(leaves: &[Sha256Digest]) -> Sha256Digest {
     }
 }
 
+/// Adds what the paths of these leaves hold below their root, which it gives.
+fn fill_paths(leaves: &[Sha256Digest], paths: &mut [Vec<Sha256Digest>]) -> Sha256Digest {
+    let middle = if leaves.len() > 1 { split(leaves.len()) } else { 0 };
+    let halves = leaves.split_at_checked(middle).zip(paths.split_at_mut_checked(middle));
+    let Some(((left, right), (left_paths, right_paths))) = halves.filter(|_| middle > 0) else {
+        return root_of(leaves);
+    };
+    let (left, right) = (fill_paths(left, left_paths), fill_paths(right, right_paths));
+    left_paths.iter_mut().for_each(|path| path.push(right));
+    right_paths.iter_mut().for_each(|path| path.push(left));
+    node_hash(&left, &right)
+}
+
 /// Largest power of two below `len` (which is at least 2).
 const fn split(len: usize) -> usize {
     1 << (usize::BITS - 1 - (len - 1).leading_zeros())
@@ -169,6 +190,15 @@ mod tests {
                 let other = verify_path(&leaf(index ^ 1), index.into(), tree.size(), &path, &tree.root());
                 assert_eq!(other, Err(PathError::Root));
             }
+        }
+    }
+
+    #[test]
+    fn all_paths_at_once_are_the_paths_of_each() {
+        for size in (1..=33u8).chain([64, 65, 255]) {
+            let tree = Tree::new((0..size).map(|n| leaf(n).hash()).collect()).unwrap();
+            let one_by_one: Vec<_> = (0..size.into()).map(|index| tree.path(index).unwrap()).collect();
+            assert_eq!(tree.paths(), one_by_one);
         }
     }
 

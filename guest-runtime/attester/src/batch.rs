@@ -75,8 +75,8 @@ impl<D: QuoteDevice> Batches<D> {
         let (leaves, deliveries): (Vec<_>, Vec<_>) = self.queue.take().into_iter().unzip();
         match self.prove(&leaves) {
             Ok((tree, proof)) => {
-                for (index, deliver) in (0..).zip(deliveries) {
-                    deliver(proof_for(&tree, &proof, index));
+                for ((leaf_index, path), deliver) in (0..).zip(tree.paths()).zip(deliveries) {
+                    deliver(Ok(ConnectionProof { leaf_index, path, ..proof.clone() }));
                 }
             }
             Err(failure) => deliveries.into_iter().for_each(|deliver| deliver(Err(failure))),
@@ -105,10 +105,6 @@ impl<D: QuoteDevice> Batches<D> {
     }
 }
 
-fn proof_for(tree: &Tree, proof: &ConnectionProof, leaf_index: u64) -> Result<ConnectionProof, Failure> {
-    let path = tree.path(leaf_index).ok_or(Failure::Internal)?;
-    Ok(ConnectionProof { leaf_index, path, ..proof.clone() })
-}
-
-/// Most challenges that wait for one quote. Far below the tree's own limit: the peer is `serve` alone.
-const MAX_WAITING: usize = 8192;
+/// Most challenges that wait for one quote: twice the connections of `serve`. A connection must be able to take the
+/// proofs of all of them at once ([`crate::connection`]), some 10 KB each in locked memory.
+pub(crate) const MAX_WAITING: usize = 1024;

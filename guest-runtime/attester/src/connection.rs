@@ -14,7 +14,7 @@ use std::{
 
 use attester_protocol::{Failure, Outcome, Request, Response, ServingAnswer, ServingRequest, frame};
 
-use crate::serving::Serving;
+use crate::{batch, serving::Serving};
 
 /// Accepts connections for ever; above [`MAX_CONNECTIONS`] a new one is closed at once.
 pub(crate) fn accept(listener: &UnixListener, serving: &Arc<Serving>) {
@@ -92,5 +92,5 @@ fn encode(id: u64, answer: Result<ServingAnswer, Failure>) -> Vec<u8> {
 
 /// Most connections at once. Serve needs a handful.
 const MAX_CONNECTIONS: usize = 64;
-/// Most answers of one connection that its peer has not read.
-const MAX_UNSENT: usize = 1024;
+/// Most answers of one connection that its peer has not read: a whole batch of proofs, and as much again.
+const MAX_UNSENT: usize = 2 * batch::MAX_WAITING;

@@ -118,6 +118,31 @@ fn a_tree_has_leaves_of_one_kind() {
     assert_eq!(sizes, [(0, tls, 1), (1, hpke, 2), (2, tls, 1), (3, hpke, 2)]);
 }
 
+/// A client's abandoned challenges must not cost `serve` its connection, and with it the guest its life.
+#[test]
+fn a_full_queue_says_busy_and_its_batch_reaches_one_connection() {
+    let guest = Guest::serving();
+    let (started, go) = guest.hold_next_quote();
+    let mut serve = guest.connect();
+    serve.send(0, &prove(0, FreshnessKind::Tls));
+    started.recv().unwrap();
+    for id in 1..=MANY {
+        serve.send(id, &prove(id, FreshnessKind::Tls));
+    }
+    serve.send(u64::MAX, &ServingRequest::Identity {});
+    let answers = std::iter::from_fn(|| Some(serve.receive()).filter(|(id, _)| *id != u64::MAX));
+    let busy = answers.inspect(|(_, answer)| assert_eq!(*answer, Err(Failure::Busy))).count() as u64;
+    assert!((1..MANY).contains(&busy));
+    go.send(()).unwrap();
+    // Taken in only when the large batch has left the queue, and of the batch after it: the proof shows that the large
+    // one has been delivered, unread.
+    let mut last = guest.connect();
+    while last.ask(&prove(1, FreshnessKind::Tls)) == Err(Failure::Busy) {}
+    for _ in 0..=MANY - busy {
+        let (_, Ok(ServingAnswer::Proof { .. })) = serve.receive() else { panic!("no proof") };
+    }
+}
+
 /// Attack 67, by way of serve.
 #[test]
 fn serve_may_not_ask_for_key_release_proofs() {
@@ -209,3 +234,5 @@ fn a_hostile_connection_is_closed_and_others_go_on() {
 
 const CONNECTIONS: u64 = 5;
 const EACH: u64 = 9;
+/// More than may wait.
+const MANY: u64 = 1500;
