@@ -121,8 +121,10 @@ impl Attester {
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let frame = frame::encode(&Request { id, body })?;
         let (sender, receiver) = oneshot::channel();
+        // A client that goes away here, while the attester takes nothing, leaves nothing behind.
+        let place = self.shared.requests.reserve().await.map_err(|_| AttesterError::Closed)?;
         self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        self.shared.requests.send(frame).await.map_err(|_| AttesterError::Closed)?;
+        place.send(frame);
         match receiver.await.map_err(|_| AttesterError::Closed)? {
             Outcome::Done(answer) => Ok(answer),
             Outcome::Failed(failure) => Err(AttesterError::Refused(failure)),
@@ -251,3 +253,23 @@ const REQUESTS_AHEAD: usize = 256;
 const SIGN_PATIENCE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(TLS_SCHEME == 0x0807);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that hang up must not fill the memory of a guest whose attester is slow.
+    #[tokio::test]
+    async fn who_hangs_up_before_the_question_was_sent_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        // Nobody runs the connection: questions stay in the channel until it is full.
+        let (attester, _run) = Attester::connect(&path).await.unwrap();
+        for _ in 0..2 * REQUESTS_AHEAD {
+            let asked = attester.prove(Hex32::default(), Hex32::default());
+            assert!(tokio::time::timeout(Duration::ZERO, asked).await.is_err());
+        }
+        assert_eq!(attester.shared.waiting.lock().unwrap().len(), REQUESTS_AHEAD);
+    }
+}
