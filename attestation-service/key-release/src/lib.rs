@@ -4,7 +4,6 @@
 //! `challenge → evidence → appraisal → audit entry on disk → release`: [`Checked`] → [`Challenged`] → [`Appraised`] →
 //! [`Entered`] → [`Authorised`] → [`KeyReleaseAnswer`]. The guest's half is [`ReleaseKeyPair`].
 
-mod audit;
 mod state;
 mod token;
 

@@ -11,9 +11,12 @@ use release::{
     log::{EntryProof, EntryProofError, LogKey, leaf_hash},
 };
 use tdx_verify::{Collateral, TrustAnchors};
-use types::{CanonicalError, Document as _, Evidence, ModelId, Refusal, Sha256Digest};
+use types::{
+    CanonicalError, Document as _, Evidence, KeyReleaseEntry, ModelId, Refusal, Sha256Digest,
+    audit::Authorised as Decision,
+};
 
-use crate::{KeyReleaseAnswer, KeyReleaseRequest, ModelKey, Token, TokenError, TokenKey, audit::Entry};
+use crate::{KeyReleaseAnswer, KeyReleaseRequest, ModelKey, Token, TokenError, TokenKey};
 
 /// A request whose token this service made and that has not expired. Its redemption must be recorded next.
 #[derive(Debug)]
@@ -158,16 +161,16 @@ impl Appraised {
     /// # Errors
     /// [`CanonicalError`] when `now` is out of range.
     pub fn enter(self, key_version: u32, now: u64) -> Result<Entered, CanonicalError> {
-        let entry = Entry {
-            schema: Entry::SCHEMA,
+        let entry = KeyReleaseEntry {
+            schema: KeyReleaseEntry::SCHEMA.to_owned(),
             unix: now,
-            decision: Entry::AUTHORISED,
-            model: self.accepted.model(),
+            decision: Decision::Authorised,
+            model: self.accepted.model().clone(),
             key_version,
-            release: self.accepted.release(),
-            evidence: self.accepted.evidence(),
+            release: *self.accepted.release(),
+            evidence: *self.accepted.evidence(),
             challenge: Sha256Digest::of(self.accepted.challenge()),
-            platform: self.accepted.platform(),
+            platform: *self.accepted.platform(),
         };
         let entry = entry.to_canonical()?;
         Ok(Entered { accepted: self.accepted, key_version, entry })

@@ -233,8 +233,7 @@ impl Service {
             Refused::because(vec![Refusal::new(code, field, detail, fix)])
         };
         let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
-        let platform = appraised.platform().as_bytes();
-        if self.store.is_platform_revoked(platform).map_err(|e| unable(&e))? {
+        if self.store.is_platform_revoked(appraised.platform()).map_err(|e| unable(&e))? {
             return Err(refuse("platform_revoked", "platform", "the platform was revoked", "use another platform"));
         }
         let key = match self.store.key(appraised.model()) {

@@ -2,41 +2,7 @@
 //! Entries of the audit log: canonical JSON documents.
 
 use serde::{Deserialize, Serialize};
-use types::{CanonicalError, Document, ModelId, Sha256Digest};
-
-/// A key was authorised to be released (`chrysalis/audit/key-release/v1`). It says *authorised*: whether the guest
-/// got the key is unknown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyReleaseEntry {
-    /// `chrysalis/audit/key-release/v1`.
-    pub schema: String,
-    /// When, unix seconds, by the service's clock.
-    pub unix: u64,
-    /// The model whose key it is.
-    pub model: ModelId,
-    /// Version of the key.
-    pub key_version: u32,
-    /// Digest of the release that the guest runs.
-    pub release: Sha256Digest,
-    /// SHA-256 of the evidence document.
-    pub evidence: Sha256Digest,
-    /// SHA-256 of the challenge.
-    pub challenge: Sha256Digest,
-    /// The platform, lower-case hexadecimal, where its certificates name one.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub platform: Option<String>,
-    /// `authorised`.
-    pub decision: Authorised,
-}
-
-/// The only decision of a [`KeyReleaseEntry`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Authorised {
-    /// The key may leave.
-    Authorised,
-}
+use types::{CanonicalError, Document, KeyReleaseEntry, ModelId, Sha256Digest};
 
 /// A key release was refused (`chrysalis/audit/refusal/v1`). Written after the refusal was answered, if at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,15 +54,6 @@ pub enum EntryError {
     },
 }
 
-impl Document for KeyReleaseEntry {
-    const SCHEMA: &'static str = "chrysalis/audit/key-release/v1";
-    const MAX_BYTES: usize = 4096;
-
-    fn schema(&self) -> &str {
-        &self.schema
-    }
-}
-
 impl Document for RefusalEntry {
     const SCHEMA: &'static str = "chrysalis/audit/refusal/v1";
     const MAX_BYTES: usize = 8192;
@@ -146,15 +103,7 @@ impl AuditEntry {
     fn check(&self) -> Result<(), EntryError> {
         let rule = |ok, field, rule| if ok { Ok(()) } else { Err(EntryError::Field { field, rule }) };
         match self {
-            Self::KeyRelease(entry) => {
-                rule(entry.key_version > 0, "key_version", "1 or more")?;
-                let hex = |text: &String| {
-                    (2..=128).contains(&text.len())
-                        && text.len().is_multiple_of(2)
-                        && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-                };
-                rule(entry.platform.as_ref().is_none_or(hex), "platform", "1 to 64 bytes in lower-case hexadecimal")
-            }
+            Self::KeyRelease(entry) => rule(entry.key_version > 0, "key_version", "1 or more"),
             Self::Refusal(entry) => {
                 let code = |code: &String| {
                     (1..=64).contains(&code.len())

@@ -27,7 +27,7 @@ use std::sync::Mutex;
 pub use audit::{AuditError, AuditSummary, AuditVerifyError};
 pub use challenges::RedeemError;
 pub use database::DatabaseError;
-pub use entry::{AuditEntry, Authorised, EntryError, KeyReleaseEntry, RefusalEntry};
+pub use entry::{AuditEntry, EntryError, RefusalEntry};
 pub use keys::{KeyStoreError, ModelKey, StoredKey};
 pub use open::{InitError, InitOptions, OpenError, OpenOptions};
 pub use policies::PolicyError;

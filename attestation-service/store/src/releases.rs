@@ -101,20 +101,20 @@ impl Store {
         is_revoked(&*database::lock(&self.database)?, RELEASE, &digest.to_string())
     }
 
-    /// Revokes a platform by its identifier (the PPID or another id of the quote's certificates) for good.
+    /// Revokes a platform for good, by its name as verdicts and audit entries show it.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub fn revoke_platform(&self, id: &[u8]) -> Result<(), DatabaseError> {
-        self.revoke(PLATFORM, &hex::encode(id))
+    pub fn revoke_platform(&self, name: &Sha256Digest) -> Result<(), DatabaseError> {
+        self.revoke(PLATFORM, &name.to_string())
     }
 
     /// Whether a platform was revoked.
     ///
     /// # Errors
     /// [`DatabaseError`].
-    pub fn is_platform_revoked(&self, id: &[u8]) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.database)?, PLATFORM, &hex::encode(id))
+    pub fn is_platform_revoked(&self, name: &Sha256Digest) -> Result<bool, DatabaseError> {
+        is_revoked(&*database::lock(&self.database)?, PLATFORM, &name.to_string())
     }
 
     /// Revokes a model by its identity, under whatever name, for good.

@@ -14,10 +14,10 @@ use std::sync::Barrier;
 
 use release::log::{TilePath, WitnessSigner, cosign};
 use store::{
-    AuditEntry, AuditError, Authorised, InitError, InitOptions, KekError, KeyReleaseEntry, KeyStoreError, OpenError,
-    OpenOptions, PolicyError, RedeemError, RefusalEntry, Store, WrapError,
+    AuditEntry, AuditError, InitError, InitOptions, KekError, KeyStoreError, OpenError, OpenOptions, PolicyError,
+    RedeemError, RefusalEntry, Store, WrapError,
 };
-use types::{Blake3Digest, Document as _, ModelId, Sha256Digest};
+use types::{Blake3Digest, Document as _, KeyReleaseEntry, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 const NOW: u64 = 1_750_000_000;
@@ -43,8 +43,8 @@ fn release_entry(number: u64) -> AuditEntry {
         release: Sha256Digest::of(b"release"),
         evidence: Sha256Digest::of(b"evidence"),
         challenge: Sha256Digest::of(&number.to_be_bytes()),
-        platform: Some("00ff".into()),
-        decision: Authorised::Authorised,
+        platform: Sha256Digest::of(b"platform"),
+        decision: types::audit::Authorised::Authorised,
     })
 }
 
@@ -244,8 +244,7 @@ fn entries_of_another_form_are_refused() {
     assert!(refused(&refusal_entry(&["Not a code"])));
     let AuditEntry::KeyRelease(good) = release_entry(0) else { panic!() };
     assert!(refused(&AuditEntry::KeyRelease(KeyReleaseEntry { key_version: 0, ..good.clone() })));
-    assert!(refused(&AuditEntry::KeyRelease(KeyReleaseEntry { schema: RefusalEntry::SCHEMA.into(), ..good.clone() })));
-    assert!(refused(&AuditEntry::KeyRelease(KeyReleaseEntry { platform: Some("0G".into()), ..good })));
+    assert!(refused(&AuditEntry::KeyRelease(KeyReleaseEntry { schema: RefusalEntry::SCHEMA.into(), ..good })));
     assert_eq!(store.checkpoint().unwrap().head().size(), 0);
 }
 
@@ -339,14 +338,15 @@ fn revocations_and_policies_last() {
     assert!(!store.is_release_revoked(&digest).unwrap());
     store.revoke_release(&digest).unwrap();
     store.revoke_release(&digest).unwrap();
-    store.revoke_platform(&[1, 2]).unwrap();
+    let platform = Sha256Digest::of(b"platform");
+    store.revoke_platform(&platform).unwrap();
     store.set_policy("default", b"{}").unwrap();
     store.set_policy("default", b"{\"a\":1}").unwrap();
     assert!(matches!(store.set_policy("../x", b""), Err(PolicyError::Name)));
     drop(store);
     let store = Store::open(dir.path()).unwrap();
     assert!(store.is_release_revoked(&digest).unwrap());
-    assert!(store.is_platform_revoked(&[1, 2]).unwrap() && !store.is_platform_revoked(&[1]).unwrap());
+    assert!(store.is_platform_revoked(&platform).unwrap() && !store.is_platform_revoked(&digest).unwrap());
     assert_eq!(store.policy("default").unwrap().unwrap(), b"{\"a\":1}");
     assert_eq!(store.policies().unwrap(), ["default"]);
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here verifies anything: a value of these types is well formed, not true.
 
+pub mod audit;
 pub mod bytes;
 pub mod canonical;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod register;
 pub mod role;
 pub mod shape;
 
+pub use audit::KeyReleaseEntry;
 pub use bytes::{Base64, Hex32};
 pub use canonical::{CanonicalError, Document};
 pub use config::GuestConfig;
