@@ -3,10 +3,11 @@
 
 use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signature, VerifyingKey};
+use release::VerifiedRelease;
 use tdx_verify::VerifiedQuote;
 use types::{Evidence, GuestConfig, RegisterName, Role, Sha384Digest, evidence::AttestedTime};
 
-use crate::{Policy, registers::role_name, verdict::Checks};
+use crate::{Binding, Policy, registers::role_name, verdict::Checks};
 
 /// MRCONFIGID, MROWNER and MROWNERCONFIG. Gives the configuration where it is well formed.
 pub(crate) fn check_identity(evidence: &Evidence, quote: &VerifiedQuote, checks: &mut Checks) -> Option<GuestConfig> {
@@ -26,8 +27,8 @@ pub(crate) fn check_identity(evidence: &Evidence, quote: &VerifiedQuote, checks:
     parsed.ok()
 }
 
-/// The configuration, GPUs and time against policy.
-pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &Policy, now: u64, checks: &mut Checks) {
+/// The configuration and GPUs against policy.
+pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &Policy, checks: &mut Checks) {
     // Every field of the configuration has its judge: fixed, by policy, or free. A new one must be handled here.
     let GuestConfig { schema: _, role, shape: _, model, service, network: _, engine: _ } = config;
     checks.add(role.0 == evidence.role, ROLE, role_name(role.0), role_name(evidence.role));
@@ -41,7 +42,6 @@ pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &P
     let allowed = policy.instances.as_ref().is_none_or(|list| list.contains(&evidence.instance_key));
     checks.add(allowed, INSTANCE, "an instance of the policy's list", evidence.instance_key);
     check_gpu(evidence, checks);
-    check_time(evidence, config, now, checks);
 }
 
 /// No release has GPUs yet: evidence about one can't be appraised, so it is refused.
@@ -51,8 +51,20 @@ fn check_gpu(evidence: &Evidence, checks: &mut Checks) {
     checks.add(none, GPU, "no GPU", format!("{} reports, epoch {}", gpu.reports.len(), gpu.epoch));
 }
 
-/// The guest's time must have been signed by the service of its configuration (attack 68).
-fn check_time(evidence: &Evidence, config: &GuestConfig, now: u64, checks: &mut Checks) {
+/// The guest's time (attack 68): its floor is the build date of the release that it runs, and the service of its
+/// configuration signed a later one; for a key release not long ago.
+pub(crate) fn check_time(
+    evidence: &Evidence,
+    config: &GuestConfig,
+    release: Option<&VerifiedRelease>,
+    binding: Binding<'_>,
+    now: u64,
+    checks: &mut Checks,
+) {
+    let floor = evidence.time.floor;
+    if let Some(release) = release {
+        checks.equal(TIME_FLOOR, &release.values().source_date_epoch, &floor);
+    }
     let Some(attested) = &evidence.time.attested else {
         checks.add(false, TIME_MISSING, "a time signed by the pinned service", "the image's build date only");
         return;
@@ -62,10 +74,14 @@ fn check_time(evidence: &Evidence, config: &GuestConfig, now: u64, checks: &mut 
     checks.equal(TIME_KEY, &config.service.spki_sha256.0, &pin);
     let verifies = time_is_signed(attested);
     checks.add(verifies, TIME_SIGNATURE, "a valid signature", if verifies { "one" } else { "an invalid one" });
-    let floor = evidence.time.floor;
-    let expected = format!("{floor} to {} s since 1970", now.saturating_add(MAX_AHEAD));
-    let holds = attested.unix >= floor && attested.unix <= now.saturating_add(MAX_AHEAD);
-    checks.add(holds, TIME_RANGE, expected, attested.unix);
+    let last = now.saturating_add(MAX_AHEAD);
+    let holds = attested.unix >= floor && attested.unix <= last;
+    checks.add(holds, TIME_RANGE, format!("{floor} to {last} s since 1970"), attested.unix);
+    // A guest that serves asked once, when it booted; one that wants a key asked moments ago.
+    if let Binding::KeyRelease { .. } = binding {
+        let first = now.saturating_sub(MAX_BEHIND);
+        checks.add(attested.unix >= first, TIME_STALE, format!("{first} s since 1970 or later"), attested.unix);
+    }
 }
 
 fn time_is_signed(time: &AttestedTime) -> bool {
@@ -76,6 +92,9 @@ fn time_is_signed(time: &AttestedTime) -> bool {
 
 /// How far a signed time may be ahead of the verifier's clock, in seconds.
 const MAX_AHEAD: u64 = 300;
+
+/// How far a signed time may lie behind the service's clock when a guest asks for its key, in seconds.
+const MAX_BEHIND: u64 = 3600;
 
 type Facts = (&'static str, &'static str, &'static str);
 const MALFORMED: Facts = ("config_malformed", "guest_config", "compose the configuration with the host agent");
@@ -94,8 +113,12 @@ const PIN: Facts =
     ("service_pin_mismatch", "guest_config.service.spki_sha256", "configure the pin of the service that holds the key");
 const INSTANCE: Facts = ("instance_not_allowed", "instance_key", "connect to a pinned instance, or pin this one");
 const GPU: Facts = ("gpu_evidence_unexpected", "gpu", "launch a machine without GPUs");
+const TIME_FLOOR: Facts =
+    ("time_floor", "time.floor", "boot the release's own init: its floor is the release's source_date_epoch");
 const TIME_MISSING: Facts =
     ("time_not_attested", "time.attested", "let the guest ask the service for the time before this");
 const TIME_KEY: Facts = ("time_key_mismatch", "time.attested.service_key", "ask the pinned service for the time");
 const TIME_SIGNATURE: Facts = ("time_signature", "time.attested.signature", "ask the pinned service for the time");
 const TIME_RANGE: Facts = ("time_range", "time.attested.unix", "correct the service's clock, or this verifier's");
+const TIME_STALE: Facts =
+    ("time_stale", "time.attested.unix", "boot the guest anew: it asks for its key soon after the time");

@@ -51,7 +51,8 @@ impl Appraisal<'_> {
         if let Some(config) = &config {
             release = registers::check(&config.shape.0, config.role.0, quote, releases, policy, now, &mut checks);
             runtime::check(evidence, config, binding.moment(), quote, &mut checks);
-            config::check_policy(evidence, config, policy, now, &mut checks);
+            config::check_policy(evidence, config, policy, &mut checks);
+            config::check_time(evidence, config, release, binding, now, &mut checks);
         }
         let verdict::Checks { list, mut registers } = checks;
         registers.sort_by_key(|register| register.name);

@@ -13,7 +13,7 @@ mod world;
 use std::sync::atomic::Ordering;
 
 use release_client::{ClientError, ServiceConnection};
-use store::{OpenOptions, Store};
+use store::{AuditEntry, OpenOptions, Store};
 use tokio::net::TcpStream;
 use types::{Blake3Digest, Document as _, EventName, Hex32, ModelId, Registers, Sha256Digest, Sha384Digest};
 use world::{KEY, NOW, World, key_pair, model, reasons};
@@ -167,6 +167,10 @@ async fn events_out_of_place_are_refused() {
     let mut doubled = good.clone();
     doubled.events.insert(1, doubled.events[0].clone());
     assert_eq!(world.refusal(&doubled).await, pairs(&[("rtmr3_event_unexpected", "events")]));
+    let mut many = good.clone();
+    many.events = vec![good.events[0].clone(); 20_000];
+    let long = world.ask(&many).await;
+    assert_eq!(reasons(long), pairs(&[("rtmr3_event_unexpected", "events")]));
     let mut early = good.clone();
     early.extend(EventName::Keys, &[1; 32]);
     let expected = pairs(&[("rtmr3_event_unexpected", "events"), ("register_mismatch", "rtmr_3")]);
@@ -233,6 +237,26 @@ async fn a_guest_without_attested_time_gets_no_key() {
     assert!(codes.contains(&("time_signature".into(), "time.attested.signature".into())), "{codes:?}");
 }
 
+/// Attack 68: the floor is the release's own date, and the time for a key is a recent one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_floor_of_another_build_or_an_old_time_is_refused() {
+    let world = World::start().await;
+    for floor in [0, NOW - 101, NOW - 99] {
+        let guest = world.guest_at(floor).await;
+        assert_eq!(world.refusal(&guest).await, pairs(&[("time_floor", "time.floor")]), "{floor}");
+    }
+    let guest = world.guest().await;
+    world.clock.store(NOW + 3600, Ordering::SeqCst);
+    assert_eq!(world.refusal(&guest).await, []);
+    world.clock.store(NOW + 3601, Ordering::SeqCst);
+    assert_eq!(world.refusal(&guest).await, pairs(&[("time_stale", "time.attested.unix")]));
+    // The service's clock stepped back since it signed.
+    world.clock.store(NOW - 300, Ordering::SeqCst);
+    assert_eq!(world.refusal(&guest).await, []);
+    world.clock.store(NOW - 301, Ordering::SeqCst);
+    assert_eq!(world.refusal(&guest).await, pairs(&[("time_range", "time.attested.unix")]));
+}
+
 /// Attack 52: revocation counts from the next request on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_release_or_model_or_platform_gets_no_key() {
@@ -241,8 +265,20 @@ async fn a_revoked_release_or_model_or_platform_gets_no_key() {
     let options = OpenOptions { sequencer: false, ..OpenOptions::default() };
     let beside = Store::open_with(&world.store_dir(), &options).unwrap();
     assert!(world.ask(&guest).await.is_ok());
+    beside.revoke_platform(&Sha256Digest::of(b"another")).unwrap();
+    assert!(world.ask(&guest).await.is_ok());
     beside.revoke_model(&model()).unwrap();
     assert_eq!(world.refusal(&guest).await, pairs(&[("model_revoked", "model")]));
+    // The name that the audit log gives the platform is the one to revoke it by.
+    let mut platform = None;
+    let entries = beside.verify_audit_with(|_, entry| {
+        if let AuditEntry::KeyRelease(entry) = entry {
+            platform = Some(entry.platform);
+        }
+    });
+    entries.unwrap();
+    beside.revoke_platform(&platform.unwrap()).unwrap();
+    assert_eq!(world.refusal(&guest).await, pairs(&[("platform_revoked", "platform")]));
     beside.revoke_release(&world.release).unwrap();
     assert_eq!(world.refusal(&guest).await, pairs(&[("release_revoked", "release")]));
 }

@@ -145,9 +145,23 @@ impl World {
         configure: impl FnOnce(&mut GuestConfig),
         launch: impl FnOnce(&mut Registers),
     ) -> Guest {
+        self.boot(NOW - 100, configure, launch).await
+    }
+
+    /// A guest whose init was built at another date.
+    pub(crate) async fn guest_at(&self, floor: u64) -> Guest {
+        self.boot(floor, |_| (), |_| ()).await
+    }
+
+    async fn boot(
+        &self,
+        floor: u64,
+        configure: impl FnOnce(&mut GuestConfig),
+        launch: impl FnOnce(&mut Registers),
+    ) -> Guest {
         let nonce = Hex32::new([9; 32]);
-        let attested = self.connect().await.time(nonce, NOW - 100).await.unwrap();
-        let time = TimeState { floor: NOW - 100, attested: Some(attested) };
+        let attested = self.connect().await.time(nonce, floor).await.unwrap();
+        let time = TimeState { floor, attested: Some(attested) };
         let mut config = config(self.pin);
         configure(&mut config);
         let model = config.model.0.clone();

@@ -46,6 +46,9 @@ struct Cli {
     /// What the simulator measured of that launch: its line of output.
     #[arg(long)]
     measured: PathBuf,
+    /// Date of the image's build, which its init takes as the floor of the time: `source_date_epoch` of the release.
+    #[arg(long, value_name = "SECONDS", default_value_t = SOURCE_DATE_EPOCH)]
+    floor: u64,
 }
 
 /// The simulator's line.
@@ -118,8 +121,8 @@ impl Guest {
         let measured: Measured = serde_json::from_slice(&measured).context("what the simulator measured")?;
         let config = configuration(&cli.config_disk)?;
         let nonce = Hex32::new(random()?);
-        let attested = connection.time(nonce, 0).await?;
-        let time = TimeState { floor: attested.unix.saturating_sub(1), attested: Some(attested) };
+        let attested = connection.time(nonce, cli.floor).await?;
+        let time = TimeState { floor: cli.floor, attested: Some(attested) };
         let gpu = no_gpu();
         let facts = BootFacts {
             config: GuestConfig::mr_config_id(&config),
@@ -180,3 +183,6 @@ fn random() -> anyhow::Result<[u8; 32]> {
     getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("randomness: {e}"))?;
     Ok(bytes)
 }
+
+/// The date that the image builder gives every build: the first second of 2026.
+const SOURCE_DATE_EPOCH: u64 = 1_767_225_600;
