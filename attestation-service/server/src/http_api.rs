@@ -104,26 +104,28 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
         return Err(Refused::one(StatusCode::TOO_MANY_REQUESTS, reason));
     };
     let permit = permit.map_err(|e| Refused::unable("service_unavailable", &e))?;
-    let service = Arc::clone(&shared.service);
+    let shared = shared.clone();
+    // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        service.release(&body, &*exporter)
-    });
-    match outcome.await.map_err(|e| Refused::unable("service_unavailable", &e))? {
-        Ok(answer) => {
-            tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
-            shared.service.count(["released"]);
-            json(&answer)
-        }
-        Err((refused, note)) => {
-            if let Some(note) = note
-                && shared.notes.try_send(note).is_err()
-            {
-                shared.service.count(["refusal_not_logged"]);
+        let outcome = shared.service.release(&body, &*exporter);
+        match outcome {
+            Ok(answer) => {
+                tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
+                shared.service.count(["released"]);
+                json(&answer)
             }
-            Err(refused)
+            Err((refused, note)) => {
+                if let Some(note) = note
+                    && shared.notes.try_send(note).is_err()
+                {
+                    shared.service.count(["refusal_not_logged"]);
+                }
+                Err(refused)
+            }
         }
-    }
+    });
+    outcome.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
 
 /// Reads a body of at most `max` bytes.

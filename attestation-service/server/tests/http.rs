@@ -10,7 +10,7 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, NamedGroup, SignatureScheme,
@@ -18,11 +18,13 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use store::{OpenOptions, Store};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use types::{Document as _, Sha384Digest};
 use world::World;
 
 async fn connect(
@@ -150,4 +152,31 @@ impl ServerCertVerifier for Anybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         vec![SignatureScheme::ED25519]
     }
+}
+
+/// A peer that does not wait for its refusal stands on the audit log all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_logged_though_its_peer_went_away() {
+    const ROUNDS: u64 = 12;
+    let mut world = World::start().await;
+    let guest = world.guest_with(|_| (), |registers| registers.mr_td = Sha384Digest::of(b"x")).await;
+    let mut left = 0;
+    for _ in 0..ROUNDS {
+        let mut connection = world.connect().await;
+        let challenge = connection.challenge().await.unwrap();
+        let key = world::key_pair();
+        let evidence = guest.evidence(&challenge, key.public()).to_canonical().unwrap();
+        let model = world::model();
+        let asked = connection.release(challenge.clone(), &model, evidence, key);
+        // Gone while the service works on it, as a rule.
+        let _ = tokio::time::timeout(Duration::from_millis(3), asked).await;
+        drop(connection);
+        // One refusal after the redemption for each challenge: of the request above or, where that did not arrive, of this.
+        let again = world.connect().await.release(challenge, &model, b"{}".to_vec(), world::key_pair()).await;
+        left += u64::from(world::reasons(again)[0].0 == "challenge_replayed");
+    }
+    world.service.take().unwrap().end().await;
+    let options = OpenOptions { sequencer: false, ..OpenOptions::default() };
+    let summary = Store::open_with(&world.store_dir(), &options).unwrap().verify_audit().unwrap();
+    assert_eq!((summary.key_releases, summary.refusals), (0, ROUNDS), "{left} of them did not wait");
 }
