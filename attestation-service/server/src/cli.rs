@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Releases whose guests may get keys.
     #[command(subcommand)]
     Releases(ReleasesCommand),
+    /// Platforms whose guests get no key, whatever they run.
+    #[command(subcommand)]
+    Platforms(PlatformsCommand),
     /// The appraisal policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -69,6 +72,10 @@ pub(crate) struct ServeArgs {
     /// Collateral of the platforms that may come, one file for each FMSPC.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     pub(crate) collateral: Vec<PathBuf>,
+    /// A checkpoint of the audit log kept elsewhere, which the log must extend: shows that the store as a whole was
+    /// replaced by an older copy.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
     /// Write the address here once the service listens.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -99,8 +106,28 @@ pub(crate) enum KeysCommand {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
+    /// Revoke a model by its identity, under whatever name, for good. Counts from the next request on.
+    Revoke {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The model, as `name@revision:identity`.
+        #[arg(long, value_name = "MODEL")]
+        model: ModelId,
+    },
     /// List models and versions.
     List(StoreArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlatformsCommand {
+    /// Revoke a platform for good. Counts from the next request on.
+    Revoke {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Its name, as verdicts and the audit log show it.
+        #[arg(long, value_name = "SHA256")]
+        platform: Sha256Digest,
+    },
 }
 
 #[derive(Debug, Subcommand)]

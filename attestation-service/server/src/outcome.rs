@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use tdx_verify::TrustAnchors;
 use types::Refusal;
 
 /// The result of a command that ran.
@@ -31,6 +32,16 @@ impl Outcome {
     /// Refused, and nothing more to say.
     pub(crate) fn refused(reasons: Vec<Refusal>) -> Self {
         Self { lines: Vec::new(), document: json!({}), reasons }
+    }
+
+    /// Says under which anchors it was judged, whatever came of it.
+    pub(crate) fn under(mut self, anchors: &TrustAnchors) -> Self {
+        let hardware = anchors.hardware();
+        self.lines.insert(0, format!("hardware: {hardware}"));
+        if let Some(fields) = self.document.as_object_mut() {
+            fields.insert("hardware".to_owned(), json!(hardware));
+        }
+        self
     }
 
     /// Prints, and gives the exit code: 0 accepted, 2 refused.

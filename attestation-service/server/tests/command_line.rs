@@ -144,6 +144,61 @@ async fn the_release_binary_refuses_simulated_evidence() {
         text(&trust),
     ]);
     assert_eq!((code, codes(&document)), (2, vec!["root_untrusted"]));
+    assert_eq!(document["hardware"], "tdx");
+}
+
+/// A refusal says, too, which hardware is believed: a simulator's must not be taken for a real one.
+#[test]
+fn a_refusal_names_the_hardware() {
+    let dir = tempfile::tempdir().unwrap();
+    let collateral = dir.path().join("collateral.json");
+    std::fs::write(&collateral, b"{}").unwrap();
+    let args =
+        ["appraise", "--quote", text(&collateral), "--collateral", text(&collateral), "--at", "2026-07-20T00:00:00Z"];
+    let (code, document) = call(&args);
+    assert_eq!((code, codes(&document)), (2, vec!["collateral_malformed"]));
+    assert_eq!(document["hardware"], "tdx");
+}
+
+/// Attack 52: what an operator revokes gets no key from the running service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_and_platforms_are_revoked_beside_a_running_service() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    assert!(world.ask(&guest).await.is_ok());
+    let store = world.store_dir();
+    let (code, audit) = call(&["audit", "list", "--store", text(&store)]);
+    assert_eq!(code, 0);
+    let platform = audit["entries"][0]["entry"]["platform"].as_str().unwrap();
+    assert_eq!(call(&["platforms", "revoke", "--store", text(&store), "--platform", platform]).0, 0);
+    assert_eq!(world.refusal(&guest).await[0].0, "platform_revoked");
+
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let (store, model) = (world.store_dir(), world::model().to_string());
+    assert_eq!(call(&["keys", "revoke", "--store", text(&store), "--model", &model]).0, 0);
+    assert_eq!(world.refusal(&guest).await[0].0, "model_revoked");
+}
+
+/// Attack 55: the store as a whole is an older copy; only a checkpoint kept elsewhere shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_does_not_start_on_a_store_older_than_a_known_checkpoint() {
+    let mut world = World::stopped(release::Hardware::Simulated);
+    let old = world.dir.path().join("old");
+    assert!(Command::new("cp").arg("-a").arg(world.store_dir()).arg(&old).status().unwrap().success());
+    world.launch().await;
+    let guest = world.guest().await;
+    assert!(world.ask(&guest).await.is_ok());
+    let known = world.dir.path().join("known");
+    std::fs::copy(world.store_dir().join("audit/checkpoint"), &known).unwrap();
+    let collateral = world.dir.path().join("collateral.json");
+    std::fs::write(&collateral, world.platform.collateral(world::NOW, None).unwrap().to_json()).unwrap();
+    // The address is taken: a store that is accepted ends there, with another code.
+    let address = world.service.as_ref().unwrap().address.to_string();
+    let serve = ["serve", "--store", text(&old), "--listen", &address, "--collateral", text(&collateral)];
+    assert_eq!(call(&serve).0, 1);
+    let (code, document) = call(&[&serve[..], &["--checkpoint", text(&known)]].concat());
+    assert_eq!((code, codes(&document)), (2, vec!["audit_log"]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Administration of a store, also beside a running service.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use release::{TrustPolicy, VerifiedRelease};
@@ -11,7 +11,7 @@ use types::{Document as _, Refusal, Sha256Digest};
 
 use super::{now, open_beside};
 use crate::{
-    cli::{AuditCommand, InitArgs, KeysCommand, PolicyCommand, ReleasesCommand, StoreArgs},
+    cli::{AuditCommand, InitArgs, KeysCommand, PlatformsCommand, PolicyCommand, ReleasesCommand, StoreArgs},
     identity::Identity,
     input,
     outcome::Outcome,
@@ -57,6 +57,10 @@ pub(super) fn keys(command: KeysCommand) -> anyhow::Result<Outcome> {
                 Err(error) => Err(error).context("the key was not imported"),
             }
         }
+        KeysCommand::Revoke { store, model } => {
+            open_beside(&store.store)?.revoke_model(&model)?;
+            Ok(Outcome::accepted(vec![format!("revoked {model}")], json!({ "revoked": model.to_string() })))
+        }
         KeysCommand::List(args) => {
             let keys = open_beside(&args.store)?.keys()?;
             let lines = keys.iter().map(|key| format!("{} version {}", key.model, key.version)).collect();
@@ -65,6 +69,12 @@ pub(super) fn keys(command: KeysCommand) -> anyhow::Result<Outcome> {
             Ok(Outcome::accepted(lines, json!({ "keys": list })))
         }
     }
+}
+
+pub(super) fn platforms(command: &PlatformsCommand) -> anyhow::Result<Outcome> {
+    let PlatformsCommand::Revoke { store, platform } = command;
+    open_beside(&store.store)?.revoke_platform(platform)?;
+    Ok(Outcome::accepted(vec![format!("revoked {platform}")], json!({ "revoked": platform })))
 }
 
 pub(super) fn releases(command: ReleasesCommand) -> anyhow::Result<Outcome> {
@@ -141,7 +151,7 @@ pub(super) fn policy(command: PolicyCommand) -> anyhow::Result<Outcome> {
 pub(super) fn audit(command: AuditCommand) -> anyhow::Result<Outcome> {
     match command {
         AuditCommand::List(store) => audit_list(&store),
-        AuditCommand::Verify { store, checkpoint } => audit_verify(&store, checkpoint),
+        AuditCommand::Verify { store, checkpoint } => audit_verify(&store, checkpoint.as_deref()),
     }
 }
 
@@ -165,25 +175,31 @@ fn refused_log(error: &dyn core::fmt::Display) -> Outcome {
 }
 
 /// The store for reading its log alone; the outcome where the log contradicts what is known of it.
-fn open_audit(dir: &Path, known_checkpoint: Option<String>) -> anyhow::Result<Result<Store, Outcome>> {
-    let options = OpenOptions { sequencer: false, known_checkpoint, ..OpenOptions::default() };
+fn open_audit(dir: &Path, known: Option<&Path>) -> anyhow::Result<Result<Store, Outcome>> {
+    open_known(dir, false, known)
+}
+
+/// The store; the outcome where its log contradicts what is known of it, in the database or in the file `known`.
+pub(super) fn open_known(dir: &Path, sequencer: bool, known: Option<&Path>) -> anyhow::Result<Result<Store, Outcome>> {
+    let known_checkpoint = known
+        .map(|path| input::read(path, MAX_CHECKPOINT).and_then(|bytes| Ok(String::from_utf8(bytes)?)))
+        .transpose()?;
+    let options = OpenOptions { sequencer, known_checkpoint, ..OpenOptions::default() };
     match Store::open_with(dir, &options) {
         Ok(opened) => Ok(Ok(opened)),
         Err(
             error @ (store::OpenError::RolledBack { .. }
             | store::OpenError::KnownCheckpoint(_)
-            | store::OpenError::AuditTile(_)
-            | store::OpenError::Audit(_)),
+            | store::OpenError::AuditTile(_)),
         ) => Ok(Err(refused_log(&error))),
+        // With the sequencer it may be that another service runs, which is no fault of the log.
+        Err(error @ store::OpenError::Audit(_)) if !sequencer => Ok(Err(refused_log(&error))),
         Err(error) => Err(error).context("could not open the store"),
     }
 }
 
-fn audit_verify(args: &StoreArgs, checkpoint: Option<PathBuf>) -> anyhow::Result<Outcome> {
-    let known_checkpoint = checkpoint
-        .map(|path| input::read(&path, MAX_CHECKPOINT).and_then(|bytes| Ok(String::from_utf8(bytes)?)))
-        .transpose()?;
-    let opened = match open_audit(&args.store, known_checkpoint)? {
+fn audit_verify(args: &StoreArgs, checkpoint: Option<&Path>) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(&args.store, checkpoint)? {
         Ok(opened) => opened,
         Err(outcome) => return Ok(outcome),
     };

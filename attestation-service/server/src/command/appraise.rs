@@ -15,6 +15,10 @@ use super::serve::malformed_collateral;
 use crate::{cli::AppraiseArgs, input, outcome::Outcome};
 
 pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    Ok(judge_files(args, anchors)?.under(anchors))
+}
+
+fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
     let collateral = match Collateral::from_json(&input::read(&args.collateral, MAX_COLLATERAL_LEN)?) {
         Ok(collateral) => collateral,
         Err(error) => return Ok(malformed_collateral(&args.collateral, &error)),
@@ -49,7 +53,7 @@ pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::R
     };
     let mut reasons = Vec::new();
     let mut document = platform(&quote, padding);
-    let mut lines = vec![format!("platform: {} ({})", quote.tcb().status, quote.hardware())];
+    let mut lines = vec![format!("platform: {}", quote.tcb().status)];
     if let Some(path) = &args.event_log {
         check_event_log(path, &quote, &mut reasons)?;
     }
@@ -144,7 +148,6 @@ fn platform(quote: &VerifiedQuote, padding: usize) -> Value {
     json!({
         "scope": scope(false),
         "measurements": "not_appraised",
-        "hardware": quote.hardware(),
         "tcb": quote.tcb(),
         "platform": quote.platform(),
         "fmspc": hex::encode(quote.fmspc()),

@@ -22,6 +22,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Ou
         Command::Identity(args) => admin::identity(&args),
         Command::Keys(command) => admin::keys(command),
         Command::Releases(command) => admin::releases(command),
+        Command::Platforms(command) => admin::platforms(&command),
         Command::Policy(command) => admin::policy(command),
         Command::Audit(command) => admin::audit(command),
         Command::Appraise(args) => appraise::appraise(&args, anchors),

@@ -11,7 +11,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
-use store::Store;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::{
     net::TcpListener,
@@ -19,7 +18,7 @@ use tokio::{
 };
 use types::Refusal;
 
-use super::now;
+use super::{admin::open_known, now};
 use crate::{cli::ServeArgs, input, listen::listen, outcome::Outcome, service::Service};
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
@@ -31,8 +30,10 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<
             Err(error) => return Ok(malformed_collateral(path, &error)),
         }
     }
-    let dir = &args.store.store;
-    let store = Store::open(dir).with_context(|| format!("could not open the store {}", dir.display()))?;
+    let store = match open_known(&args.store.store, true, args.checkpoint.as_deref())? {
+        Ok(store) => store,
+        Err(refused) => return Ok(refused),
+    };
     let service = Arc::new(Service::new(store, anchors.clone(), collateral, Arc::new(now))?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(args, anchors, Arc::clone(&service)))?;
