@@ -54,7 +54,26 @@ struct Proven {
     verdict: Verdict,
     evidence: Arc<Evidence>,
     binding: [u8; 32],
+    cover: Cover,
+}
+
+/// How long a verdict counts, by two clocks: setting the wall clock back extends nothing, and time that the monotonic
+/// clock leaves out (a machine asleep) does not either.
+#[derive(Debug)]
+struct Cover {
     until: Instant,
+    expires: u64,
+}
+
+impl Cover {
+    fn new(asked: Instant, now: u64, expires: u64) -> Self {
+        let lasts = Duration::from_secs(expires.saturating_sub(now));
+        Self { until: asked.checked_add(lasts).unwrap_or(asked), expires }
+    }
+
+    fn holds(&self, at: Instant, now: u64) -> bool {
+        at < self.until && now < self.expires
+    }
 }
 
 /// Connects to a guest and has it prove itself.
@@ -94,7 +113,7 @@ impl AttestedConnection {
     /// Whether the newest proof still covers the connection.
     #[must_use]
     pub fn is_covered(&self) -> bool {
-        Instant::now() < self.proven.until
+        self.proven.cover.holds(Instant::now(), unix_now())
     }
 
     /// Whether the connection can take a request.
@@ -181,10 +200,8 @@ async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientErr
     let (asked, now) = (Instant::now(), unix_now());
     let own = OwnSide { challenge: &challenge, exporter: &exporter, spki_sha256: &wire.spki_sha256 };
     let (accepted, verdict) = verifier.judge(&proof, &evidence, own, now)?;
-    // From here on the machine's monotonic clock counts, so that setting the other one back extends nothing.
-    let lasts = Duration::from_secs(accepted.expires().saturating_sub(now));
-    let until = asked.checked_add(lasts).unwrap_or(asked);
-    Ok(Proven { accepted, verdict, evidence, binding: exporter, until })
+    let cover = Cover::new(asked, now, accepted.expires());
+    Ok(Proven { accepted, verdict, evidence, binding: exporter, cover })
 }
 
 impl Wire {
@@ -260,3 +277,20 @@ const SERVER_NAME: &str = "chrysalis.invalid";
 const CONNECT_TIME: Duration = Duration::from_secs(30);
 const PROOF_TIME: Duration = Duration::from_secs(60);
 const MAX_ERROR: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_ends_by_whichever_clock_says_so_first() {
+        let (start, now) = (Instant::now(), 1_800_000_000);
+        let cover = Cover::new(start, now, now + 600);
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(cover.holds(after(599), now + 599));
+        assert!(!cover.holds(after(600), now));
+        // The machine slept: its monotonic clock did not.
+        assert!(!cover.holds(after(1), now + 600));
+        assert!(!Cover::new(start, now, now - 1).holds(start, now - 2));
+    }
+}
