@@ -173,6 +173,9 @@ impl Reading {
         if let Some(error) = &chunk.error {
             return Ok(Seen::Failed(error.code()));
         }
+        if chunk.has_more_than_one_choice() {
+            return Err(malformed("an event has more than one choice"));
+        }
         if let Some(reason) = chunk.finish_reason() {
             reason.clone_into(&mut self.finish_reason);
         }
@@ -260,5 +263,7 @@ mod tests {
         assert_eq!(code("data: [DONE]\n\n: chrysalis-receipt ?\n\n"), "receipt_malformed");
         assert_eq!(code("data: [DONE]\n\n: chrysalis-receipt e30=\n\n"), "receipt_malformed");
         assert_eq!(code("data: nonsense\n\n"), "answer_malformed");
+        let two = r#"data: {"choices":[{"delta":{"content":"a"}},{"delta":{"content":"b"}}]}"#;
+        assert_eq!(code(&format!("{two}\n\n")), "answer_malformed");
     }
 }

@@ -65,6 +65,11 @@ pub(crate) struct ErrorObject {
 }
 
 impl Chunk {
+    /// Whether there is a further choice, of which no receipt would speak.
+    pub(crate) fn has_more_than_one_choice(&self) -> bool {
+        self.choices.len() > 1
+    }
+
     /// The piece of text.
     pub(crate) fn text(&self) -> &str {
         let first = self.choices.first();
@@ -78,9 +83,10 @@ impl Chunk {
 }
 
 impl Completion {
-    /// The answer's text.
+    /// The text of an answer with exactly one choice: no receipt would speak of a second.
     pub(crate) fn text(self) -> Option<String> {
-        self.choices.into_iter().next().map(|choice| choice.message.content)
+        let [choice] = <[Choice; 1]>::try_from(self.choices).ok()?;
+        Some(choice.message.content)
     }
 }
 
@@ -116,6 +122,16 @@ pub(crate) fn error_json(reasons: &[Refusal]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_has_exactly_one_choice() {
+        let text =
+            |choices: &str| serde_json::from_str::<Completion>(&format!("{{\"choices\":[{choices}]}}")).unwrap().text();
+        let choice = r#"{"message":{"content":"a"}}"#;
+        assert_eq!(text(choice).as_deref(), Some("a"));
+        assert_eq!(text(&format!("{choice},{choice}")), None);
+        assert_eq!(text(""), None);
+    }
 
     #[test]
     fn codes_of_strangers_are_codes_or_unknown() {
