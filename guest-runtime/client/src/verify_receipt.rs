@@ -60,7 +60,7 @@ enum Failure {
 pub(crate) fn run(arguments: &Arguments, anchors: &TrustAnchors) -> ExitCode {
     match verify(arguments, anchors) {
         Ok(found) => {
-            eprintln!("attested-proxy: the receipt is valid ({found})");
+            eprintln!("attested-proxy: {}", summary(&found));
             if arguments.json {
                 report::print(&found);
             }
@@ -71,6 +71,16 @@ pub(crate) fn run(arguments: &Arguments, anchors: &TrustAnchors) -> ExitCode {
             ExitCode::from(REFUSED)
         }
         Err(Failure::File(error)) => report::error(&error, arguments.json),
+    }
+}
+
+/// One line for a person. Anybody can sign a receipt with a key of their own: only an appraisal says whose it is.
+fn summary(found: &Value) -> String {
+    match found.get("guest").and_then(Value::as_str) {
+        Some("accepted") => format!("the receipt is valid and its guest was accepted ({found})"),
+        _ => format!(
+            "the receipt is signed by the key it names; whose key that is was NOT appraised: give --policy ({found})"
+        ),
     }
 }
 
@@ -192,4 +202,18 @@ fn rfc3339(text: &str) -> Result<u64, String> {
     let time =
         OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time is written 2026-01-31T12:00:00Z".to_owned())?;
     u64::try_from(time.unix_timestamp()).map_err(|_| "the time must not be before 1970".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_of_an_unknown_guest_is_not_called_valid() {
+        assert!(summary(&json!({"guest": "accepted"})).contains("is valid"));
+        for guest in [json!("not_appraised"), json!("x"), Value::Null] {
+            let text = summary(&json!({"guest": guest}));
+            assert!(text.contains("NOT appraised") && !text.contains("valid"), "{text}");
+        }
+    }
 }
