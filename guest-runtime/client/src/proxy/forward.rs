@@ -64,7 +64,7 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> R
 type Refused = (StatusCode, Vec<Refusal>);
 
 async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<Passed>, Refused> {
-    check_host(&request)?;
+    check_caller(request.headers())?;
     let path = request.uri().path().to_owned();
     if path == "/chrysalis/verdict" {
         return Ok(whole(StatusCode::OK, shared.pool.newest_verdict().to_string().into()));
@@ -122,7 +122,7 @@ async fn answer(
     let (head, body) = response.into_parts();
     let headers = forwarded(&head.headers, &RESPONSE_HEADERS);
     let kind = head.headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-    let has_receipt = ask.path == "/v1/chat/completions" && head.status == StatusCode::OK;
+    let has_receipt = needs_receipt(&ask.path, head.status);
     if has_receipt && kind.starts_with(b"text/event-stream") {
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
         tokio::spawn(pass_stream(Arc::clone(shared), connection, ask.body, body, sender));
@@ -137,6 +137,11 @@ async fn answer(
     }
     shared.pool.give_back(connection);
     Ok(with_headers(whole(head.status, bytes), headers))
+}
+
+/// Whatever is not an error says something of the model, and passes with a receipt only.
+fn needs_receipt(path: &str, status: StatusCode) -> bool {
+    path == "/v1/chat/completions" && !status.is_client_error() && !status.is_server_error()
 }
 
 async fn check_whole(
@@ -231,15 +236,27 @@ async fn pass_events(
     if failed || reading.receipt.is_some() { Ok(()) } else { Err(receipt_missing()) }
 }
 
-/// A browser page of a stranger must not reach the proxy under a name of its own (DNS rebinding).
-fn check_host(request: &Request<Incoming>) -> Result<(), Refused> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    if matches!(name, "localhost" | "[::1]") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()) {
-        return Ok(());
+/// A browser page of a stranger must not reach the proxy: neither under a name of its own (DNS rebinding) nor across
+/// origins, where it could not read the answer but would have it paid for.
+fn check_caller(headers: &HeaderMap) -> Result<(), Refused> {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if !is_loopback(text(header::HOST).unwrap_or_default()) {
+        let fix = "call the proxy as localhost or by its loopback address";
+        return Err(local(StatusCode::FORBIDDEN, "host_not_local", "host", "the request names another host", fix));
     }
-    let fix = "call the proxy as localhost or by its loopback address";
-    Err(local(StatusCode::FORBIDDEN, "host_not_local", "host", "the request names another host", fix))
+    let strange = |origin: &str| !origin.split_once("://").is_some_and(|(_, authority)| is_loopback(authority));
+    if text(header::ORIGIN).is_some_and(strange) {
+        let fix = "call the proxy from a program, or from a page that this machine serves";
+        return Err(local(StatusCode::FORBIDDEN, "origin_not_local", "origin", "a page of another origin asks", fix));
+    }
+    Ok(())
+}
+
+/// Whether `HOST` or `HOST:PORT` is this machine, without asking a resolver.
+fn is_loopback(authority: &str) -> bool {
+    let name =
+        authority.rsplit_once(':').map_or(authority, |(name, port)| if port.ends_with(']') { authority } else { name });
+    matches!(name, "localhost" | "[::1]") || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn forwarded(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
@@ -277,3 +294,41 @@ const RESPONSE_HEADERS: [HeaderName; 4] = [header::CONTENT_TYPE, header::CACHE_C
 const MAX_REQUEST: usize = 1 << 20;
 const MAX_ANSWER: usize = 40 << 20;
 const EVENTS_AHEAD: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_status_but_an_error_s_passes_an_answer_without_a_receipt() {
+        for status in [200, 201, 206, 299, 302, 600, 999] {
+            assert!(needs_receipt("/v1/chat/completions", StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [400, 428, 429, 500, 503] {
+            assert!(!needs_receipt("/v1/chat/completions", StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        assert!(!needs_receipt("/v1/models", StatusCode::OK));
+    }
+
+    fn caller(host: &str, origin: Option<&str>) -> Option<String> {
+        let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_str(host).unwrap())]);
+        headers.extend(origin.map(|origin| (header::ORIGIN, HeaderValue::from_str(origin).unwrap())));
+        check_caller(&headers).err().map(|(_, reasons)| reasons[0].code.clone())
+    }
+
+    #[test]
+    fn pages_of_strangers_are_refused() {
+        for host in ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]", "[::1]:8080"] {
+            assert_eq!(caller(host, None), None, "{host}");
+            assert_eq!(caller(host, Some(&format!("http://{host}"))), None, "{host}");
+        }
+        for host in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1"] {
+            assert_eq!(caller(host, None).as_deref(), Some("host_not_local"), "{host}");
+            let origin = format!("https://{host}");
+            assert_eq!(caller("localhost", Some(&origin)).as_deref(), Some("origin_not_local"), "{host}");
+        }
+        for origin in ["null", "", "localhost", "http://localhost@evil.example", "http://localhost/evil"] {
+            assert_eq!(caller("localhost", Some(origin)).as_deref(), Some("origin_not_local"), "{origin}");
+        }
+    }
+}
