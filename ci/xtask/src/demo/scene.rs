@@ -35,6 +35,8 @@ pub(crate) struct Scene {
     pub(crate) model: String,
     pub(crate) pki: PathBuf,
     pub(crate) vsock_tool: PathBuf,
+    /// `SOURCE_DATE_EPOCH` of the image.
+    source_date_epoch: u64,
     pub(crate) service_spki: String,
     service_address: String,
     _service: process::Background,
@@ -52,6 +54,8 @@ impl Scene {
             )
         })?;
         note_image(&built, report)?;
+        let source_date_epoch =
+            built.pointer("/image/source_date_epoch").and_then(Value::as_u64).context("image: no source_date_epoch")?;
         let vsock_tool = report.step("host tool", "vhost-device-vsock", || {
             let paths = process::json_with_progress("host tool", programs.image(&root).arg("host-tool"))?;
             path_in(&paths, "vhost_device_vsock")
@@ -75,6 +79,7 @@ impl Scene {
             model,
             pki,
             vsock_tool,
+            source_date_epoch,
             service_spki,
             service_address,
             _service: service,
@@ -159,7 +164,7 @@ impl Scene {
             .arg("--pki")
             .arg(&self.pki)
             .args(["--service", &self.service_address, "--service-spki", &self.service_spki])
-            .args(["--model", &self.model])
+            .args(["--model", &self.model, "--floor", &self.source_date_epoch.to_string()])
             .arg("--config-disk")
             .arg(self.directory().join("guest/config.disk"))
             .arg("--measured")
