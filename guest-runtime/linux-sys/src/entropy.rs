@@ -2,7 +2,11 @@
 //! Seeds the kernel's generator from the processor. The host can give no entropy and must not be the only source.
 #![allow(unsafe_code, reason = "processor instructions and one ioctl")]
 
-use std::{arch::x86_64, fs::OpenOptions, os::fd::AsRawFd as _};
+use std::{
+    arch::x86_64,
+    fs::{File, OpenOptions},
+    os::fd::AsRawFd as _,
+};
 
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -19,7 +23,9 @@ pub enum Source {
     Rdrand,
 }
 
-/// Gets 32 bytes from the processor with bounded retries and credits them to the kernel's generator.
+/// Gets 32 bytes from the processor with bounded retries, credits them to the kernel's generator, and has it draw a new
+/// key from its pool at once: by itself a generator that was ready before does so only seconds later, and keys made in
+/// between would owe the seed nothing.
 ///
 /// # Errors
 /// [`EntropyError`]. Then nothing that this guest draws is to be trusted: halt.
@@ -31,7 +37,9 @@ pub fn seed_kernel(allow_rdrand: bool) -> Result<Source, EntropyError> {
     } else {
         return Err(EntropyError::NoInstruction);
     };
-    credit(&seed)?;
+    let random = OpenOptions::new().write(true).open("/dev/random").map_err(SysError::when("open /dev/random"))?;
+    credit(&random, &seed)?;
+    reseed(&random)?;
     Ok(source)
 }
 
@@ -107,14 +115,26 @@ nix::ioctl_write_ptr_bad!(
     PoolInfo
 );
 
-fn credit(seed: &[u8; 32]) -> Result<(), SysError> {
-    let random = OpenOptions::new().write(true).open("/dev/random").map_err(SysError::when("open /dev/random"))?;
+nix::ioctl_none_bad!(
+    /// `RNDRESEEDCRNG`: _IO('R', 0x07).
+    rnd_reseed_crng,
+    RESEED
+);
+
+fn credit(random: &File, seed: &[u8; 32]) -> Result<(), SysError> {
     let mut info = PoolInfo { entropy_count: 256, buf_size: 32, buf: *seed };
     // SAFETY: the structure has the form that the request demands, and buf_size is the size of buf.
     let result = unsafe { rnd_add_entropy(random.as_raw_fd(), &raw const info) };
     zeroize::Zeroize::zeroize(&mut info.buf);
     result.map(drop).map_err(SysError::when("credit entropy"))
 }
+
+fn reseed(random: &File) -> Result<(), SysError> {
+    // SAFETY: the request takes no argument; any descriptor is harmless to it.
+    unsafe { rnd_reseed_crng(random.as_raw_fd()) }.map(drop).map_err(SysError::when("reseed the kernel's generator"))
+}
+
+const RESEED: libc::c_ulong = nix::request_code_none!(b'R', 0x07);
 
 /// Intel's guide calls RDSEED exhausted much earlier; all virtual processors may ask at once.
 const RETRIES: usize = 100_000;
@@ -135,6 +155,19 @@ mod tests {
             (tries % 3 == 0).then_some(tries)
         });
         assert_eq!(*words.unwrap(), [3, 6, 9, 12]);
+    }
+
+    #[test]
+    fn the_generator_is_told_to_reseed_and_nothing_else_takes_the_request() {
+        assert_eq!(RESEED, 0x5207);
+        let error = reseed(&File::open("/dev/null").unwrap()).unwrap_err();
+        assert_eq!((error.what, error.source.raw_os_error()), ("reseed the kernel's generator", Some(libc::ENOTTY)));
+        let Ok(random) = OpenOptions::new().write(true).open("/dev/random") else { return };
+        match reseed(&random).map_err(|error| error.source.raw_os_error()) {
+            Ok(()) => {}
+            Err(Some(libc::EPERM)) => println!("SKIPPED: reseeding the generator needs the rights of PID 1"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
