@@ -74,9 +74,9 @@ pub struct Network {
 pub struct EngineSettings {
     /// Context window in tokens, 64 to 1048576.
     pub context_tokens: Free<u32>,
-    /// Threads that decode, 1 to 1024.
+    /// Threads that decode, 1 to 512.
     pub threads_decode: Free<u16>,
-    /// Threads that read the prompt, 1 to 1024.
+    /// Threads that read the prompt, 1 to 512.
     pub threads_prefill: Free<u16>,
 }
 
@@ -124,8 +124,8 @@ impl GuestConfig {
             "a unicast address that is not loopback",
         )?;
         range((64..=1 << 20).contains(&self.engine.context_tokens.0), "engine.context_tokens", "64 to 1048576")?;
-        range((1..=1024).contains(&self.engine.threads_decode.0), "engine.threads_decode", "1 to 1024")?;
-        range((1..=1024).contains(&self.engine.threads_prefill.0), "engine.threads_prefill", "1 to 1024")
+        range((1..=512).contains(&self.engine.threads_decode.0), "engine.threads_decode", "1 to 512")?;
+        range((1..=512).contains(&self.engine.threads_prefill.0), "engine.threads_prefill", "1 to 512")
     }
 }
 
