@@ -15,7 +15,10 @@ use std::sync::atomic::Ordering;
 use release_client::{ClientError, ServiceConnection};
 use store::{AuditEntry, OpenOptions, Store};
 use tokio::net::TcpStream;
-use types::{Blake3Digest, Document as _, EventName, Hex32, ModelId, Registers, Sha256Digest, Sha384Digest};
+use types::{
+    Blake3Digest, Document as _, EventName, Evidence, FreshnessKind, Hex32, ModelId, Registers, Role, Sha256Digest,
+    Sha384Digest,
+};
 use world::{KEY, NOW, World, key_pair, model, reasons};
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -219,6 +222,54 @@ async fn a_configuration_for_something_else_is_refused() {
     };
     let guest = world.guest_with(smaller, |_| ()).await;
     assert_eq!(world.refusal(&guest).await, pairs(&[("shape_not_published", "guest_config.shape")]));
+}
+
+/// Attack 28: values that the release allows for one shape are none for another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registers_of_another_published_shape_are_refused() {
+    fn larger(config: &mut types::GuestConfig) {
+        config.shape.0 = world::larger_shape();
+    }
+    fn of_larger(registers: &mut Registers) {
+        registers.rtmr_0 = Sha384Digest::of(b"rtmr_0 of the larger");
+    }
+    let world = World::start().await;
+    assert_eq!(world.refusal(&world.guest_with(larger, of_larger).await).await, []);
+    for guest in [world.guest_with(larger, |_| ()).await, world.guest_with(|_| (), of_larger).await] {
+        assert_eq!(world.refusal(&guest).await, pairs(&[("register_mismatch", "rtmr_0")]));
+    }
+}
+
+/// Evidence that is bound and fresh, and says what no key goes to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_for_another_purpose_is_refused() {
+    type Change = fn(&mut Evidence);
+    let cases: [(Change, &str, &str); 4] = [
+        (|e| e.hpke_key = Hex32::default(), "hpke_key_missing", "hpke_key"),
+        (|e| e.gpu.epoch = 1, "gpu_evidence_unexpected", "gpu"),
+        (|e| e.role = Role::KeyService, "role_mismatch", "role"),
+        (|e| e.freshness.kind = FreshnessKind::Tls, "freshness_kind", "freshness.kind"),
+    ];
+    let world = World::start().await;
+    let guest = world.guest().await;
+    for (change, code, field) in cases {
+        let mut connection = world.connect().await;
+        let challenge = connection.challenge().await.unwrap();
+        let key = key_pair();
+        let mut evidence = guest.evidence(&challenge, key.public());
+        change(&mut evidence);
+        guest.quote(&mut evidence);
+        let found = reasons(connection.release(challenge, &model(), evidence.to_canonical().unwrap(), key).await);
+        assert!(found.contains(&(code.into(), field.into())), "{found:?}");
+        assert!(!found.iter().any(|(code, _)| code == "report_data_mismatch"), "{found:?}");
+    }
+    let guest = world.guest_with(|c| c.role.0 = Role::KeyService, |_| ()).await;
+    let expected = pairs(&[
+        ("role_mismatch", "release.role"),
+        ("role_mismatch", "role"),
+        ("role_not_served", "guest_config.role"),
+    ]);
+    assert_eq!(world.refusal(&guest).await, expected);
 }
 
 /// Attack 68: no signed time, or one that is not for this guest's service.

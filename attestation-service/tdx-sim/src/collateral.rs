@@ -160,7 +160,9 @@ fn level(pce_svn: u16, date: i64, status: &str, advisories: &[&str]) -> Result<V
 }
 
 fn qe_identity((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value, PkiError> {
-    let newest = QE_ISV_SVN + u16::from(fault == Some(Fault::OutOfDateQe));
+    let raised = matches!(fault, Some(Fault::OutOfDateQe | Fault::RevokedQe));
+    let newest = QE_ISV_SVN + u16::from(raised);
+    let below = if fault == Some(Fault::RevokedQe) { "Revoked" } else { "OutOfDate" };
     Ok(json!({
         "id": "TD_QE",
         "version": 2,
@@ -175,7 +177,7 @@ fn qe_identity((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value,
         "isvprodid": QE_ISV_PROD_ID,
         "tcbLevels": [
             {"tcb": {"isvsvn": newest}, "tcbDate": rfc3339(from - 90 * DAY)?, "tcbStatus": "UpToDate"},
-            {"tcb": {"isvsvn": newest - 1}, "tcbDate": rfc3339(from - 400 * DAY)?, "tcbStatus": "OutOfDate", "advisoryIDs": [ADVISORY]},
+            {"tcb": {"isvsvn": newest - 1}, "tcbDate": rfc3339(from - 400 * DAY)?, "tcbStatus": below, "advisoryIDs": [ADVISORY]},
         ],
     }))
 }

@@ -20,6 +20,10 @@ pub enum Fault {
     NoTcbLevel,
     /// The quoting enclave's identity has status `OutOfDate`.
     OutOfDateQe,
+    /// The quoting enclave's identity has status `Revoked`.
+    RevokedQe,
+    /// The quoting enclave runs in debug mode and says so in its report.
+    DebugQe,
     /// TCB info, QE identity and revocation lists ended before the given time.
     ExpiredCollateral,
     /// TCB info and QE identity begin after the given time.
@@ -50,7 +54,7 @@ pub enum Fault {
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::RevokedPck,
         Self::RevokedPlatformCa,
         Self::RevokedTcbSigner,
@@ -59,6 +63,8 @@ impl Fault {
         Self::RevokedTcb,
         Self::NoTcbLevel,
         Self::OutOfDateQe,
+        Self::RevokedQe,
+        Self::DebugQe,
         Self::ExpiredCollateral,
         Self::FutureCollateral,
         Self::ForgedTcbInfo,
@@ -86,6 +92,8 @@ impl Fault {
             Self::RevokedTcb => "revoked-tcb",
             Self::NoTcbLevel => "no-tcb-level",
             Self::OutOfDateQe => "out-of-date-qe",
+            Self::RevokedQe => "revoked-qe",
+            Self::DebugQe => "debug-qe",
             Self::ExpiredCollateral => "expired-collateral",
             Self::FutureCollateral => "future-collateral",
             Self::ForgedTcbInfo => "forged-tcb-info",

@@ -48,7 +48,7 @@ impl SimulatedPlatform {
         let signature = sign_raw("attestation", attestation, &signed)?;
         let mut data = signature.to_vec();
         data.extend_from_slice(&raw_public("attestation", attestation)?);
-        put_certification(&mut data, QE_REPORT_CERTIFICATION, &self.certification_with(fault));
+        put_certification(&mut data, QE_REPORT_CERTIFICATION, &self.certification_with(fault)?);
         if let (Some(Fault::ForgedReport), Some(byte)) = (fault, signed.last_mut()) {
             *byte ^= 1;
         }
@@ -57,22 +57,29 @@ impl SimulatedPlatform {
         Ok(signed)
     }
 
-    fn certification_with(&self, fault: Option<Fault>) -> Vec<u8> {
+    fn certification_with(&self, fault: Option<Fault>) -> Result<Vec<u8>, PkiError> {
+        if fault == Some(Fault::DebugQe) {
+            return certification_of(&self.keys, &self.certificates, QE_ATTRIBUTES_DEBUG);
+        }
         let mut certification = self.certification.clone();
         // A bit in MRENCLAVE, which nothing else looks at.
         if let (Some(Fault::ForgedQeReport), Some(byte)) = (fault, certification.get_mut(64)) {
             *byte ^= 1;
         }
-        certification
+        Ok(certification)
     }
 }
 
 /// Certification data of type 6: the quoting enclave's report and what certifies it.
 pub(crate) fn certification(keys: &Keys, certificates: &Certificates) -> Result<Vec<u8>, PkiError> {
+    certification_of(keys, certificates, QE_ATTRIBUTES)
+}
+
+fn certification_of(keys: &Keys, certificates: &Certificates, attributes: [u8; 16]) -> Result<Vec<u8>, PkiError> {
     let authentication = *b"Chrysalis simulated QE auth data";
     let mut report = CPU_SVN.to_vec();
     report.extend([0; 32]); // MISCSELECT, reserved
-    report.extend(QE_ATTRIBUTES);
+    report.extend(attributes);
     report.extend(sha256(&[b"Chrysalis simulated quoting enclave"])); // MRENCLAVE
     report.extend([0; 32]);
     report.extend(QE_SIGNER);
@@ -161,6 +168,8 @@ const QE_REPORT_CERTIFICATION: u16 = 6;
 const INTEL_QE_VENDOR: [u8; 16] =
     [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
 pub(crate) const QE_ATTRIBUTES: [u8; 16] = [0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// The same with the bit DEBUG.
+const QE_ATTRIBUTES_DEBUG: [u8; 16] = [0x13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Signer of Intel's TD quoting enclave.
 pub(crate) const QE_SIGNER: [u8; 32] = [
     0xdc, 0x9e, 0x2a, 0x7c, 0x6f, 0x94, 0x8f, 0x17, 0x47, 0x4e, 0x34, 0xa7, 0xfc, 0x43, 0xed, 0x03, 0x0f, 0x7c, 0x15,

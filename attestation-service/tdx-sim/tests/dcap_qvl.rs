@@ -86,6 +86,8 @@ fn expected(fault: Fault) -> Expected {
         Fault::RevokedPck | Fault::RevokedPlatformCa => Refused("CertRevoked"),
         Fault::RevokedTcbSigner => Refused("CertRevoked"),
         Fault::OutOfDateTcb | Fault::OutOfDateQe => Status("OutOfDate"),
+        Fault::RevokedQe => Refused("Revoked"),
+        Fault::DebugQe => Refused("QE report validation failed"),
         Fault::ConfigurationNeeded => Status("ConfigurationNeeded"),
         Fault::RevokedTcb => Refused("Revoked"),
         Fault::NoTcbLevel => Refused("No matching TCB level"),

@@ -51,6 +51,8 @@ const fn expected(fault: Fault) -> &'static [&'static str] {
         Fault::RevokedPck | Fault::RevokedPlatformCa => &["pck_revoked"],
         Fault::RevokedTcbSigner => &["certificate_revoked"],
         Fault::OutOfDateTcb | Fault::OutOfDateQe => &["tcb_out_of_date"],
+        Fault::RevokedQe => &["qe_revoked"],
+        Fault::DebugQe => &["qe_debug"],
         Fault::ConfigurationNeeded => &["tcb_status"],
         Fault::RevokedTcb => &["tcb_revoked"],
         Fault::NoTcbLevel => &["tcb_level_none"],

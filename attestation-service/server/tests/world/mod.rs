@@ -272,6 +272,12 @@ pub(crate) fn shape() -> MachineShape {
     MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: 1024, qemu, devices }).unwrap()
 }
 
+/// The other shape of the release; only RTMR0 tells the two apart.
+pub(crate) fn larger_shape() -> MachineShape {
+    let facts = shape().facts();
+    MachineShape::new(ShapeFacts { vcpus: 4, ..facts }).unwrap()
+}
+
 fn config(pin: Sha256Digest) -> GuestConfig {
     GuestConfig {
         schema: GuestConfig::SCHEMA.into(),
@@ -347,13 +353,15 @@ fn statement(hardware: release::Hardware) -> Statement {
         },
         command_line: "panic=-1 quiet".into(),
         source_date_epoch: NOW - 100,
-        registers: vec![ShapeRegisters {
-            shape: shape(),
-            mr_td: values("mr_td"),
-            rtmr_0: values("rtmr_0"),
-            rtmr_1: values("rtmr_1"),
-            rtmr_2: values("rtmr_2"),
-        }],
+        registers: [(shape(), "rtmr_0"), (larger_shape(), "rtmr_0 of the larger")]
+            .map(|(shape, rtmr_0)| ShapeRegisters {
+                shape,
+                mr_td: values("mr_td"),
+                rtmr_0: values(rtmr_0),
+                rtmr_1: values("rtmr_1"),
+                rtmr_2: values("rtmr_2"),
+            })
+            .to_vec(),
         locks: vec![],
         source_commit: "0".repeat(40),
         rebuild_command: "image build --profile sim --out out".into(),
