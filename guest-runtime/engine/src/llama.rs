@@ -310,13 +310,22 @@ fn sampler(request: &Generate) -> Result<LlamaSampler, Failure> {
         // Both halves count; llama.cpp takes 32 bits.
         #[expect(clippy::cast_possible_truncation, reason = "the halves are folded")]
         Some(seed) => (seed ^ (seed >> 32)) as u32,
-        None => getrandom::u32().map_err(|_| Failure::EngineFailed)?,
+        None => random_seed()?,
     };
     // This value tells llama.cpp to choose a seed itself.
     let seed = if seed == u32::MAX { 0 } else { seed };
     let steps =
         [LlamaSampler::temp(request.temperature), LlamaSampler::top_p(request.top_p, 1), LlamaSampler::dist(seed)];
     Ok(LlamaSampler::chain(steps, true))
+}
+
+/// By the system call itself: the sandbox lets no file be opened, and a static program has no libc to look a function up in.
+fn random_seed() -> Result<u32, Failure> {
+    let mut bytes = [0; 4];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(4) => Ok(u32::from_ne_bytes(bytes)),
+        _ => Err(Failure::EngineFailed),
+    }
 }
 
 enum Part<'a> {

@@ -164,6 +164,16 @@ fn a_seed_fixes_a_sampled_answer() {
     session.close();
 }
 
+/// What most clients send: neither a temperature nor a seed. The seed comes from the kernel, inside the sandbox.
+#[test]
+fn an_answer_is_sampled_without_a_seed() {
+    let Some(model) = model() else { return };
+    let mut session = Session::open(&model);
+    let (_, end) = session.ask(Generate { temperature: 1.0, seed: None, ..request(1, "Hello") });
+    assert!(matches!(end, Event::Done { .. }), "{end:?}");
+    session.close();
+}
+
 #[test]
 fn what_cannot_be_answered_is_refused_at_once_and_harms_nobody() {
     let Some(model) = model() else { return };

@@ -70,7 +70,7 @@ struct VerifyArgs {
     witness: Vec<PathBuf>,
     /// How many of the witnesses must have cosigned each checkpoint.
     #[arg(long, value_name = "K", requires = "witness")]
-    threshold: Option<usize>,
+    threshold: Option<std::num::NonZeroUsize>,
     /// Time of verification with --trust, as 2026-11-21T10:00:00Z; now when it is left out.
     #[arg(long, value_name = "RFC3339", value_parser = parse_time, requires = "trust")]
     at: Option<u64>,

@@ -40,7 +40,7 @@ pub(super) fn verify(args: &VerifyArgs, bytes: &[u8]) -> Result<Report> {
         Ok(verified) => verified,
         Err(error) => return Ok(refused(vec![refusal(&error)])),
     };
-    let logged = match check_logs(text, &witnesses, args.threshold) {
+    let logged = match check_logs(text, &witnesses, args.threshold.map(std::num::NonZeroUsize::get)) {
         Ok(logged) => logged,
         Err(refusal) => return Ok(refused(vec![refusal])),
     };
