@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod labels;
 mod layers;
 mod process;
 mod setup;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use crate::{layers, process, setup, workspace};
+use crate::{labels, layers, process, setup, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -27,6 +27,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
             ["clippy", "--locked", "--workspace", "--exclude", "engine", "--all-targets", "--", "-D", "warnings"];
         process::run("lints", &mut cargo(&arguments)?)
     })?;
+    step("labels", labels::run)?;
     if !args.quick {
         step("image", || {
             process::run("image", image_tool()?.args(["build", "--profile", "sim", "--out"]).arg(image_directory()?))
