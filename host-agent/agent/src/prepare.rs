@@ -17,10 +17,17 @@ use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, TD_PARAMS};
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
     files::private_directory(&args.run_dir)?;
     let run_dir = args.run_dir.canonicalize().context("run directory")?;
+    anyhow::ensure!(
+        run_dir.as_os_str().len() + LONGEST_SOCKET_NAME <= MAX_SOCKET_PATH,
+        "{} is too long for the names of sockets in it: choose a run directory of at most {} bytes",
+        run_dir.display(),
+        MAX_SOCKET_PATH - LONGEST_SOCKET_NAME
+    );
     let image = args.image.canonicalize().with_context(|| format!("image {}", args.image.display()))?;
     for name in ["firmware.fd", "vmlinuz", "initrd", "cmdline"] {
         anyhow::ensure!(image.join(name).is_file(), "the image {} has no file {name}", image.display());
     }
+    let listen = free_port(args.listen)?;
     let shape = shape(args)?;
     let config = guest_config(args, &shape);
     let bytes = config.to_canonical().context("guest configuration")?;
@@ -42,7 +49,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         quote_socket: args.quote_socket.clone(),
         cid: args.cid,
         service: args.service,
-        listen: free_port(args.listen)?,
+        listen,
         guest_address: args.guest_address,
         guest_port: args.guest_port,
     };
@@ -128,6 +135,10 @@ fn compose_model_disk(pack: &Path, disk: &Path) -> anyhow::Result<()> {
 
 const CONFIG_MAGIC: [u8; 8] = *b"CHRYCFG1";
 const SECTOR: usize = 512;
+/// `sun_path` without its NUL (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// `/vhost.sock` and `/vsock_7002`, with some room.
+const LONGEST_SOCKET_NAME: usize = 16;
 
 #[cfg(test)]
 mod tests {
