@@ -62,7 +62,7 @@ fn image_tool() -> anyhow::Result<std::process::Command> {
 }
 
 fn image_directory() -> anyhow::Result<std::path::PathBuf> {
-    Ok(workspace::cache()?.join("demo/image-sim"))
+    Ok(workspace::target()?.join("image-sim"))
 }
 
 fn step(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {

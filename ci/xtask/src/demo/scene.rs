@@ -46,7 +46,9 @@ impl Scene {
     /// Builds and starts all of it.
     pub(crate) fn prepare(programs: &Programs, report: &mut Report) -> anyhow::Result<Self> {
         let root = workspace::root()?;
-        let image = workspace::cache()?.join("demo/image-sim");
+        let directory = tempfile::Builder::new().prefix("chrysalis-").tempdir().context("temporary directory")?;
+        // An image of this run's own: another run may build another one at the same time.
+        let image = directory.path().join("image");
         let built = report.step("image", "kernel, guest programs, firmware (cold: about 20 minutes)", || {
             process::json_with_progress(
                 "image",
@@ -60,7 +62,6 @@ impl Scene {
             let paths = process::json_with_progress("host tool", programs.image(&root).arg("host-tool"))?;
             path_in(&paths, "vhost_device_vsock")
         })?;
-        let directory = tempfile::Builder::new().prefix("chrysalis-").tempdir().context("temporary directory")?;
         let scene = Unserved { programs, directory: directory.path(), image: &image };
         let (pack, model, weights) =
             report.step("model", "SmolLM2-135M-Instruct: fetch, pack, encrypt", || scene.pack_model(&root))?;
