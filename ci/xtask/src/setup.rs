@@ -22,8 +22,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libelf-dev", "kernel build"),
     ("libssl-dev", "kernel build"),
     ("make", "kernel build"),
+    ("perl", "kernel build"),
     ("python3-pip", "fetching pinned Python packages"),
     ("qemu-system-x86", "running guests"),
+    ("swtpm", "comparing predictions with the log of real firmware"),
     ("util-linux", "ending child processes with their parent"),
     ("xz-utils", "unpacking pinned inputs"),
     ("zstd", "kernel build"),
@@ -86,7 +88,9 @@ fn installed(package: &str) -> bool {
 fn substitute(package: &str) -> bool {
     match package {
         "python3-pip" => on_path("pip") || on_path("pip3"),
-        "cmake" | "curl" | "make" | "bc" | "bison" | "flex" | "cpio" | "zstd" | "gcc" | "g++" => on_path(package),
+        "cmake" | "curl" | "perl" | "swtpm" | "make" | "bc" | "bison" | "flex" | "cpio" | "zstd" | "gcc" | "g++" => {
+            on_path(package)
+        }
         "qemu-system-x86" => on_path("qemu-system-x86_64"),
         "util-linux" => on_path("setpriv"),
         "xz-utils" => on_path("xz"),
