@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -74,7 +75,7 @@ fn model_pack(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow
 /// A challenge that was redeemed before.
 fn replay(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let name = "a challenge replayed";
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut probe = scene.replay_probe(programs)?;
     let outcome = process::json("replay", &mut probe)?;
     let accepted = outcome.pointer("/first/released").and_then(Value::as_bool) == Some(true);
@@ -103,8 +104,7 @@ fn refused_by_service(
         anyhow::bail!("{name}: the guest SERVES, although it was tampered with");
     };
     anyhow::ensure!(phase == "keys" && code == KEY_REFUSED, "{name}: halted in phase {phase} with code {code}");
-    let after = scene.audit_entries(programs)?;
-    let new: Vec<_> = after.iter().skip(before.len()).cloned().collect();
+    let new = entries_since(programs, scene, before.len())?;
     anyhow::ensure!(!new.iter().any(is_authorised), "{name}: the audit log says that a key was released");
     let reasons = new.iter().find_map(|entry| entry.pointer("/entry/codes").cloned());
     let reasons = reasons.with_context(|| format!("{name}: the audit log has no refusal"))?;
@@ -149,6 +149,18 @@ fn record(
     Ok(())
 }
 
+/// The audit entries after the first `known`. A refusal is entered just after it was answered: it is waited for.
+fn entries_since(programs: &Programs, scene: &Scene, known: usize) -> anyhow::Result<Vec<Value>> {
+    let start = Instant::now();
+    loop {
+        let new: Vec<_> = scene.audit_entries(programs)?.into_iter().skip(known).collect();
+        if !new.is_empty() || start.elapsed() > AUDIT_PATIENCE {
+            return Ok(new);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn is_authorised(entry: &Value) -> bool {
     entry.pointer("/entry/decision").and_then(Value::as_str) == Some("authorised")
 }
@@ -189,3 +201,5 @@ const NEWC_DATE_LAST_DIGIT: u64 = 53;
 const KEY_REFUSED: u64 = 90;
 const CONFIG_DIGEST: (&str, u64, &str) = ("configuration", 43, "config_digest_mismatch");
 const MODEL_DIGEST: (&str, u64, &str) = ("model", 105, "model_object_digest_mismatch");
+/// How long a refusal may take to stand in the audit log.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(10);
