@@ -71,9 +71,17 @@ fn work(
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
         for event in events.drain(..) {
-            send(&mut client, &event)?;
+            match send(&mut client, &event) {
+                Err(ServeError::Socket(error)) if is_hang_up(&error) => return Ok(()),
+                sent => sent?,
+            }
         }
     }
+}
+
+/// Whether the client closed the connection, though not everything it asked for was said: it may.
+fn is_hang_up(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
 }
 
 fn obey(engine: &mut impl Engine, command: Command, events: &mut Vec<Event>) {
@@ -107,6 +115,9 @@ fn read_commands(mut client: UnixStream, sender: &SyncSender<Result<Command, Ser
                 forward(&mut decoder, sender)
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            // The kernel says so when the client left events unread.
+            Err(error) if is_hang_up(&error) && decoder.is_empty() => return,
+            Err(error) if is_hang_up(&error) => Err(ServeError::Truncated),
             Err(error) => Err(ServeError::Socket(error)),
         };
         if let Err(error) = end {
@@ -262,6 +273,19 @@ mod tests {
             assert!(matches!(client.next(), Some(Event::Started { id: 2, .. })));
         });
         assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    #[test]
+    fn a_client_may_hang_up_while_events_wait_for_it() {
+        for _ in 0..200 {
+            let ended = with_engine(|client| client.send(&generate(1, u32::MAX)));
+            assert!(ended.is_ok(), "{ended:?}");
+            let ended = with_engine(|client| {
+                client.send(&generate(1, 3));
+                assert!(matches!(client.next(), Some(Event::Started { .. })));
+            });
+            assert!(ended.is_ok(), "{ended:?}");
+        }
     }
 
     #[test]
