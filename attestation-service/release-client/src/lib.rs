@@ -5,7 +5,6 @@
 //! ends here. Needs a tokio runtime, of one thread if one likes, with timers.
 
 mod error;
-mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,7 +69,7 @@ impl ServiceConnection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls::config(pin)?));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(attested_channel::tls::pinned_client_config(pin)?));
         let name = ServerName::try_from("attestation-service.invalid")
             .map_err(|_| rustls::Error::General("the server's name".to_owned()))?;
         let tls = limited("the TLS handshake", HANDSHAKE, connector.connect(name, stream)).await?.map_err(handshake)?;

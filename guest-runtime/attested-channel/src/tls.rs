@@ -2,11 +2,13 @@
 //! TLS settings of both sides: TLS 1.3 only, the hybrid X25519MLKEM768 first, and nothing that lets a connection
 //! outlive its keys: no tickets, no resumption, no early data.
 //!
-//! The client's settings accept any certificate of the right form whose key signed the handshake. Whether a guest
-//! is accepted is decided afterwards by a proof for the connection, never by the certificate.
+//! The settings for talking to a guest accept any certificate of the right form whose key signed the handshake.
+//! Whether a guest is accepted is decided afterwards by a proof for the connection, never by the certificate. The
+//! settings for talking to the attestation service accept one pinned key.
 
 use std::sync::Arc;
 
+use der::{Decode as _, Encode as _};
 use rustls::{
     CertificateError as TlsCertificateError, ClientConfig, ConnectionCommon, DigitallySignedStruct, Error,
     HandshakeKind, OtherError, ServerConfig, SignatureScheme,
@@ -19,6 +21,8 @@ use rustls::{
     server::{NoServerSessionStorage, ResolvesServerCert},
     version::TLS13,
 };
+
+use types::Sha256Digest;
 
 use crate::{
     certificate::{CertificateError, GuestCertificate},
@@ -50,8 +54,21 @@ pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
 /// # Errors
 /// As [`server_config`].
 pub fn client_config() -> Result<ClientConfig, Error> {
+    client_config_that(Accepts::Guests, &SCHEMES)
+}
+
+/// Settings of a client that accepts exactly one Ed25519 key: the one whose SPKI hashes to `pin`. Names and dates of
+/// its certificate are not looked at; no certificate authority has a say.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn pinned_client_config(pin: Sha256Digest) -> Result<ClientConfig, Error> {
+    client_config_that(Accepts::Pinned(pin), &[SignatureScheme::ED25519])
+}
+
+fn client_config_that(accepts: Accepts, schemes: &'static [SignatureScheme]) -> Result<ClientConfig, Error> {
     let provider = provider();
-    let verifier = Arc::new(GuestCertificateVerifier { provider: Arc::clone(&provider) });
+    let verifier = Arc::new(CertificateVerifier { accepts, schemes, provider: Arc::clone(&provider) });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -96,12 +113,39 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
+/// Whose certificates a client accepts. That the peer holds the key is checked in either case.
 #[derive(Debug)]
-struct GuestCertificateVerifier {
+enum Accepts {
+    Guests,
+    Pinned(Sha256Digest),
+}
+
+impl Accepts {
+    fn check(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        match self {
+            Self::Guests if !intermediates.is_empty() => Err(refuse(CertificateError::Malformed)),
+            Self::Guests => GuestCertificate::from_der(end_entity).map(drop).map_err(refuse),
+            Self::Pinned(pin) if spki_digest(end_entity)? == *pin => Ok(()),
+            Self::Pinned(_) => Err(Error::InvalidCertificate(TlsCertificateError::ApplicationVerificationFailure)),
+        }
+    }
+}
+
+fn spki_digest(certificate: &CertificateDer<'_>) -> Result<Sha256Digest, Error> {
+    x509_cert::Certificate::from_der(certificate)
+        .and_then(|certificate| certificate.tbs_certificate().subject_public_key_info().to_der())
+        .map(|spki| Sha256Digest::of(&spki))
+        .map_err(|_| Error::InvalidCertificate(TlsCertificateError::BadEncoding))
+}
+
+#[derive(Debug)]
+struct CertificateVerifier {
+    accepts: Accepts,
+    schemes: &'static [SignatureScheme],
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for GuestCertificateVerifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -110,10 +154,7 @@ impl ServerCertVerifier for GuestCertificateVerifier {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if !intermediates.is_empty() {
-            return Err(refuse(CertificateError::Malformed));
-        }
-        GuestCertificate::from_der(end_entity).map_err(refuse)?;
+        self.accepts.check(end_entity, intermediates)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -136,7 +177,7 @@ impl ServerCertVerifier for GuestCertificateVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SCHEMES.to_vec()
+        self.schemes.to_vec()
     }
 }
 

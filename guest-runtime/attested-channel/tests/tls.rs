@@ -13,7 +13,7 @@ use std::sync::Arc;
 use attested_channel::{
     certificate::{CertificateEvidence, OID_ARCS},
     stream::share,
-    tls::{client_config, exporter, is_full_handshake, refused_certificate, server_config},
+    tls::{client_config, exporter, is_full_handshake, pinned_client_config, refused_certificate, server_config},
 };
 use rustls::{
     ClientConnection, NamedGroup, ServerConnection,
@@ -48,10 +48,17 @@ fn certificate(key: &rcgen::KeyPair, with_evidence: bool) -> CertificateDer<'sta
 }
 
 fn pair(certificate: CertificateDer<'static>, signer: &rcgen::KeyPair) -> (ClientConnection, ServerConnection) {
+    with_client(client_config().unwrap(), certificate, signer)
+}
+
+fn with_client(
+    client: rustls::ClientConfig,
+    certificate: CertificateDer<'static>,
+    signer: &rcgen::KeyPair,
+) -> (ClientConnection, ServerConnection) {
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signer.serialize_der()));
     let certified = CertifiedKey::new(vec![certificate], any_supported_type(&der).unwrap());
     let server = server_config(Arc::new(Fixed(Arc::new(certified)))).unwrap();
-    let client = client_config().unwrap();
     (
         ClientConnection::new(Arc::new(client), "guest".try_into().unwrap()).unwrap(),
         ServerConnection::new(Arc::new(server)).unwrap(),
@@ -125,6 +132,24 @@ fn a_certificate_without_evidence_is_refused_by_name() {
     let (mut client, mut server) = pair(certificate(&key, false), &key);
     let error = shake(&mut client, &mut server).unwrap_err();
     assert_eq!(refused_certificate(&error).unwrap().code(), "certificate_evidence_missing");
+}
+
+/// The attestation service is known by its key alone: another key is refused, and so is the right key without its use.
+#[test]
+fn a_pinned_key_is_the_only_one_accepted() {
+    let (pinned, other) = (key(), key());
+    let pin = Sha256Digest::of(&rcgen::PublicKeyData::subject_public_key_info(&pinned));
+    let shaken = |shown: &rcgen::KeyPair, signer: &rcgen::KeyPair| {
+        let config = pinned_client_config(pin).unwrap();
+        let (mut client, mut server) = with_client(config, certificate(shown, false), signer);
+        shake(&mut client, &mut server).map(|()| client.is_handshaking())
+    };
+    assert_eq!(shaken(&pinned, &pinned), Ok(false));
+    assert_eq!(
+        shaken(&other, &other),
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure))
+    );
+    assert!(shaken(&pinned, &other).is_err());
 }
 
 #[tokio::test]
