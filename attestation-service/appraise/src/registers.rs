@@ -133,7 +133,10 @@ const fn depends_on(name: RegisterName) -> &'static str {
 fn describe(shape: &MachineShape) -> String {
     let facts = shape.facts();
     let devices = facts.devices.len();
-    format!("{} vCPUs, {} MiB, QEMU {}, {devices} devices", facts.vcpus, facts.memory_mib, facts.qemu)
+    format!(
+        "{} vCPUs, {} MiB, {} address bits, QEMU {}, {devices} devices",
+        facts.vcpus, facts.memory_mib, facts.physical_bits, facts.qemu
+    )
 }
 
 /// The registers that a release fixes.

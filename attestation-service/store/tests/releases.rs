@@ -62,7 +62,7 @@ fn statement(profile: &str) -> Statement {
     let component = Component { sha256: Sha256Digest::of(b"f"), sha384: Sha384Digest::of(b"f"), size: 1 };
     let values = || vec![Sha384Digest::of(b"v")];
     let qemu = QemuVersion { major: 10, minor: 1 };
-    let shape = ShapeFacts { vcpus: 1, memory_mib: 1024, qemu, devices: vec![Device::Vsock] };
+    let shape = ShapeFacts { vcpus: 1, memory_mib: 1024, physical_bits: 46, qemu, devices: vec![Device::Vsock] };
     let predicate = ReferenceValues {
         schema_version: 1,
         profile: profile.into(),

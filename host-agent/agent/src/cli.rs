@@ -70,6 +70,10 @@ pub(crate) struct PrepareArgs {
     /// Memory in MiB.
     #[arg(long, default_value_t = 1024)]
     pub(crate) memory_mib: u32,
+    /// Width of the guest's physical addresses in bits, part of its measured shape. Left out: that of this host's
+    /// processor under KVM (TDX allows no other), 40 under emulation.
+    #[arg(long)]
+    pub(crate) physical_bits: Option<u8>,
     /// QEMU to run.
     #[arg(long, default_value = "qemu-system-x86_64")]
     pub(crate) qemu: PathBuf,

@@ -76,10 +76,25 @@ fn shape(args: &PrepareArgs) -> anyhow::Result<MachineShape> {
     MachineShape::new(ShapeFacts {
         vcpus: args.vcpus,
         memory_mib: args.memory_mib,
+        physical_bits: physical_bits(args)?,
         qemu: qemu_version(&args.qemu)?,
         devices: vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock],
     })
     .context("machine shape")
+}
+
+/// Width of the guest's physical addresses, as the shape says it.
+fn physical_bits(args: &PrepareArgs) -> anyhow::Result<u8> {
+    match (args.physical_bits, args.accel) {
+        (Some(bits), _) => Ok(bits),
+        (None, AcceleratorArg::Tcg) => Ok(EMULATED_PHYSICAL_BITS),
+        // CPUID, as QEMU reads it, and not /proc/cpuinfo, which subtracts the bits that memory encryption takes.
+        (None, AcceleratorArg::Kvm) => {
+            let [width, ..] = core::arch::x86_64::__cpuid(ADDRESS_SIZES_LEAF).eax.to_le_bytes();
+            anyhow::ensure!(width != 0, "the processor does not say how wide its addresses are: name --physical-bits");
+            Ok(width)
+        }
+    }
 }
 
 fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
@@ -133,6 +148,10 @@ fn compose_model_disk(pack: &Path, disk: &Path) -> anyhow::Result<()> {
     model::disk::compose(&source, disk, &|_| ()).with_context(|| format!("model pack {}", pack.display()))
 }
 
+/// What QEMU's emulated processors have by default.
+const EMULATED_PHYSICAL_BITS: u8 = 40;
+/// CPUID leaf of address sizes: bits 7:0 of EAX (Intel SDM volume 2A, CPUID).
+const ADDRESS_SIZES_LEAF: u32 = 0x8000_0008;
 const CONFIG_MAGIC: [u8; 8] = *b"CHRYCFG1";
 const SECTOR: usize = 512;
 /// `sun_path` without its NUL (unix(7)).

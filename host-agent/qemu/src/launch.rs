@@ -105,6 +105,9 @@ pub enum LaunchError {
     /// The command line has characters that a measured command line may not have.
     #[error("image.command_line must be 1 to 2047 printable ASCII characters")]
     CommandLine,
+    /// QEMU interprets `vga=` itself and writes it into the kernel, whose measurement would be another.
+    #[error("image.command_line must not contain vga=, which QEMU takes for itself")]
+    Vga,
     /// TDX needs a newer QEMU.
     #[error("shape.qemu is {found}; a TDX guest needs QEMU 10.1 or newer: install it or correct the shape")]
     QemuTooOld {
@@ -127,6 +130,10 @@ impl LaunchSpec {
         let line = &self.image.command_line;
         if !(1..=2047).contains(&line.len()) || !line.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             return Err(LaunchError::CommandLine);
+        }
+        // QEMU searches for the text, wherever it stands (hw/i386/x86.c).
+        if line.contains("vga=") {
+            return Err(LaunchError::Vga);
         }
         let facts = self.shape.facts();
         for needed in [Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock] {

@@ -27,10 +27,10 @@ pub const FIRST_SLOT: usize = 2;
 pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
     spec.check()?;
     let LaunchSpec { shape, image, tee, accelerator, config_disk, model_disk, network, vsock, qmp, paused } = spec;
-    let ShapeFacts { vcpus, memory_mib, qemu: _, devices } = shape.facts();
+    let ShapeFacts { vcpus, memory_mib, physical_bits, qemu: _, devices } = shape.facts();
     let mut out = Arguments::default();
     machine(&mut out, tee);
-    accelerate(&mut out, *accelerator, vcpus);
+    accelerate(&mut out, *accelerator, vcpus, physical_bits);
     memory(&mut out, memory_mib);
     out.option("-smp", &vcpus.to_string());
     out.quiet();
@@ -60,10 +60,10 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
 /// so that any endpoint device may stand in a slot.
 #[must_use]
 pub fn table_arguments(shape: &MachineShape) -> Vec<String> {
-    let ShapeFacts { vcpus, memory_mib, qemu: _, devices } = shape.facts();
+    let ShapeFacts { vcpus, memory_mib, physical_bits, qemu: _, devices } = shape.facts();
     let mut out = Arguments::default();
     machine(&mut out, &Tee::Simulated);
-    accelerate(&mut out, Accelerator::Tcg, vcpus);
+    accelerate(&mut out, Accelerator::Tcg, vcpus, physical_bits);
     memory(&mut out, memory_mib);
     out.option("-smp", &vcpus.to_string());
     out.quiet();
@@ -83,16 +83,18 @@ fn machine(out: &mut Arguments, tee: &Tee) {
     }
 }
 
-fn accelerate(out: &mut Arguments, accelerator: Accelerator, vcpus: u16) {
+/// The width of physical addresses is always said, never left to QEMU: it decides about ACPI tables. A trust domain has
+/// its host's width, and QEMU refuses to start one with another, so that a wrong shape is noticed before it is measured.
+fn accelerate(out: &mut Arguments, accelerator: Accelerator, vcpus: u16, physical_bits: u8) {
     match accelerator {
         Accelerator::Kvm => {
             out.option("-accel", "kvm");
-            out.option("-cpu", "host");
+            out.option("-cpu", &format!("host,host-phys-bits=off,phys-bits={physical_bits}"));
         }
         Accelerator::Tcg => {
             // One thread per vCPU. AVX is hidden: switching between 256-bit and SSE code is very slow under emulation.
             out.option("-accel", if vcpus > 1 { "tcg,thread=multi" } else { "tcg" });
-            out.option("-cpu", "max,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq");
+            out.option("-cpu", &format!("max,phys-bits={physical_bits},-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq"));
         }
     }
 }

@@ -10,6 +10,7 @@ fn shape(qemu: &str) -> MachineShape {
     MachineShape::new(ShapeFacts {
         vcpus: 2,
         memory_mib: 1024,
+        physical_bits: 46,
         qemu: qemu.parse().unwrap(),
         devices: vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock],
     })
@@ -82,6 +83,11 @@ fn command_lines_are_printable_and_bounded() {
         spec.image.command_line = bad.into();
         assert_eq!(arguments(&spec), Err(LaunchError::CommandLine), "{bad:?}");
     }
+    for bad in ["vga=ask", "quiet vga=791", "no-vga=0"] {
+        let mut spec = spec();
+        spec.image.command_line = bad.into();
+        assert_eq!(arguments(&spec), Err(LaunchError::Vga), "{bad:?}");
+    }
 }
 
 #[test]
@@ -93,6 +99,7 @@ fn tdx_needs_kvm_and_a_new_qemu() {
     assert!(matches!(arguments(&tdx), Err(LaunchError::QemuTooOld { .. })));
     tdx.shape = shape("10.1");
     let arguments = arguments(&tdx).unwrap();
+    assert_eq!(value_after(&arguments, "-cpu"), "host,host-phys-bits=off,phys-bits=46");
     let object = arguments.iter().find(|a| a.contains("tdx-guest")).unwrap();
     let object: serde_json::Value = serde_json::from_str(object).unwrap();
     assert_eq!(object["mrconfigid"].as_str().unwrap().len(), 64);
@@ -105,4 +112,5 @@ fn the_table_machine_occupies_the_same_slots() {
     let slots = arguments.windows(2).filter(|w| w[0] == "-device").count();
     assert_eq!(slots, 4);
     assert_eq!(value_after(&arguments, "-machine"), "q35,memory-backend=mem0");
+    assert!(value_after(&arguments, "-cpu").starts_with("max,phys-bits=46,"));
 }

@@ -108,8 +108,8 @@ pub fn registers(
     shape: &MachineShape,
     acpi: &AcpiDigests,
 ) -> Result<ExpectedRegisters, CalculateError> {
-    // The number of vCPUs and the devices enter through the ACPI digests.
-    let ShapeFacts { vcpus: _, memory_mib, qemu, devices: _ } = shape.facts();
+    // vCPUs, devices and the width of physical addresses enter through the ACPI digests.
+    let ShapeFacts { vcpus: _, memory_mib, physical_bits: _, qemu, devices: _ } = shape.facts();
     let (kernel, kernel_reason) = kernel_digest(image, memory_mib, qemu)?;
     let events = events::expected(image, u64::from(memory_mib) << 20, kernel, acpi)
         .ok_or(CalculateError::Inconsistent { memory_mib })?;

@@ -45,7 +45,7 @@ fn older_image(ovmf: &[u8]) -> ImageMeasurements {
 
 fn shape(vcpus: u16, memory_mib: u32) -> MachineShape {
     let qemu = QemuVersion { major: 10, minor: 1 };
-    MachineShape::new(ShapeFacts { vcpus, memory_mib, qemu, devices: vec![] }).unwrap()
+    MachineShape::new(ShapeFacts { vcpus, memory_mib, physical_bits: 46, qemu, devices: vec![] }).unwrap()
 }
 
 macro_rules! need {

@@ -29,7 +29,12 @@ pub(crate) fn binary(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
 pub(crate) fn shape(path: &Path) -> Result<MachineShape, Failure> {
     let bytes = file(path, MAX_SHAPE)?;
     let refused = |detail: String| {
-        Refusal::new("shape_malformed", "shape", detail, "write vcpus, memory_mib, qemu and devices as the help shows")
+        Refusal::new(
+            "shape_malformed",
+            "shape",
+            detail,
+            "write vcpus, memory_mib, physical_bits, qemu and devices as the help shows",
+        )
     };
     let text = String::from_utf8(bytes).map_err(|_| refused("the shape is not UTF-8".to_owned()))?;
     toml::from_str(&text).map_err(|error| refused(error.message().to_owned()).into())

@@ -18,7 +18,7 @@ const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 fn shape(vcpus: u16, memory_mib: u32) -> MachineShape {
     let devices = vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock];
     let qemu = QemuVersion { major: 7, minor: 2 };
-    MachineShape::new(ShapeFacts { vcpus, memory_mib, qemu, devices }).unwrap()
+    MachineShape::new(ShapeFacts { vcpus, memory_mib, physical_bits: 40, qemu, devices }).unwrap()
 }
 
 #[test]

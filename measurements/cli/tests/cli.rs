@@ -66,10 +66,10 @@ fn malformed_inputs_are_refused_by_name() {
     let log = write("log", b"not a log at all, for sure not");
     let outcome = measure(&[&"replay", &"--event-log", &log, &"--json"]);
     assert_eq!((outcome.status, code(&outcome)), (2, "event_log_malformed"));
-    let shape = write("shape.toml", b"vcpus = 0\nmemory_mib = 512\nqemu = \"7.2\"\ndevices = []\n");
+    let shape = write("shape.toml", b"vcpus = 0\nmemory_mib = 512\nphysical_bits = 40\nqemu = \"7.2\"\ndevices = []\n");
     let outcome = measure(&[&"acpi", &"--shape", &shape, &"--json"]);
     assert_eq!((outcome.status, code(&outcome)), (2, "shape_malformed"));
-    let shape = write("good.toml", b"vcpus = 1\nmemory_mib = 512\nqemu = \"7.2\"\ndevices = []\n");
+    let shape = write("good.toml", b"vcpus = 1\nmemory_mib = 512\nphysical_bits = 40\nqemu = \"7.2\"\ndevices = []\n");
     let outcome = measure(&[
         &"compute",
         &"--firmware",
@@ -148,7 +148,10 @@ fn compute_prints_four_registers_and_follows_its_inputs() {
     };
     let initrd = write("initrd", "initrd");
     let shape = |qemu: &str| {
-        write(&format!("{qemu}.toml"), &format!("vcpus = 2\nmemory_mib = 1024\nqemu = \"{qemu}\"\ndevices = []\n"))
+        write(
+            &format!("{qemu}.toml"),
+            &format!("vcpus = 2\nmemory_mib = 1024\nphysical_bits = 40\nqemu = \"{qemu}\"\ndevices = []\n"),
+        )
     };
     let digest = "11".repeat(48);
     let acpi = write("acpi.json", &format!(r#"{{"loader":"{digest}","rsdp":"{digest}","tables":"{digest}"}}"#));

@@ -224,7 +224,7 @@ fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 
 fn shape(qemu: QemuVersion) -> MachineShape {
     let devices = vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock];
-    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: MEMORY_MIB, qemu, devices }).unwrap()
+    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: MEMORY_MIB, physical_bits: 40, qemu, devices }).unwrap()
 }
 
 /// The QEMU to test with: `CHRYSALIS_QEMU`, else the machine's own.

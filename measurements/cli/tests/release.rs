@@ -71,7 +71,8 @@ fn prepare(dir: &Path) {
         json!({"mr_td": values("a"), "rtmr_0": values("b"), "rtmr_1": values("c"), "rtmr_2": values("d")});
     fs::write(dir.join("several.json"), several.to_string()).unwrap();
     for (name, vcpus) in [("small.toml", 1), ("large.toml", 8)] {
-        let text = format!("vcpus = {vcpus}\nmemory_mib = 1024\nqemu = \"10.1\"\ndevices = [\"vsock\"]\n");
+        let text =
+            format!("vcpus = {vcpus}\nmemory_mib = 1024\nphysical_bits = 46\nqemu = \"10.1\"\ndevices = [\"vsock\"]\n");
         fs::write(dir.join(name), text).unwrap();
     }
     accepted(dir, "release keygen --kind release --out r.key");

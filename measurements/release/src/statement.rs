@@ -334,6 +334,7 @@ pub(crate) mod tests {
         let shape = MachineShape::new(ShapeFacts {
             vcpus: 2,
             memory_mib: 1024,
+            physical_bits: 46,
             qemu: QemuVersion { major: 10, minor: 1 },
             devices: vec![Device::ConfigDisk, Device::Vsock],
         });

@@ -107,7 +107,8 @@ impl World {
 
 fn shape(vcpus: u16) -> MachineShape {
     let qemu = QemuVersion { major: 10, minor: 1 };
-    MachineShape::new(ShapeFacts { vcpus, memory_mib: 1024, qemu, devices: vec![Device::Vsock] }).unwrap()
+    MachineShape::new(ShapeFacts { vcpus, memory_mib: 1024, physical_bits: 46, qemu, devices: vec![Device::Vsock] })
+        .unwrap()
 }
 
 fn statement() -> Statement {

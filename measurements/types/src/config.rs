@@ -151,6 +151,7 @@ mod tests {
                 MachineShape::new(ShapeFacts {
                     vcpus: 2,
                     memory_mib: 1024,
+                    physical_bits: 46,
                     qemu: "7.2".parse().unwrap(),
                     devices: vec![Device::ConfigDisk, Device::Vsock],
                 })

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct MachineShape {
     vcpus: u16,
     memory_mib: u32,
+    physical_bits: u8,
     qemu: QemuVersion,
     devices: Vec<Device>,
 }
@@ -47,6 +48,9 @@ pub enum ShapeError {
     /// Less than 256 MiB or more than 16 TiB.
     #[error("memory_mib must be 256 to 16777216")]
     Memory,
+    /// Not 36 to 52 bits.
+    #[error("physical_bits must be 36 to 52")]
+    PhysicalBits,
     /// A device stands twice.
     #[error("devices must not repeat")]
     RepeatedDevice,
@@ -62,6 +66,8 @@ pub struct ShapeFacts {
     pub vcpus: u16,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Width of the guest's physical addresses in bits: where the firmware puts 64-bit PCI addresses, hence ACPI.
+    pub physical_bits: u8,
     /// Version of QEMU.
     pub qemu: QemuVersion,
     /// Devices in PCI slot order.
@@ -74,12 +80,15 @@ impl MachineShape {
     /// # Errors
     /// [`ShapeError`] names the fact.
     pub fn new(facts: ShapeFacts) -> Result<Self, ShapeError> {
-        let ShapeFacts { vcpus, memory_mib, qemu, devices } = facts;
+        let ShapeFacts { vcpus, memory_mib, physical_bits, qemu, devices } = facts;
         if !(1..=1024).contains(&vcpus) {
             return Err(ShapeError::Vcpus);
         }
         if !(256..=16 << 20).contains(&memory_mib) {
             return Err(ShapeError::Memory);
+        }
+        if !(36..=52).contains(&physical_bits) {
+            return Err(ShapeError::PhysicalBits);
         }
         let mut sorted = devices.clone();
         sorted.sort_unstable();
@@ -87,14 +96,14 @@ impl MachineShape {
         if sorted.len() != devices.len() {
             return Err(ShapeError::RepeatedDevice);
         }
-        Ok(Self { vcpus, memory_mib, qemu, devices })
+        Ok(Self { vcpus, memory_mib, physical_bits, qemu, devices })
     }
 
     /// All facts, to be destructured without `..`.
     #[must_use]
     pub fn facts(&self) -> ShapeFacts {
-        let Self { vcpus, memory_mib, qemu, devices } = self.clone();
-        ShapeFacts { vcpus, memory_mib, qemu, devices }
+        let Self { vcpus, memory_mib, physical_bits, qemu, devices } = self.clone();
+        ShapeFacts { vcpus, memory_mib, physical_bits, qemu, devices }
     }
 }
 
@@ -137,6 +146,7 @@ impl From<QemuVersion> for String {
 struct Fields {
     vcpus: u16,
     memory_mib: u32,
+    physical_bits: u8,
     qemu: QemuVersion,
     devices: Vec<Device>,
 }
@@ -145,15 +155,15 @@ impl TryFrom<Fields> for MachineShape {
     type Error = ShapeError;
 
     fn try_from(fields: Fields) -> Result<Self, ShapeError> {
-        let Fields { vcpus, memory_mib, qemu, devices } = fields;
-        Self::new(ShapeFacts { vcpus, memory_mib, qemu, devices })
+        let Fields { vcpus, memory_mib, physical_bits, qemu, devices } = fields;
+        Self::new(ShapeFacts { vcpus, memory_mib, physical_bits, qemu, devices })
     }
 }
 
 impl From<MachineShape> for Fields {
     fn from(shape: MachineShape) -> Self {
-        let MachineShape { vcpus, memory_mib, qemu, devices } = shape;
-        Self { vcpus, memory_mib, qemu, devices }
+        let MachineShape { vcpus, memory_mib, physical_bits, qemu, devices } = shape;
+        Self { vcpus, memory_mib, physical_bits, qemu, devices }
     }
 }
 
@@ -163,11 +173,14 @@ mod tests {
 
     #[test]
     fn shapes_are_checked_when_read() {
-        let good = r#"{"vcpus":2,"memory_mib":1024,"qemu":"7.2","devices":["config-disk","vsock"]}"#;
+        let good = r#"{"vcpus":2,"memory_mib":1024,"physical_bits":46,"qemu":"7.2","devices":["config-disk","vsock"]}"#;
         assert!(serde_json::from_str::<MachineShape>(good).is_ok());
         for (from, to) in [
             ("\"vcpus\":2", "\"vcpus\":0"),
             ("1024", "128"),
+            (":46", ":35"),
+            (":46", ":53"),
+            ("\"physical_bits\":46,", ""),
             ("7.2", "07.2"),
             ("7.2", "+7.2"),
             ("vsock", "config-disk"),

@@ -269,7 +269,7 @@ pub(crate) fn model() -> ModelId {
 pub(crate) fn shape() -> MachineShape {
     let devices = vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock];
     let qemu = QemuVersion { major: 10, minor: 1 };
-    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: 1024, qemu, devices }).unwrap()
+    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: 1024, physical_bits: 46, qemu, devices }).unwrap()
 }
 
 /// The other shape of the release; only RTMR0 tells the two apart.

@@ -18,8 +18,8 @@ use super::report::Report;
 /// Most bytes of kernel and initrd.
 const MAX_IMAGE: u64 = 40 << 20;
 /// The machine of the demo: small, since it is emulated.
-pub(crate) const SHAPE_ARGUMENTS: [&str; 4] = ["--vcpus", "2", "--memory-mib", "1024"];
-const SHAPE: &str = "vcpus = 2\nmemory_mib = 1024\nqemu = \"QEMU\"\ndevices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n";
+pub(crate) const SHAPE_ARGUMENTS: [&str; 6] = ["--vcpus", "2", "--memory-mib", "1024", "--physical-bits", "40"];
+const SHAPE: &str = "vcpus = 2\nmemory_mib = 1024\nphysical_bits = 40\nqemu = \"QEMU\"\ndevices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n";
 /// What the simulator measured of the first launch.
 pub(crate) const MEASURED: &str = "measured.json";
 const MODEL_NAME: &str = "smollm2-135m-instruct";

@@ -191,6 +191,7 @@ pub(crate) fn config_bytes() -> Vec<u8> {
     let shape = ShapeFacts {
         vcpus: 2,
         memory_mib: 1024,
+        physical_bits: 40,
         qemu: "7.2".parse().unwrap(),
         devices: vec![Device::ConfigDisk, Device::Vsock],
     };

@@ -31,6 +31,7 @@ fn guest_config() -> Vec<u8> {
     let shape = ShapeFacts {
         vcpus: 2,
         memory_mib: 1024,
+        physical_bits: 46,
         qemu: "10.1".parse().unwrap(),
         devices: vec![Device::ConfigDisk, Device::Network],
     };

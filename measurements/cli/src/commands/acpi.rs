@@ -29,9 +29,6 @@ pub(crate) struct Arguments {
     /// The QEMU to ask. Its version must be the shape's.
     #[arg(long, default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
-    /// Width of the guest's physical addresses; 40 for emulated processors.
-    #[arg(long, default_value = "40", value_parser = physical_bits)]
-    phys_bits: PhysicalBits,
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
@@ -39,7 +36,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let shape = input::shape(&arguments.shape)?;
-    let AcpiDigests { loader, rsdp, tables } = read(&arguments.qemu, &shape, arguments.phys_bits)?.digests();
+    let AcpiDigests { loader, rsdp, tables } = read(&arguments.qemu, &shape)?.digests();
     Ok(Report {
         json: json!({ "loader": loader, "rsdp": rsdp, "tables": tables }),
         text: format!("etc/table-loader  {loader}\netc/acpi/rsdp     {rsdp}\netc/acpi/tables   {tables}\n"),
@@ -48,9 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
 }
 
 /// Reads the files from a QEMU whose version must be that of the shape.
-pub(crate) fn read(program: &Path, shape: &MachineShape, bits: PhysicalBits) -> Result<AcpiFiles, Failure> {
+pub(crate) fn read(program: &Path, shape: &MachineShape) -> Result<AcpiFiles, Failure> {
     let found = version(program)?;
-    let wanted = shape.facts().qemu;
+    let facts = shape.facts();
+    let wanted = facts.qemu;
     if found != wanted {
         return Err(Refusal::new(
             "qemu_version_mismatch",
@@ -60,13 +58,17 @@ pub(crate) fn read(program: &Path, shape: &MachineShape, bits: PhysicalBits) -> 
         )
         .into());
     }
+    let Some(bits) = PhysicalBits::new(facts.physical_bits) else {
+        return Err(Refusal::new(
+            "physical_bits_unsupported",
+            "shape.physical_bits",
+            format!("where firmware puts 64-bit PCI addresses with {} address bits is not known", facts.physical_bits),
+            "use a shape with 36 to 48 bits, or give its digests with --acpi",
+        )
+        .into());
+    };
     let files = acpi::read(program, &qemu::table_arguments(shape), bits).context("cannot read the ACPI tables")?;
     Ok(files)
-}
-
-/// Reads the width of physical addresses.
-pub(crate) fn physical_bits(text: &str) -> Result<PhysicalBits, String> {
-    text.parse().ok().and_then(PhysicalBits::new).ok_or_else(|| "must be 36 to 48".to_owned())
 }
 
 fn version(program: &Path) -> anyhow::Result<QemuVersion> {

@@ -9,7 +9,6 @@ use calculator::{
     ImageMeasurements, registers,
 };
 use clap::Args;
-use measure::acpi::PhysicalBits;
 use serde_json::json;
 use types::{Refusal, Sha384Digest};
 
@@ -25,7 +24,7 @@ use crate::{
 /// `measure acpi` wrote.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  measure compute --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline \"$(cat cmdline)\" --shape shape.toml --json\n\nA shape:\n  vcpus = 2\n  memory_mib = 1024\n  qemu = \"7.2\"\n  devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]"
+    after_help = "Example:\n  measure compute --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline \"$(cat cmdline)\" --shape shape.toml --json\n\nA shape:\n  vcpus = 2\n  memory_mib = 1024\n  physical_bits = 40\n  qemu = \"7.2\"\n  devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]"
 )]
 pub(crate) struct Arguments {
     /// Firmware (TDVF; EDK II stable 2025.02, as Debian 13's OVMF.fd).
@@ -49,9 +48,6 @@ pub(crate) struct Arguments {
     /// ACPI digests as `measure acpi --json` prints them.
     #[arg(long)]
     acpi: Option<PathBuf>,
-    /// Width of the guest's physical addresses; 40 for emulated processors.
-    #[arg(long, default_value = "40", value_parser = acpi::physical_bits, conflicts_with = "acpi")]
-    phys_bits: PhysicalBits,
     /// Add the events behind the registers, and other allowed values, to the JSON document.
     #[arg(long)]
     events: bool,
@@ -78,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
             let bytes = input::file(path, MAX_DIGESTS)?;
             serde_json::from_slice::<AcpiDigests>(&bytes).with_context(|| format!("{} is malformed", path.display()))?
         }
-        None => acpi::read(&arguments.qemu, &shape, arguments.phys_bits)?.digests(),
+        None => acpi::read(&arguments.qemu, &shape)?.digests(),
     };
     let expected = registers(&image, &shape, &acpi).map_err(calculate_refusal)?;
     report(&expected, arguments.events)
