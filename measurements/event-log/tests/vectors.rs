@@ -10,10 +10,10 @@
 
 use std::path::PathBuf;
 
-use event_log::{EventLog, Indexing, replay};
+use event_log::{Agreement, Binding, EventLog, Indexing, Kind, pair, replay};
 use proptest::prelude::*;
-use tdx_spec::Quote;
-use types::Sha384Digest;
+use tdx_spec::{Quote, TdReport10};
+use types::{Registers, Sha384Digest};
 
 fn vectors() -> Option<PathBuf> {
     let dir = std::env::var_os("CHRYSALIS_VECTORS")
@@ -70,5 +70,80 @@ proptest! {
         bytes.truncate(bytes.len().min(cut.max(20)));
         bytes.extend(tail);
         let _ = EventLog::parse(&bytes);
+    }
+}
+
+#[test]
+fn labels_of_real_logs_name_what_was_measured() {
+    let Some(dir) = vectors() else {
+        println!("SKIPPED: labels of a real log (no vectors directory)");
+        return;
+    };
+    let bytes = std::fs::read(dir.join("ccel/trustee_ovmf_2gib_ccel.bin")).unwrap();
+    let log = EventLog::parse(&bytes).unwrap();
+    let text = |position: usize| log.events[position].label().text;
+    assert_eq!(text(0), "TdxTable");
+    assert_eq!(text(2), "SecureBoot: absent or empty");
+    assert_eq!(text(8), "ACPI DATA");
+    assert_eq!(text(11), "1428f772-b64a-441e-b8c3-9ebdd7f893c7/kernel (10854912 bytes)");
+    assert_eq!(text(12), "BootOrder: 0000");
+    assert_eq!(text(14), "Calling EFI Application from Boot Option");
+    assert_eq!((text(16), log.events[16].label().kind), ("LOADED_IMAGE::LoadOptions".into(), Kind::LoadOptions));
+    assert_eq!(log.events[17].label().kind, Kind::Initrd);
+    // Variables, separators and actions are their own preimage; boot variables without their name; files are not.
+    let bindings: Vec<_> = log.events.iter().map(|event| event.binding()).collect();
+    assert_eq!(bindings[..2], [Binding::Nothing; 2]);
+    assert_eq!(bindings[2..8], [Binding::Data; 6]);
+    assert_eq!(bindings[8..12], [Binding::Nothing; 4]);
+    assert_eq!(bindings[12..14], [Binding::VariableValue; 2]);
+    assert_eq!(bindings[16..18], [Binding::Nothing; 2]);
+    let bytes = std::fs::read(dir.join("ccel/gtg_gcp_cos113_ccel.bin")).unwrap();
+    let log = EventLog::parse(&bytes).unwrap();
+    let line = log.events[40].command_line().unwrap();
+    assert!(line.starts_with("/syslinux/vmlinuz.A init=/usr/lib/systemd/systemd"), "{line}");
+}
+
+#[test]
+fn a_log_and_a_quote_are_paired_register_by_register() {
+    let Some(dir) = vectors() else {
+        println!("SKIPPED: a log paired with its quote (no vectors directory)");
+        return;
+    };
+    let quote = |name: &str| {
+        let bytes = std::fs::read(dir.join("tdx").join(name)).unwrap();
+        let (quote, _) = Quote::parse_prefix(&bytes).unwrap();
+        registers(quote.body.report())
+    };
+    for (name, own) in [
+        ("gtg_gcp_cos113_ccel", true),
+        ("trustee_ovmf_2gib_ccel", false),
+        ("trustee_grub_ccel", false),
+        ("trustee_alibaba_aael", false),
+    ] {
+        let bytes = std::fs::read(dir.join(format!("ccel/{name}.bin"))).unwrap();
+        let log = EventLog::parse(&bytes).unwrap();
+        let pairings = pair(&log, Indexing::MeasurementRegister, &quote("gtg_v4_gcp_cos113.dat")).unwrap();
+        for pairing in &pairings[..3] {
+            let expected = if own { Agreement::Match } else { Agreement::Mismatch };
+            assert_eq!(pairing.agreement, expected, "{name} {}", pairing.register);
+        }
+        let [.., last] = &pairings;
+        if name != "trustee_alibaba_aael" {
+            assert_eq!(last.agreement, Agreement::NotInLog, "{name}");
+        }
+    }
+}
+
+fn registers(report: &TdReport10) -> Registers {
+    let digest = Sha384Digest::from_bytes;
+    Registers {
+        mr_td: digest(report.mr_td),
+        rtmr_0: digest(report.rtmr_0),
+        rtmr_1: digest(report.rtmr_1),
+        rtmr_2: digest(report.rtmr_2),
+        rtmr_3: digest(report.rtmr_3),
+        mr_config_id: digest(report.mr_config_id),
+        mr_owner: digest(report.mr_owner),
+        mr_owner_config: digest(report.mr_owner_config),
     }
 }
