@@ -41,6 +41,10 @@ pub fn digest(image: &[u8]) -> Result<Sha384Digest, PeError> {
         let end = start.checked_add(len).ok_or(PeError::Outside("section"))?;
         hasher.update(range(image, start, end, "section")?);
         hashed = hashed.checked_add(len).ok_or(PeError::Wrong("sum of sizes"))?;
+        // Sections that overlap would have a small file hashed many times over. Linkers make none.
+        if hashed > image.len() {
+            return Err(PeError::Wrong("sum of sizes"));
+        }
     }
     if image.len() > hashed {
         let end = image.len().checked_sub(headers.certificate_len).ok_or(PeError::Wrong("certificate size"))?;
@@ -204,6 +208,9 @@ pub(crate) mod tests {
         let mut far = image(0, 0);
         far[0x58 + 0xf0 + 20..0x58 + 0xf0 + 24].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(digest(&far), Err(PeError::Outside("section")));
+        let mut twice = image(0, 0);
+        twice.copy_within(0x58 + 0xf0 + 40..0x58 + 0xf0 + 80, 0x58 + 0xf0);
+        assert_eq!(digest(&twice), Err(PeError::Wrong("sum of sizes")));
         let whole = image(0, 0);
         for len in 0..whole.len() {
             assert!(digest(&whole[..len]).is_err(), "{len}");
