@@ -16,5 +16,5 @@ pub use attributes::{TdAttributes, Xfam};
 pub use cursor::{Cursor, ReadError};
 pub use quote::{Quote, QuoteBody, QuoteError, QuoteHeader, QuoteVersion};
 pub use report::{TdReport10, TdReport15, TdReport15Ex};
-pub use tdreport::{TdReport, TdReportError};
+pub use tdreport::{ReportMac, TdInfo, TdReport, TdReportError, TeeTcbInfo};
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};

@@ -120,6 +120,7 @@ impl Tdvf {
             section.check(firmware.len()).map_err(|rule| TdvfError::Section { index, rule })?;
         }
         check_disjoint(&sections)?;
+        check_added_memory(&sections)?;
         Ok(Self { sections })
     }
 
@@ -257,6 +258,18 @@ fn check_disjoint(sections: &[Section]) -> Result<(), TdvfError> {
     Ok(())
 }
 
+/// Each page that is added at the start costs a record in MRTD, so a few lying bytes must not ask for many.
+fn check_added_memory(sections: &[Section]) -> Result<(), TdvfError> {
+    let mut added = 0_u64;
+    for (index, section) in sections.iter().enumerate().filter(|(_, section)| !section.augmented()) {
+        added = added.saturating_add(section.memory_len);
+        if added > MAX_ADDED_MEMORY {
+            return Err(TdvfError::Section { index, rule: "more than 256 MiB would be added at the start" });
+        }
+    }
+    Ok(())
+}
+
 /// Size of a page in bytes.
 pub const PAGE: u64 = 4096;
 /// Most bytes of a firmware file.
@@ -269,6 +282,8 @@ const DESCRIPTOR_LEN: u32 = 16;
 const SECTION_LEN: u32 = 32;
 const MAX_SECTIONS: u32 = 32;
 const MAX_SECTION_MEMORY: u64 = 1 << 30;
+/// Known firmware adds 4 to 20 MiB.
+const MAX_ADDED_MEMORY: u64 = 256 << 20;
 /// 96b582de-1fb2-45f7-baea-a366c55a082d, as stored.
 const TABLE_FOOTER_GUID: [u8; 16] =
     [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
@@ -344,12 +359,20 @@ mod tests {
                 "a measured section must be filled by the file and not be added later",
             ),
             (section((0, 0), (0x80_a000, 0x1000), 3, 0), "the memory overlaps that of an earlier section"),
+            (section((0, 0), (0x1000_0000, 0x1000_0000), 3, 0), "more than 256 MiB would be added at the start"),
         ];
         for (bad, rule) in cases {
             let mut sections = good();
             sections.push(bad);
             assert_eq!(Tdvf::parse(&firmware(&sections)), Err(TdvfError::Section { index: 2, rule }));
         }
+    }
+
+    #[test]
+    fn memory_that_is_added_later_costs_nothing() {
+        let mut sections = good();
+        sections.push(section((0, 0), (0x1000_0000, 0x1000_0000), 4, Section::PAGE_AUG));
+        assert!(Tdvf::parse(&firmware(&sections)).is_ok());
     }
 
     #[test]

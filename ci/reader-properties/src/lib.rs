@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What every reader of hostile bytes promises, beside never to panic.
+//!
+//! One function for each family of readers. It takes any bytes, fails an assertion when a promise is broken, and
+//! says whether the bytes were accepted. The fuzz targets of `ci/fuzz` call it with invented bytes, this crate's
+//! tests with the committed corpus and its neighbours. Where there is a second, simpler way to the same result
+//! (hash the bytes that count, add up a log by hand), the function goes that way too and compares.
+//!
+//! What a run does not show: that a reader accepts everything that it should. The tests with real quotes, logs and
+//! firmware are for that.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a check that fails ends the program: that is how it is reported"
+)]
+
+mod document;
+mod event_log;
+mod firmware;
+mod kernel;
+mod quote;
+pub mod seeds;
+mod tile_log;
+
+pub use self::document::document;
+pub use self::event_log::event_log;
+pub use self::firmware::firmware;
+pub use self::kernel::kernel;
+pub use self::quote::quote;
+pub use self::tile_log::tile_log;
+
+/// A check: whether the bytes were accepted. It fails an assertion when a promise is broken.
+pub type Property = fn(&[u8]) -> bool;
+
+/// Every check by the name of its fuzz target.
+pub const ALL: [(&str, Property); 6] = [
+    ("quote", quote),
+    ("event_log", event_log),
+    ("kernel", kernel),
+    ("firmware", firmware),
+    ("tile_log", tile_log),
+    ("document", document),
+];
+
+/// A little-endian number, where the bytes reach that far.
+fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..)?.first_chunk::<4>()?;
+    usize::try_from(u32::from_le_bytes(*bytes)).ok()
+}
+
+/// A little-endian number, where the bytes reach that far.
+fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..)?.first_chunk::<2>()?;
+    Some(usize::from(u16::from_le_bytes(*bytes)))
+}
