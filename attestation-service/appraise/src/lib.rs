@@ -7,6 +7,7 @@
 
 mod binding;
 mod config;
+mod firmware_log;
 mod policy;
 mod registers;
 mod runtime;
@@ -18,7 +19,7 @@ use tdx_verify::VerifiedQuote;
 use types::{Document as _, Evidence, Refusal, RegisterName};
 
 pub use binding::Binding;
-pub use policy::{MAX_POLICY_LEN, Policy, PolicyError};
+pub use policy::{AcpiRule, MAX_POLICY_LEN, Policy, PolicyError};
 pub use verdict::{Accepted, Check, RegisterCheck, Verdict};
 
 /// What is appraised, and against what.
@@ -47,13 +48,21 @@ impl Appraisal<'_> {
         let mut checks = verdict::Checks::default();
         binding::check(evidence, binding, quote, &mut checks);
         let config = config::check_identity(evidence, quote, &mut checks);
-        let mut release = None;
+        let mut compared = None;
         if let Some(config) = &config {
-            release = registers::check(&config.shape.0, config.role.0, quote, releases, policy, now, &mut checks);
+            let measured = registers::Measured {
+                shape: &config.shape.0,
+                role: config.role.0,
+                quote,
+                firmware_log: evidence.firmware_log.as_ref().map(types::Base64::as_slice),
+            };
+            compared = registers::check(measured, releases, policy, now, &mut checks);
             runtime::check(evidence, config, binding.moment(), quote, &mut checks);
             config::check_policy(evidence, config, policy, &mut checks);
+            let release = compared.map(|compared| compared.release);
             config::check_time(evidence, config, release, binding, now, &mut checks);
         }
+        let release = compared.map(|compared| compared.release);
         let verdict::Checks { list, mut registers } = checks;
         registers.sort_by_key(|register| register.name);
         let complete = registers.iter().map(|register| register.name).eq(RegisterName::ALL);
@@ -65,6 +74,7 @@ impl Appraisal<'_> {
             moment: moment_name(binding.moment()),
             bound: !matches!(binding, Binding::Document { .. }),
             instance: if policy.pins_instance() { "pinned" } else { "any" },
+            acpi: compared.map(|compared| compared.acpi.as_str()),
             checks: list,
             registers,
             evidence: evidence.digest().ok(),

@@ -28,10 +28,37 @@ pub struct Policy {
     /// The only attestation services that may have given the guest its key: SHA-256 of their SPKI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_pins: Option<Vec<Sha256Digest>>,
+    /// Where the ACPI digests in RTMR0 come from.
+    #[serde(default)]
+    pub acpi: AcpiRule,
     /// The only guest instances accepted, by their receipt key. Without it, and without a list of platforms, a
     /// connection diverted to a second genuine guest is not noticed: the verdict then says `instance: any`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<Vec<Hex32>>,
+}
+
+/// Where the expected ACPI digests in RTMR0 come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AcpiRule {
+    /// From the release: a guest whose shape it has no ACPI reference for is refused.
+    #[default]
+    Published,
+    /// From the release, else from the guest's own firmware event log, if that replays to the quoted RTMR0 to RTMR2.
+    /// Weaker: the host may then have given any ACPI tables. Everything else stays fixed by the release, and the verdict
+    /// says which rule was used.
+    FromEventLog,
+}
+
+impl AcpiRule {
+    /// The name, as policies and verdicts have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::FromEventLog => "from-event-log",
+        }
+    }
 }
 
 /// Why a policy was refused.
@@ -65,6 +92,7 @@ impl Policy {
             revoked_releases: Vec::new(),
             models: None,
             service_pins: None,
+            acpi: AcpiRule::Published,
             instances: None,
         }
     }
@@ -116,7 +144,12 @@ mod tests {
     fn defaults_are_strict_and_unknown_fields_refused() {
         let minimal = format!("{{ \"schema\": \"{}\" }}", Policy::SCHEMA);
         assert_eq!(Policy::from_json(minimal.as_bytes()).unwrap(), Policy::any_release());
-        for bad in ["\"allow_simulated\":true", "\"platform\":{\"allow_debug\":true}", "\"models\":[\"m\"]"] {
+        for bad in [
+            "\"allow_simulated\":true",
+            "\"platform\":{\"allow_debug\":true}",
+            "\"models\":[\"m\"]",
+            "\"acpi\":\"any\"",
+        ] {
             let text = format!("{{\"schema\":\"{}\",{bad}}}", Policy::SCHEMA);
             assert!(matches!(Policy::from_json(text.as_bytes()), Err(PolicyError::Malformed(_))), "{bad}");
         }

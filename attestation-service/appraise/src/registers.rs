@@ -1,23 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 //! MRTD and RTMR0 to RTMR2 against published releases.
 
-use release::{ShapeRegisters, VerifiedRelease};
+use calculator::{AllowedValue, ExpectedRegisters};
+use release::{NoReference, VerifiedRelease};
 use tdx_verify::{Hardware, VerifiedQuote};
 use types::{MachineShape, RegisterName, Role};
 
-use crate::{Policy, verdict::Checks};
+use crate::{AcpiRule, Policy, firmware_log::ExtendedEvents, verdict::Checks};
 
-/// Finds the release that the quote fits best, checks that it may be used, and compares the registers by name.
-/// Gives the release, where there is one for the shape.
+/// What the registers are judged by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured<'a> {
+    pub(crate) shape: &'a MachineShape,
+    pub(crate) role: Role,
+    pub(crate) quote: &'a VerifiedQuote,
+    /// The guest's own log, read only where the policy says so.
+    pub(crate) firmware_log: Option<&'a [u8]>,
+}
+
+/// The release that the registers were compared with, and where the ACPI digests came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Compared<'a> {
+    pub(crate) release: &'a VerifiedRelease,
+    pub(crate) acpi: AcpiRule,
+}
+
+/// Computes the registers of the shape for each release, finds the release that the quote fits best, checks that it may
+/// be used, and compares the registers by name. Gives the release, where there is one for the shape.
 pub(crate) fn check<'a>(
-    shape: &MachineShape,
-    role: Role,
-    quote: &VerifiedQuote,
+    measured: Measured<'_>,
     releases: &'a [VerifiedRelease],
     policy: &Policy,
     now: u64,
     checks: &mut Checks,
-) -> Option<&'a VerifiedRelease> {
+) -> Option<Compared<'a>> {
+    let Measured { shape, role, quote, firmware_log } = measured;
+    let log = match policy.acpi {
+        AcpiRule::Published => Err("the policy takes published ACPI digests only"),
+        AcpiRule::FromEventLog => ExtendedEvents::read(firmware_log, quote),
+    };
     let usable = |release: &VerifiedRelease| {
         hardware_of(release) == quote.hardware()
             && !policy.revoked_releases.contains(release.digest())
@@ -25,27 +46,37 @@ pub(crate) fn check<'a>(
             && release.is_valid_at(now)
             && release.values().role == role
     };
-    let best = releases
-        .iter()
-        .filter_map(|release| release.reference_for(shape).map(|reference| (release, reference)))
-        .max_by_key(|(release, reference)| {
-            let matched = MEASURED.iter().filter(|name| fits(reference, **name, quote)).count();
-            let full = matched == MEASURED.len();
-            (full && usable(release), full, usable(release), matched)
-        });
-    let Some((release, reference)) = best else {
-        let (facts, expected) =
-            if releases.is_empty() { (RELEASE_UNKNOWN, "a published release") } else { (SHAPE, "a published shape") };
-        let found = if releases.is_empty() { "none".to_owned() } else { describe(shape) };
-        checks.add(false, facts, expected, found);
+    let published = releases.iter().filter_map(|release| {
+        let compared = Compared { release, acpi: AcpiRule::Published };
+        release.registers_for(shape).ok().map(|expected| (compared, expected))
+    });
+    let from_log = log.as_ref().ok().into_iter().flat_map(|log| {
+        releases.iter().filter_map(|release| {
+            let compared = Compared { release, acpi: AcpiRule::FromEventLog };
+            log.expected(release.values(), shape).map(|expected| (compared, expected))
+        })
+    });
+    let best = published.chain(from_log).max_by_key(|(Compared { release, acpi }, expected)| {
+        let matched = MEASURED.iter().filter(|name| expected.allows(**name, quote.registers().value(**name))).count();
+        let full = matched == MEASURED.len();
+        (full && usable(release), full, usable(release), matched, *acpi == AcpiRule::Published)
+    });
+    let Some((compared, expected)) = best else {
+        // Of several releases, one that may be used says best what is missing.
+        let nearest = releases.iter().find(|release| usable(release)).or_else(|| releases.first());
+        match nearest.and_then(|release| release.registers_for(shape).err()) {
+            None => checks.add(false, RELEASE_UNKNOWN, "a published release", "none"),
+            Some(missing) => refuse_shape(shape, &missing, log.err(), checks),
+        };
         for name in MEASURED {
             checks.register(name, Vec::new(), *quote.registers().value(name));
         }
         return None;
     };
+    let release = compared.release;
     check_release(release, role, quote, policy, now, checks);
     for name in MEASURED {
-        let expected = reference.allowed(name).unwrap_or_default().to_vec();
+        let expected: Vec<_> = values(&expected, name).iter().map(|allowed| allowed.value).collect();
         let quoted = *quote.registers().value(name);
         let texts: Vec<String> = expected.iter().map(ToString::to_string).collect();
         let matches = checks.register(name, expected, quoted);
@@ -61,7 +92,7 @@ pub(crate) fn check<'a>(
             quoted,
         );
     }
-    Some(release)
+    Some(compared)
 }
 
 fn check_release(
@@ -86,8 +117,16 @@ fn check_release(
     checks.add(names.contains(&status.as_str()), TCB, names.join(" or "), status);
 }
 
-fn fits(reference: &ShapeRegisters, name: RegisterName, quote: &VerifiedQuote) -> bool {
-    reference.allowed(name).is_some_and(|values| values.contains(quote.registers().value(name)))
+/// No release can compute the shape: the reason names the part that is missing.
+fn refuse_shape(shape: &MachineShape, missing: &NoReference, log: Option<&str>, checks: &mut Checks) -> bool {
+    let facts = ("shape_not_published", "guest_config.shape", missing.fix());
+    let log = log.unwrap_or("the firmware event log has other events than the release's firmware");
+    let found = format!("{}: {missing}, and {log}", describe(shape));
+    checks.add(false, facts, "a shape whose registers the release can compute", found)
+}
+
+fn values(expected: &ExpectedRegisters, name: RegisterName) -> &[AllowedValue] {
+    expected.allowed(name).unwrap_or_default()
 }
 
 const fn hardware_of(release: &VerifiedRelease) -> Hardware {
@@ -144,7 +183,6 @@ const MEASURED: [RegisterName; 4] = [RegisterName::MrTd, RegisterName::Rtmr0, Re
 
 type Facts = (&'static str, &'static str, &'static str);
 const RELEASE_UNKNOWN: Facts = ("release_unknown", "release", "import the release that the guest runs");
-const SHAPE: Facts = ("shape_not_published", "guest_config.shape", "launch a shape that the release publishes");
 const HARDWARE: Facts = ("hardware_mismatch", "release.hardware", "launch a release made for this hardware");
 const NOT_ACCEPTED: Facts =
     ("release_not_accepted", "release", "launch an accepted release, or accept this one by policy");

@@ -16,6 +16,8 @@ pub struct Verdict {
     /// Whether the evidence was bound to a connection of the verifier; a document alone may be a copy.
     pub(crate) bound: bool,
     pub(crate) instance: &'static str,
+    /// Which rule gave the ACPI digests in RTMR0: `published`, or the weaker `from-event-log`.
+    pub(crate) acpi: Option<&'static str>,
     pub(crate) checks: Vec<Check>,
     pub(crate) registers: Vec<RegisterCheck>,
     pub(crate) evidence: Option<Sha256Digest>,
@@ -100,6 +102,13 @@ impl Verdict {
     #[must_use]
     pub const fn instance(&self) -> &'static str {
         self.instance
+    }
+
+    /// Which rule gave the ACPI digests in RTMR0: `published`, or `from-event-log`, with which the host may have given
+    /// any ACPI tables. `None` where no release was compared.
+    #[must_use]
+    pub const fn acpi(&self) -> Option<&'static str> {
+        self.acpi
     }
 
     /// The receipt key of the guest.

@@ -16,8 +16,8 @@ use release_client::{ClientError, ServiceConnection};
 use store::{AuditEntry, OpenOptions, Store};
 use tokio::net::TcpStream;
 use types::{
-    Blake3Digest, Document as _, EventName, Evidence, FreshnessKind, Hex32, ModelId, Registers, Role, Sha256Digest,
-    Sha384Digest,
+    Blake3Digest, Document as _, EventName, Evidence, FreshnessKind, Hex32, MachineShape, ModelId, Registers, Role,
+    Sha256Digest, Sha384Digest, shape::ShapeFacts,
 };
 use world::{KEY, NOW, World, key_pair, model, reasons};
 
@@ -218,7 +218,7 @@ async fn a_configuration_for_something_else_is_refused() {
     let smaller = |c: &mut types::GuestConfig| {
         let mut facts = c.shape.0.facts();
         facts.vcpus = 1;
-        c.shape.0 = types::MachineShape::new(facts).unwrap();
+        c.shape.0 = MachineShape::new(facts).unwrap();
     };
     let guest = world.guest_with(smaller, |_| ()).await;
     assert_eq!(world.refusal(&guest).await, pairs(&[("shape_not_published", "guest_config.shape")]));
@@ -231,12 +231,43 @@ async fn registers_of_another_published_shape_are_refused() {
         config.shape.0 = world::larger_shape();
     }
     fn of_larger(registers: &mut Registers) {
-        registers.rtmr_0 = Sha384Digest::of(b"rtmr_0 of the larger");
+        registers.rtmr_0 = world::registers_of(&world::larger_shape(), Sha384Digest::ZERO).rtmr_0;
     }
     let world = World::start().await;
     assert_eq!(world.refusal(&world.guest_with(larger, of_larger).await).await, []);
     for guest in [world.guest_with(larger, |_| ()).await, world.guest_with(|_| (), of_larger).await] {
         assert_eq!(world.refusal(&guest).await, pairs(&[("register_mismatch", "rtmr_0")]));
+    }
+}
+
+/// The release's table has 1024 MiB alone, its components say what any machine measures whose ACPI tables it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shape_in_no_table_is_computed_or_the_missing_part_is_named() {
+    fn shape(change: impl FnOnce(&mut ShapeFacts)) -> MachineShape {
+        let mut facts = world::shape().facts();
+        change(&mut facts);
+        MachineShape::new(facts).unwrap()
+    }
+    let world = World::start().await;
+    let medium = shape(|f| f.memory_mib = 2000);
+    let configure = |c: &mut types::GuestConfig| c.shape.0 = medium.clone();
+    let launch = |r: &mut Registers| *r = world::registers_of(&medium, r.mr_config_id);
+    assert_eq!(world.refusal(&world.guest_with(configure, launch).await).await, []);
+    // A machine that says 2000 MiB and has 1024: computed, and seen.
+    let lying = world.guest_with(configure, |_| ()).await;
+    assert_eq!(world.refusal(&lying).await, pairs(&[("register_mismatch", "rtmr_0")]));
+    for (other, part) in [
+        (shape(|f| f.memory_mib = 2001), "2001 MiB of memory"),
+        (shape(|f| f.vcpus = 3), "3 vCPUs"),
+        (shape(|f| f.physical_bits = 52), "52 physical address bits"),
+        (shape(|f| f.qemu.minor = 2), "QEMU 10.2"),
+        (shape(|f| f.devices.reverse()), "the devices"),
+    ] {
+        let guest = world.guest_with(|c| c.shape.0 = other, |_| ()).await;
+        let Err(ClientError::Refused(reasons)) = world.ask(&guest).await else { panic!("{part}: not refused") };
+        let [reason] = reasons.as_slice() else { panic!("{part}: {reasons:?}") };
+        assert_eq!((reason.code.as_str(), reason.field.as_str()), ("shape_not_published", "guest_config.shape"));
+        assert!(reason.detail.contains(&format!("no ACPI reference for {part}")), "{}", reason.detail);
     }
 }
 

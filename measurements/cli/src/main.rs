@@ -7,6 +7,7 @@ mod commands;
 mod input;
 mod key_file;
 mod log_cmd;
+mod measured;
 mod output;
 mod release_cmd;
 

@@ -135,26 +135,29 @@ fn a_log_and_a_quote_are_compared() {
 
 #[test]
 fn compute_prints_four_registers_and_follows_its_inputs() {
-    let (Some(firmware), Some(kernel)) = (std::env::var_os("CHRYSALIS_OVMF"), std::env::var_os("CHRYSALIS_KERNEL"))
-    else {
-        println!("SKIPPED: compute on a real image (CHRYSALIS_OVMF and CHRYSALIS_KERNEL not set)");
-        return;
-    };
     let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
+    let write = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         path
     };
-    let initrd = write("initrd", "initrd");
+    let firmware = write("firmware.fd", &sample_release::files::firmware());
+    let kernel = write("vmlinuz", &sample_release::files::kernel());
+    let initrd = write("initrd", &sample_release::files::initrd());
     let shape = |qemu: &str| {
         write(
             &format!("{qemu}.toml"),
-            &format!("vcpus = 2\nmemory_mib = 1024\nphysical_bits = 40\nqemu = \"{qemu}\"\ndevices = []\n"),
+            format!("vcpus = 2\nmemory_mib = 1024\nphysical_bits = 40\nqemu = \"{qemu}\"\ndevices = []\n").as_bytes(),
         )
     };
     let digest = "11".repeat(48);
-    let acpi = write("acpi.json", &format!(r#"{{"loader":"{digest}","rsdp":"{digest}","tables":"{digest}"}}"#));
+    let reference = |qemu: &str| {
+        serde_json::json!({
+            "qemu": qemu, "vcpus": 2, "physical_bits": 40, "devices": [], "memory": { "from_mib": 512, "to_mib": 1024 },
+            "loader": digest, "rsdp": digest, "tables": digest,
+        })
+    };
+    let acpi = write("acpi.json", serde_json::json!([reference("7.2"), reference("10.1")]).to_string().as_bytes());
     let compute = |cmdline: &str, shape: &Path| {
         let outcome = measure(&[
             &"compute",
@@ -191,4 +194,22 @@ fn compute_prints_four_registers_and_follows_its_inputs() {
     let differing: Vec<_> =
         base.as_object().unwrap().iter().filter(|(k, v)| patched[k.as_str()] != **v).map(|(k, _)| k.as_str()).collect();
     assert_eq!(differing, ["rtmr_1"], "only the kernel's header depends on QEMU here");
+
+    let outcome = measure(&[
+        &"compute",
+        &"--firmware",
+        &firmware,
+        &"--kernel",
+        &kernel,
+        &"--initrd",
+        &initrd,
+        &"--cmdline",
+        &"quiet",
+        &"--shape",
+        &shape("10.2"),
+        &"--acpi",
+        &acpi,
+        &"--json",
+    ]);
+    assert_eq!((outcome.status, code(&outcome)), (2, "acpi_reference_missing"));
 }

@@ -48,12 +48,17 @@ fn fails(dir: &Path, line: &str, code: i32, says: &str) {
     assert!(stderr.contains(says), "{line}: {stderr}");
 }
 
-/// An image's directory as the builder leaves it, and registers for two shapes.
+/// An image's directory as the builder leaves it, and ACPI references for two shapes.
 fn prepare(dir: &Path) {
     fs::create_dir(dir.join("image")).unwrap();
-    let files = ["firmware.fd", "vmlinuz", "initrd", "cmdline"].map(|name| {
-        let bytes =
-            if name == "cmdline" { b"quiet chrysalis.tee=simulated".to_vec() } else { name.as_bytes().to_vec() };
+    let line = b"quiet chrysalis.tee=simulated".to_vec();
+    let files = [
+        ("firmware.fd", sample_release::files::firmware()),
+        ("vmlinuz", sample_release::files::kernel()),
+        ("initrd", sample_release::files::initrd()),
+        ("cmdline", line),
+    ]
+    .map(|(name, bytes)| {
         fs::write(dir.join("image").join(name), &bytes).unwrap();
         json!({"name": name, "size": bytes.len(), "sha256": Sha256Digest::of(&bytes),
                "sha384": Sha384Digest::of(&bytes), "origin": "test"})
@@ -61,20 +66,17 @@ fn prepare(dir: &Path) {
     let manifest = json!({"schema": "chrysalis/image/v1", "profile": "sim", "command_line": "quiet chrysalis.tee=simulated",
         "source_date_epoch": 1_700_000_000, "files": files, "inputs": [], "initrd": [], "toolchain": {}});
     fs::write(dir.join("image/image.json"), manifest.to_string()).unwrap();
-    let digest = |text: &str| Sha384Digest::of(text.as_bytes());
-    let one = json!({"mr_td": digest("a"), "rtmr_0": digest("b"), "rtmr_1": digest("c"), "rtmr_2": digest("d")});
-    fs::write(dir.join("one.json"), one.to_string()).unwrap();
-    let values =
-        |text: &str| json!([{"value": digest(text), "reason": "r"}, {"value": digest("other"), "reason": "s"}]);
-    let mut several = one;
-    several["allowed"] =
-        json!({"mr_td": values("a"), "rtmr_0": values("b"), "rtmr_1": values("c"), "rtmr_2": values("d")});
-    fs::write(dir.join("several.json"), several.to_string()).unwrap();
-    for (name, vcpus) in [("small.toml", 1), ("large.toml", 8)] {
-        let text =
-            format!("vcpus = {vcpus}\nmemory_mib = 1024\nphysical_bits = 46\nqemu = \"10.1\"\ndevices = [\"vsock\"]\n");
+    let mut references = Vec::new();
+    for (name, vcpus, qemu) in [("small.toml", 1, "10.1"), ("large.toml", 8, "9.2")] {
+        let text = format!(
+            "vcpus = {vcpus}\nmemory_mib = 1024\nphysical_bits = 46\nqemu = \"{qemu}\"\ndevices = [\"vsock\"]\n"
+        );
+        references.push(sample_release::acpi(&toml::from_str(&text).unwrap()));
         fs::write(dir.join(name), text).unwrap();
     }
+    let large = references.pop().unwrap();
+    fs::write(dir.join("small.json"), json!(references[0]).to_string()).unwrap();
+    fs::write(dir.join("large.json"), json!([large]).to_string()).unwrap();
     accepted(dir, "release keygen --kind release --out r.key");
     accepted(dir, "release keygen --kind log --name example.invalid/releases --out l.key");
     for number in 1..=3 {
@@ -87,8 +89,8 @@ fn prepare(dir: &Path) {
     );
 }
 
-const CREATE: &str = "release create --image image --registers one.json --registers several.json --shape small.toml \
-    --shape large.toml --source-commit 0123456789abcdef0123456789abcdef01234567 --rebuild make --days 36500 --out s.json";
+const CREATE: &str = "release create --image image --acpi small.json --acpi large.json --shape small.toml \
+    --shape large.toml --memory-mib 4096 --source-commit 0123456789abcdef0123456789abcdef01234567 --rebuild make --days 36500 --out s.json";
 const PUBLISH: &str =
     "release publish --bundle b.json --key r.key.pub --log log --create --log-key l.key --witness-key w1.key";
 
@@ -114,8 +116,10 @@ fn a_release_goes_from_image_to_verified_bundle() {
     let early = "bundle verify --bundle p.json --trust trust.json --at 2020-01-01T00:00:00Z";
     assert_eq!(refused(dir, early), "release_not_valid_now");
     let statement: release::Statement = release::Statement::parse(&fs::read(dir.join("s.json")).unwrap()).unwrap();
+    // QEMU before 10.1 with patches for TDX adds pages in one of two orders.
     assert_eq!(statement.predicate.registers.iter().map(|r| r.mr_td.len()).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(statement.predicate.registers[1].shape.facts().vcpus, 8);
+    assert_eq!(statement.predicate.image.kernel.patched.len(), 2, "for 1024 and 4096 MiB");
 
     // A verifier that is not ours takes the same bundle, and our witness check stands beside it.
     let stock = "bundle verify --bundle p.json --trusted-root root.json --key r.key.pub";
@@ -177,7 +181,13 @@ fn mistakes_are_named() {
     fails("release keygen --kind log --out x.key", 64, "--name");
     fails("bundle verify --bundle p.json", 64, "--trust");
     fails("bundle verify --bundle p.json --trusted-root root.json --identity i", 64, "--issuer");
-    fails(&CREATE.replace(" --shape large.toml", ""), 1, "--shape");
+    fails(&CREATE.replace(" --shape small.toml --shape large.toml", ""), 64, "--shape");
+    let no_reference = CREATE.replace(" --acpi large.json", "");
+    assert_eq!(refused(dir, &no_reference), "acpi_reference_missing");
+    fs::write(dir.join("digests.json"), r#"{"loader":"","rsdp":"","tables":""}"#).unwrap();
+    fails(&CREATE.replace("large.json", "digests.json"), 1, "digests.json has no ACPI references");
+    fs::write(dir.join("vga.toml"), "vcpus = 1").unwrap();
+    assert_eq!(refused(dir, &CREATE.replace("large.toml", "vga.toml")), "shape_malformed");
     fails(&PUBLISH.replace("b.json", "none.json"), 64, "--out");
     fails(&format!("{} --out p.json", PUBLISH.replace("b.json", "none.json")), 1, "none.json");
     fs::write(dir.join("image/initrd"), b"another").unwrap();

@@ -12,12 +12,14 @@ pub mod bundle;
 pub mod dsse;
 pub mod key;
 pub mod log;
+pub mod reference;
 pub mod statement;
 pub mod trust;
 pub mod verify;
 
 pub use bundle::{Bundle, BundleError};
 pub use key::{KeyError, ReleaseKey, ReleasePublicKey};
+pub use reference::NoReference;
 pub use statement::{
     Component, Components, Hardware, ReferenceValues, ShapeRegisters, Statement, StatementError, Subject, TcbStatus,
     Validity,

@@ -3,6 +3,7 @@
 //!
 //! A statement is what its signer says. [`crate::VerifiedRelease`] is the type for "signed, logged and valid".
 
+use calculator::{AcpiReference, ImageMeasurements};
 use serde::{Deserialize, Serialize};
 use types::{CanonicalError, MachineShape, RegisterName, Role, Sha256Digest, Sha384Digest, canonical};
 
@@ -61,11 +62,14 @@ pub struct ReferenceValues {
     pub hardware: Hardware,
     /// What is booted.
     pub components: Components,
-    /// The kernel's command line, without a newline.
-    pub command_line: String,
+    /// Measurements of the components, from which the registers of any machine are computed.
+    pub image: ImageMeasurements,
+    /// ACPI digests by machine, sorted, without overlap. Which machines the release can be verified on.
+    pub acpi: Vec<AcpiReference>,
     /// `SOURCE_DATE_EPOCH` of the build, unix seconds: also the floor of the guest's clock.
     pub source_date_epoch: u64,
-    /// Expected registers for the standard shapes, each shape once.
+    /// Registers of the standard shapes, each shape once, for readers that cannot compute. A statement whose table is
+    /// not what its components give is refused.
     pub registers: Vec<ShapeRegisters>,
     /// Digests of the build's lock files by name, sorted by name.
     pub locks: Vec<Subject>,
@@ -226,18 +230,14 @@ impl Statement {
 }
 
 impl ReferenceValues {
-    /// The registers of a shape; `None` where the release does not list it.
-    #[must_use]
-    pub fn reference_for(&self, shape: &MachineShape) -> Option<&ShapeRegisters> {
-        self.registers.iter().find(|registers| &registers.shape == shape)
-    }
-
     fn check(&self) -> Result<(), StatementError> {
-        const P: &str = "printable ASCII of limited length";
         rule(self.schema_version == 1, "predicate.schema_version", "1")?;
         rule(is_label(&self.profile), "predicate.profile", "1 to 64 characters of a-z 0-9 -")?;
-        rule(is_printable(&self.command_line, 2047), "predicate.command_line", P)?;
-        rule(is_printable(&self.rebuild_command, 1024), "predicate.rebuild_command", P)?;
+        rule(
+            is_printable(&self.rebuild_command, 1024),
+            "predicate.rebuild_command",
+            "1 to 1024 printable ASCII characters",
+        )?;
         let hex = self.source_commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         rule(hex && matches!(self.source_commit.len(), 40 | 64), "predicate.source_commit", "40 or 64 digits 0-9 a-f")?;
         let Validity { not_before, not_after } = self.validity;
@@ -252,7 +252,7 @@ impl ReferenceValues {
             rule(!again, "predicate.registers.shape", "a shape that stands only once")?;
             registers.check()?;
         }
-        Ok(())
+        self.check_references()
     }
 }
 
@@ -294,7 +294,7 @@ impl Validity {
     }
 }
 
-fn rule(holds: bool, field: &'static str, rule: &'static str) -> Result<(), StatementError> {
+pub(crate) fn rule(holds: bool, field: &'static str, rule: &'static str) -> Result<(), StatementError> {
     if holds { Ok(()) } else { Err(StatementError::Field { field, rule }) }
 }
 
@@ -324,51 +324,15 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Made by another build of this crate, so it arrives as bytes.
     pub(crate) fn sample() -> Statement {
-        let component =
-            |name: &[u8]| Component { sha256: Sha256Digest::of(name), sha384: Sha384Digest::of(name), size: 7 };
-        let subject = |name: &str| Subject {
-            name: name.into(),
-            digest: SubjectDigest { sha256: Sha256Digest::of(name.as_bytes()) },
+        let shape = |vcpus| {
+            let devices = vec![Device::ConfigDisk, Device::Vsock];
+            let qemu = QemuVersion { major: 10, minor: 1 };
+            MachineShape::new(ShapeFacts { vcpus, memory_mib: 1024, physical_bits: 46, qemu, devices }).unwrap()
         };
-        let shape = MachineShape::new(ShapeFacts {
-            vcpus: 2,
-            memory_mib: 1024,
-            physical_bits: 46,
-            qemu: QemuVersion { major: 10, minor: 1 },
-            devices: vec![Device::ConfigDisk, Device::Vsock],
-        });
-        let values = |text: &[u8]| vec![Sha384Digest::of(text)];
-        Statement::new(
-            ["firmware.fd", "initrd", "vmlinuz"].map(subject).to_vec(),
-            ReferenceValues {
-                schema_version: 1,
-                profile: "sim".into(),
-                role: Role::Inference,
-                hardware: Hardware::Simulated,
-                components: Components {
-                    firmware: component(b"firmware.fd"),
-                    kernel: component(b"vmlinuz"),
-                    initrd: component(b"initrd"),
-                },
-                command_line: "panic=-1 quiet".into(),
-                source_date_epoch: 1_700_000_000,
-                registers: vec![ShapeRegisters {
-                    shape: shape.unwrap(),
-                    mr_td: values(b"mr_td"),
-                    rtmr_0: values(b"rtmr_0"),
-                    rtmr_1: values(b"rtmr_1"),
-                    rtmr_2: values(b"rtmr_2"),
-                }],
-                locks: vec![subject("packages.lock")],
-                source_commit: "0".repeat(40),
-                rebuild_command: "image build --profile sim --out out".into(),
-                validity: Validity { not_before: 1_700_000_000, not_after: 1_800_000_000 },
-                predecessor: None,
-                tcb_statuses: vec![TcbStatus::UpToDate, TcbStatus::SWHardeningNeeded],
-            },
-        )
-        .unwrap()
+        let made = sample_release::statement(sample_release::Hardware::Simulated, &[shape(2), shape(4)], 1_700_001_000);
+        Statement::parse(&made.to_canonical().unwrap()).unwrap()
     }
 
     #[test]
@@ -397,7 +361,8 @@ pub(crate) mod tests {
         assert_eq!(broken(|s| s.predicate.components.kernel.sha256 = Sha256Digest::ZERO), "subject");
         assert_eq!(broken(|s| s.predicate.schema_version = 2), "predicate.schema_version");
         assert_eq!(broken(|s| s.predicate.profile = "a b".into()), "predicate.profile");
-        assert_eq!(broken(|s| s.predicate.command_line.push('\n')), "predicate.command_line");
+        assert_eq!(broken(|s| s.predicate.image.command_line.push('\n')), "predicate.image.command_line");
+        assert_eq!(broken(|s| s.predicate.image.command_line.push_str(" vga=1")), "predicate.image.command_line");
         assert_eq!(broken(|s| s.predicate.source_commit = "HEAD".into()), "predicate.source_commit");
         assert_eq!(broken(|s| s.predicate.validity.not_after = 0), "predicate.validity");
         assert_eq!(broken(|s| s.predicate.tcb_statuses.clear()), "predicate.tcb_statuses");
@@ -418,9 +383,13 @@ pub(crate) mod tests {
             ("\"profile\":", "\"other\":1,\"profile\":"),
             ("1700000000", "1700000000.5"),
             ("\"UpToDate\"", "\"Revoked\""),
+            ("\"vcpus\":2", "\"smm\":1,\"vcpus\":2"),
+            ("edk2-stable202502", "edk2-stable999999"),
+            ("\"kernel\":{\"initrd", "\"kernel\":{\"a\":1,\"initrd"),
             ("\"simulated\"", "\"any\""),
         ] {
             assert!(Statement::parse(text.replace(from, to).as_bytes()).is_err(), "{to}");
+            assert!(text.contains(from), "{from}");
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verification of a release bundle.
 
+use calculator::ExpectedRegisters;
 use types::{MachineShape, Refusal, Sha256Digest};
 
 use crate::bundle::{Bundle, BundleError, ENTRY_KIND, ENTRY_VERSION};
@@ -9,7 +10,8 @@ use crate::log::{
     CheckpointError, EntryProof, EntryProofError, NoteError, ProofError, SignedCheckpoint, WitnessState, leaf_hash,
     merkle, verify_consistency,
 };
-use crate::statement::{ReferenceValues, ShapeRegisters, Statement, StatementError, Validity};
+use crate::reference::NoReference;
+use crate::statement::{ReferenceValues, Statement, StatementError, Validity};
 use crate::trust::{TrustPolicy, TrustPolicyError};
 
 /// A release that was signed by an accepted key, stands in the accepted log, was seen by enough witnesses and was
@@ -113,10 +115,12 @@ impl VerifiedRelease {
         &self.statement
     }
 
-    /// The registers of a shape; `None` where the release does not list it.
-    #[must_use]
-    pub fn reference_for(&self, shape: &MachineShape) -> Option<&ShapeRegisters> {
-        self.values().reference_for(shape)
+    /// Computes the registers of a machine.
+    ///
+    /// # Errors
+    /// [`NoReference`] names the part that the release lacks.
+    pub fn registers_for(&self, shape: &MachineShape) -> Result<ExpectedRegisters, NoReference> {
+        self.values().registers_for(shape)
     }
 
     /// SHA-256 of the statement: names the release everywhere.

@@ -13,11 +13,8 @@ use std::collections::BTreeMap;
 use release::log::{
     Checkpoint, Edge, EntryProof, LogSigner, TileError, TilePath, Tiles, Tree, WitnessSigner, WitnessState, cosign,
 };
-use release::{
-    Bundle, Component, Components, Hardware, ReferenceValues, ReleaseError, ReleaseKey, ShapeRegisters, Statement,
-    Subject, TcbStatus, TrustPolicy, Validity, VerifiedRelease, statement::SubjectDigest,
-};
-use types::{Device, Document as _, MachineShape, QemuVersion, Role, Sha256Digest, Sha384Digest, shape::ShapeFacts};
+use release::{Bundle, Hardware, ReleaseError, ReleaseKey, Statement, TrustPolicy, Validity, VerifiedRelease};
+use types::{Device, Document as _, MachineShape, QemuVersion, Sha256Digest, shape::ShapeFacts};
 
 const NOW: u64 = 1_750_000_000;
 const ORIGIN: &str = "example.invalid/releases";
@@ -112,41 +109,9 @@ fn shape(vcpus: u16) -> MachineShape {
 }
 
 fn statement() -> Statement {
-    let component = |name: &str| Component {
-        sha256: Sha256Digest::of(name.as_bytes()),
-        sha384: Sha384Digest::of(name.as_bytes()),
-        size: 7,
-    };
-    let subject =
-        |name: &str| Subject { name: name.into(), digest: SubjectDigest { sha256: Sha256Digest::of(name.as_bytes()) } };
-    let values = |text: &str| vec![Sha384Digest::of(text.as_bytes())];
-    let predicate = ReferenceValues {
-        schema_version: 1,
-        profile: "cpu".into(),
-        role: Role::Inference,
-        hardware: Hardware::Tdx,
-        components: Components {
-            firmware: component("firmware.fd"),
-            kernel: component("vmlinuz"),
-            initrd: component("initrd"),
-        },
-        command_line: "panic=-1 quiet".into(),
-        source_date_epoch: 1_700_000_000,
-        registers: vec![ShapeRegisters {
-            shape: shape(2),
-            mr_td: values("mr_td"),
-            rtmr_0: values("rtmr_0"),
-            rtmr_1: values("rtmr_1"),
-            rtmr_2: values("rtmr_2"),
-        }],
-        locks: vec![],
-        source_commit: "0123456789abcdef0123456789abcdef01234567".into(),
-        rebuild_command: "image build --profile cpu --out out".into(),
-        validity: Validity { not_before: NOW - 10, not_after: NOW + 10 },
-        predecessor: None,
-        tcb_statuses: vec![TcbStatus::UpToDate],
-    };
-    Statement::new(["firmware.fd", "initrd", "vmlinuz"].map(subject).to_vec(), predicate).unwrap()
+    let mut statement = sample_release::statement(Hardware::Tdx, &[shape(2)], NOW);
+    statement.predicate.validity = Validity { not_before: NOW - 10, not_after: NOW + 10 };
+    statement
 }
 
 /// Changes the bundle's JSON.
@@ -163,8 +128,9 @@ fn a_published_release_verifies_and_answers_for_its_shapes() {
     let verified = VerifiedRelease::verify(&bundle, &world.policy, NOW).unwrap();
     assert_eq!(verified.digest(), &Sha256Digest::of(&statement().to_canonical().unwrap()));
     assert_eq!((verified.log_index(), verified.checkpoint().head().size()), (5, 6));
-    assert_eq!(verified.reference_for(&shape(2)).unwrap().rtmr_1, [Sha384Digest::of(b"rtmr_1")]);
-    assert!(verified.reference_for(&shape(4)).is_none());
+    let listed = &verified.values().registers[0];
+    assert_eq!(verified.registers_for(&shape(2)).unwrap().rtmr_1[0].value, listed.rtmr_1[0]);
+    assert!(verified.registers_for(&shape(4)).is_err());
     let text = world.policy.to_canonical().unwrap();
     assert!(VerifiedRelease::verify(&bundle, &TrustPolicy::parse(&text).unwrap(), NOW).is_ok());
 }
@@ -211,7 +177,7 @@ fn attack_63_the_wrong_signer() {
     // A changed statement under the right signature.
     let changed = edit(&right, |json| {
         let mut other = statement();
-        other.predicate.command_line.push_str(" debug");
+        other.predicate.rebuild_command.push_str(" debug");
         json["dsseEnvelope"]["payload"] = base64(&other.to_canonical().unwrap()).into();
     });
     assert_eq!(world.code(&changed), "release_signature");

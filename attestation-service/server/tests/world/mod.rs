@@ -14,12 +14,7 @@ use std::{
 use attestation_service::{Identity, Service, listen};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, expected_events};
 use key_release::{ModelKey, ReleaseKeyPair, UnwrapErr};
-use release::{
-    Bundle, Component, Components, ReferenceValues, ReleaseKey, ShapeRegisters, Statement, Subject, TcbStatus,
-    TrustPolicy, Validity, VerifiedRelease,
-    log::{Checkpoint, EntryProof, LogSigner, WitnessSigner, cosign, leaf_hash},
-    statement::SubjectDigest,
-};
+use release::{Statement, TrustPolicy, Validity, VerifiedRelease};
 use release_client::{Challenge, ClientError, Released, ServiceConnection};
 use store::{InitOptions, Store};
 use tdx_sim::{SimulatedPlatform, SimulatedTd};
@@ -39,7 +34,6 @@ use types::{
 
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const KEY: [u8; 32] = [0x42; 32];
-const ORIGIN: &str = "example.invalid/releases";
 
 /// Everything beside the guests.
 pub(crate) struct World {
@@ -166,7 +160,7 @@ impl World {
         configure(&mut config);
         let model = config.model.0.clone();
         let config = config.to_canonical().unwrap();
-        let mut registers = registers(GuestConfig::mr_config_id(&config));
+        let mut registers = registers_of(&shape(), GuestConfig::mr_config_id(&config));
         launch(&mut registers);
         let td = SimulatedTd::new(Arc::clone(&self.platform), registers);
         let gpu = no_gpu();
@@ -290,37 +284,13 @@ fn config(pin: Sha256Digest) -> GuestConfig {
     }
 }
 
-fn registers(mr_config_id: Sha384Digest) -> Registers {
-    Registers {
-        mr_td: Sha384Digest::of(b"mr_td"),
-        rtmr_0: Sha384Digest::of(b"rtmr_0"),
-        rtmr_1: Sha384Digest::of(b"rtmr_1"),
-        rtmr_2: Sha384Digest::of(b"rtmr_2"),
-        rtmr_3: Sha384Digest::ZERO,
-        mr_config_id,
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    }
-}
-
 const fn no_gpu() -> GpuEvidence {
     GpuEvidence { epoch: 0, random: Hex32::new([0; 32]), reports: Vec::new() }
 }
 
-/// A release that is signed, logged as the only entry of a log, and witnessed.
+/// A release for both shapes that is signed, logged as the only entry of a log, and witnessed.
 fn published(hardware: release::Hardware) -> (Vec<u8>, TrustPolicy) {
-    let key = ReleaseKey::from_random(&[1; 32]).unwrap();
-    let log = LogSigner::new(ORIGIN, &[2; 32]).unwrap();
-    let witness = WitnessSigner::new("witness", &[3; 32]).unwrap();
-    let bundle = Bundle::sign(&statement(hardware), &key).unwrap();
-    let leaf = leaf_hash(&bundle.log_entry(&key.public()).unwrap());
-    let note = Checkpoint::new(ORIGIN, 1, leaf).sign(&log).unwrap();
-    let (cosigned, _) = cosign(&witness, None, &note, log.public(), &[], NOW).unwrap();
-    let checkpoint = cosigned.note().to_owned();
-    let proof = EntryProof { index: 0, leaf, tree_size: 1, path: vec![], checkpoint };
-    let bundle = bundle.with_proof(&key.public(), log.public(), &proof).unwrap().to_json().unwrap();
-    let trust = TrustPolicy::new(vec![key.public()], log.public().clone(), vec![witness.public().clone()], 1).unwrap();
-    (bundle, trust)
+    sample_release::publish(&statement(hardware), NOW)
 }
 
 /// Writes bundle and trust policy of the release for commands that read files.
@@ -333,41 +303,17 @@ pub(crate) fn write_release(dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 fn statement(hardware: release::Hardware) -> Statement {
-    let component = |name: &str| Component {
-        sha256: Sha256Digest::of(name.as_bytes()),
-        sha384: Sha384Digest::of(name.as_bytes()),
-        size: 7,
-    };
-    let subject =
-        |name: &str| Subject { name: name.into(), digest: SubjectDigest { sha256: Sha256Digest::of(name.as_bytes()) } };
-    let values = |text: &str| vec![Sha384Digest::of(text.as_bytes())];
-    let predicate = ReferenceValues {
-        schema_version: 1,
-        profile: "sim".into(),
-        role: Role::Inference,
-        hardware,
-        components: Components {
-            firmware: component("firmware.fd"),
-            kernel: component("vmlinuz"),
-            initrd: component("initrd"),
-        },
-        command_line: "panic=-1 quiet".into(),
-        source_date_epoch: NOW - 100,
-        registers: [(shape(), "rtmr_0"), (larger_shape(), "rtmr_0 of the larger")]
-            .map(|(shape, rtmr_0)| ShapeRegisters {
-                shape,
-                mr_td: values("mr_td"),
-                rtmr_0: values(rtmr_0),
-                rtmr_1: values("rtmr_1"),
-                rtmr_2: values("rtmr_2"),
-            })
-            .to_vec(),
-        locks: vec![],
-        source_commit: "0".repeat(40),
-        rebuild_command: "image build --profile sim --out out".into(),
-        validity: Validity { not_before: NOW - 1000, not_after: 2 * NOW },
-        predecessor: None,
-        tcb_statuses: vec![TcbStatus::UpToDate],
-    };
-    Statement::new(["firmware.fd", "initrd", "vmlinuz"].map(subject).to_vec(), predicate).unwrap()
+    let mut statement = sample_release::statement(hardware, &[shape(), larger_shape()], NOW);
+    let values = &mut statement.predicate;
+    values.source_date_epoch = NOW - 100;
+    values.validity = Validity { not_before: NOW - 1000, not_after: 2 * NOW };
+    // ACPI tables that do not change up to 2000 MiB: the release can compute machines that its table does not list.
+    values.acpi[0].memory.to_mib = 2000;
+    assert_eq!(values.acpi[0].vcpus, 2);
+    statement
+}
+
+/// What a guest of this shape measures when it was launched as published.
+pub(crate) fn registers_of(shape: &MachineShape, mr_config_id: Sha384Digest) -> Registers {
+    sample_release::registers(&statement(release::Hardware::Simulated).predicate, shape, mr_config_id)
 }

@@ -209,8 +209,6 @@ impl Unserved<'_> {
     fn release(&self) -> anyhow::Result<()> {
         let file = |name: &str| self.directory.join(name);
         std::fs::write(file("shape.toml"), SHAPE.replace("QEMU", &qemu_version()?)).context("shape.toml")?;
-        let registers = process::json("measure compute", &mut self.compute(&file("shape.toml"))?)?;
-        std::fs::write(file("registers.json"), registers.to_string()).context("registers.json")?;
         for (kind, name) in [
             ("release", None),
             ("log", Some("demo.chrysalis.invalid/log")),
@@ -221,8 +219,8 @@ impl Unserved<'_> {
             process::json("measure release keygen", &mut keygen)?;
         }
         let mut create = self.measure(&["create", "--out"], &file("statement.json"));
-        create.arg("--image").arg(self.image).arg("--registers").arg(file("registers.json"));
-        create.arg("--shape").arg(file("shape.toml"));
+        create.arg("--image").arg(self.image).arg("--shape").arg(file("shape.toml"));
+        create.args(["--qemu", "qemu-system-x86_64"]);
         create.args([
             "--source-commit",
             &source_commit()?,
@@ -248,16 +246,6 @@ impl Unserved<'_> {
         let mut command = self.programs.command("measure");
         command.args(["release", "--json"]).args(arguments).arg(path);
         command
-    }
-
-    fn compute(&self, shape: &Path) -> anyhow::Result<Command> {
-        let line = std::fs::read_to_string(self.image.join("cmdline")).context("cmdline")?;
-        let mut command = self.programs.command("measure");
-        command.args(["compute", "--json", "--cmdline", &line, "--shape"]).arg(shape);
-        for (option, name) in [("--firmware", "firmware.fd"), ("--kernel", "vmlinuz"), ("--initrd", "initrd")] {
-            command.arg(option).arg(self.image.join(name));
-        }
-        Ok(command)
     }
 
     /// The model owner's part: a store with key, release and policy; then the service.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use calculator::AcpiDigests;
+use calculator::AcpiReference;
 use clap::Args;
 use measure::acpi::{self, AcpiFiles, PhysicalBits};
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::{
 
 /// Reads a machine's ACPI digests out of QEMU, without running a guest.
 ///
-/// The result is what `compute --acpi` takes.
+/// The result, an ACPI reference for this shape, is what `compute --acpi` and `release create --acpi` take.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  measure acpi --shape shape.toml --qemu /usr/bin/qemu-system-x86_64 --json > acpi.json"
@@ -36,10 +36,11 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let shape = input::shape(&arguments.shape)?;
-    let AcpiDigests { loader, rsdp, tables } = read(&arguments.qemu, &shape)?.digests();
+    let reference = AcpiReference::of(&shape, read(&arguments.qemu, &shape)?.digests());
+    let AcpiReference { loader, rsdp, tables, .. } = &reference;
     Ok(Report {
-        json: json!({ "loader": loader, "rsdp": rsdp, "tables": tables }),
         text: format!("etc/table-loader  {loader}\netc/acpi/rsdp     {rsdp}\netc/acpi/tables   {tables}\n"),
+        json: json!(reference),
         reasons: vec![],
     })
 }

@@ -4,17 +4,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use calculator::{
-    AcpiDigests, AllowedValue, CalculateError, ExpectedRegisters, FirmwareGeneration, ImageBytes, ImageError,
-    ImageMeasurements, registers,
-};
+use calculator::{AcpiReference, AllowedValue, ExpectedRegisters, registers};
 use clap::Args;
 use serde_json::json;
-use types::{Refusal, Sha384Digest};
+use types::Sha384Digest;
 
 use crate::{
-    commands::acpi,
     input,
+    measured::{self, AcpiSource},
     output::{Failure, Report},
 };
 
@@ -45,9 +42,9 @@ pub(crate) struct Arguments {
     /// The QEMU to read ACPI tables from. Its version must be the shape's.
     #[arg(long, default_value = "qemu-system-x86_64", conflicts_with = "acpi")]
     qemu: PathBuf,
-    /// ACPI digests as `measure acpi --json` prints them.
-    #[arg(long)]
-    acpi: Option<PathBuf>,
+    /// ACPI references as `measure acpi --json` prints them; may be repeated. One must be for the shape.
+    #[arg(long, value_name = "FILE")]
+    acpi: Vec<PathBuf>,
     /// Add the events behind the registers, and other allowed values, to the JSON document.
     #[arg(long)]
     events: bool,
@@ -61,22 +58,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let firmware = input::file(&arguments.firmware, MAX_FIRMWARE)?;
     let kernel = input::file(&arguments.kernel, MAX_KERNEL)?;
     let initrd = input::file(&arguments.initrd, MAX_INITRD)?;
-    let bytes = ImageBytes {
-        firmware: &firmware,
-        generation: FirmwareGeneration::Edk2Stable202502,
-        kernel: &kernel,
-        initrd: &initrd,
-        command_line: &arguments.cmdline,
-    };
-    let image = ImageMeasurements::of(&bytes, &[shape.facts().memory_mib]).map_err(image_refusal)?;
-    let acpi = match &arguments.acpi {
-        Some(path) => {
-            let bytes = input::file(path, MAX_DIGESTS)?;
-            serde_json::from_slice::<AcpiDigests>(&bytes).with_context(|| format!("{} is malformed", path.display()))?
-        }
-        None => acpi::read(&arguments.qemu, &shape)?.digests(),
-    };
-    let expected = registers(&image, &shape, &acpi).map_err(calculate_refusal)?;
+    let files = [firmware.as_slice(), &kernel, &initrd];
+    let image = measured::image(files, &arguments.cmdline, &[shape.facts().memory_mib])?;
+    let given = measured::references(&arguments.acpi)?;
+    let qemu = given.is_empty().then_some(arguments.qemu.as_path());
+    let reference = AcpiSource { given: &given, qemu }.reference(&shape)?;
+    let acpi =
+        AcpiReference::find(&[reference], &shape).map_err(|_| anyhow::anyhow!("the reference is for another shape"))?;
+    let expected = registers(&image, &shape, &acpi).map_err(measured::calculate_refusal)?;
     report(&expected, arguments.events)
 }
 
@@ -106,25 +95,6 @@ fn first(values: &[AllowedValue]) -> Result<Sha384Digest, Failure> {
     Ok(first.value)
 }
 
-fn image_refusal(error: ImageError) -> Failure {
-    let (code, field, fix) = match &error {
-        ImageError::Firmware(_) => (
-            "firmware_unmeasurable",
-            "firmware",
-            "use a TDVF with an empty variable store, such as Debian 13's OVMF.fd",
-        ),
-        ImageError::Kernel(_) => ("kernel_unmeasurable", "kernel", "use a bzImage with an EFI stub, and enough memory"),
-        ImageError::EmptyInitrd => ("initrd_empty", "initrd", "give the image's initrd"),
-        ImageError::CommandLine(_) => ("command_line_refused", "cmdline", "give the image's command line unchanged"),
-    };
-    Refusal::new(code, field, error.to_string(), fix).into()
-}
-
-fn calculate_refusal(error: CalculateError) -> Failure {
-    Refusal::new("shape_unmeasurable", "shape", error.to_string(), "give the machine more memory").into()
-}
-
 const MAX_FIRMWARE: u64 = 64 << 20;
 const MAX_KERNEL: u64 = 256 << 20;
 const MAX_INITRD: u64 = 2 << 30;
-const MAX_DIGESTS: u64 = 4096;

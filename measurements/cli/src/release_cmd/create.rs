@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `measure release create`: from an image's directory and expected registers to a statement.
+//! `measure release create`: from an image's directory and the shapes of machines to a statement.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use release::statement::SubjectDigest;
 use release::{
     Component, Components, Hardware, ReferenceValues, ShapeRegisters, Statement, Subject, TcbStatus, Validity,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use types::{MachineShape, Role, Sha256Digest, Sha384Digest};
+use types::{MachineShape, Refusal, Role, Sha256Digest, Sha384Digest};
 
-use crate::output::{Report, accepted};
+use crate::measured::{self, AcpiSource};
+use crate::output::{Failure, Report, accepted};
 use crate::{input, key_file};
 
 #[derive(clap::Args)]
@@ -20,13 +21,20 @@ pub(super) struct CreateArgs {
     /// The image's directory, as `image build` wrote it, with `image.json`.
     #[arg(long, value_name = "DIR")]
     image: PathBuf,
-    /// Expected registers, as `measure compute --json` prints them (with --events all allowed values); may be repeated. A document that does not name its
-    /// shape needs a --shape at the same place.
-    #[arg(long = "registers", value_name = "FILE", required = true)]
-    registers: Vec<PathBuf>,
-    /// Shape of the machine that the registers at the same place are for; may be repeated.
-    #[arg(long = "shape", value_name = "FILE")]
+    /// Shape of a machine (TOML) whose registers the release lists; may be repeated.
+    #[arg(long = "shape", value_name = "FILE", required = true)]
     shapes: Vec<PathBuf>,
+    /// ACPI references as `measure acpi --json` prints them; may be repeated. All of them enter the release, which can be
+    /// verified on every machine that one of them is for.
+    #[arg(long, value_name = "FILE")]
+    acpi: Vec<PathBuf>,
+    /// A QEMU on this machine to read the ACPI tables of a shape from that has no reference.
+    #[arg(long, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
+    /// Further memory sizes that QEMU before 10.0 will start: such a QEMU writes into the kernel. The shapes' own sizes
+    /// are measured anyway.
+    #[arg(long = "memory-mib", value_name = "MIB")]
+    memory_mib: Vec<u32>,
     /// What guests of this image are for.
     #[arg(long, value_name = "ROLE", default_value = "inference", value_parser = parse_name::<Role>)]
     role: Role,
@@ -79,26 +87,40 @@ struct ManifestInput {
     lock_sha256: Sha256Digest,
 }
 
-pub(super) fn run(args: &CreateArgs) -> Result<Report> {
-    let manifest = read_manifest(&args.image)?;
+/// An image's description, and the bytes of what is measured.
+struct Image {
+    manifest: ImageManifest,
+    firmware: Vec<u8>,
+    kernel: Vec<u8>,
+    initrd: Vec<u8>,
+}
+
+pub(super) fn run(args: &CreateArgs) -> Result<Report, Failure> {
+    let image = read_image(&args.image)?;
+    let manifest = &image.manifest;
     let not_before = args.not_before.unwrap_or(manifest.source_date_epoch);
     let seconds = args.days.checked_mul(86_400).and_then(|seconds| not_before.checked_add(seconds));
     let not_after = seconds.context("--days is too large")?;
     let mut tcb_statuses = args.tcb_statuses.clone();
     tcb_statuses.sort_unstable();
-    let predicate = ReferenceValues {
+    let shapes = args.shapes.iter().map(|path| input::shape(path)).collect::<Result<Vec<_>, _>>()?;
+    let memory: Vec<u32> =
+        shapes.iter().map(|shape| shape.facts().memory_mib).chain(args.memory_mib.iter().copied()).collect();
+    let files = [image.firmware.as_slice(), &image.kernel, &image.initrd];
+    let mut predicate = ReferenceValues {
         schema_version: 1,
         profile: manifest.profile.clone(),
         role: args.role,
-        hardware: hardware(&manifest)?,
+        hardware: hardware(manifest)?,
         components: Components {
-            firmware: component(&manifest, FIRMWARE)?,
-            kernel: component(&manifest, KERNEL)?,
-            initrd: component(&manifest, INITRD)?,
+            firmware: component(manifest, FIRMWARE)?,
+            kernel: component(manifest, KERNEL)?,
+            initrd: component(manifest, INITRD)?,
         },
-        command_line: manifest.command_line.clone(),
+        image: measured::image(files, &manifest.command_line, &memory)?,
+        acpi: Vec::new(),
         source_date_epoch: manifest.source_date_epoch,
-        registers: read_registers(args)?,
+        registers: Vec::new(),
         locks: sorted(manifest.inputs.iter().map(|input| (&input.name, input.lock_sha256))),
         source_commit: args.source_commit.clone(),
         rebuild_command: args.rebuild.clone(),
@@ -106,19 +128,37 @@ pub(super) fn run(args: &CreateArgs) -> Result<Report> {
         predecessor: args.predecessor,
         tcb_statuses,
     };
+    compute(&mut predicate, shapes, args)?;
     let subject = sorted(manifest.files.iter().map(|file| (&file.name, file.sha256)));
-    let bytes = Statement::new(subject, predicate)?.to_canonical()?;
+    let bytes =
+        Statement::new(subject, predicate).and_then(|s| s.to_canonical()).context("the statement is refused")?;
     key_file::write(&args.out, &bytes)?;
     let digest = Sha256Digest::of(&bytes);
     let text = format!("release {digest}\nwrote {}; sign it with `measure release sign`", args.out.display());
     Ok(accepted(json!({"digest": digest, "statement": args.out}), text))
 }
 
-fn read_manifest(dir: &Path) -> Result<ImageManifest> {
+/// Puts ACPI references and the registers of the shapes into the predicate.
+fn compute(predicate: &mut ReferenceValues, shapes: Vec<MachineShape>, args: &CreateArgs) -> Result<(), Failure> {
+    let given = measured::references(&args.acpi)?;
+    let source = AcpiSource { given: &given, qemu: args.qemu.as_deref() };
+    let found = shapes.iter().map(|shape| source.reference(shape)).collect::<Result<Vec<_>, _>>()?;
+    predicate.set_acpi(given.into_iter().chain(found).collect());
+    for shape in shapes {
+        let expected = predicate.registers_for(&shape).map_err(|missing| {
+            Refusal::new("shape_unmeasurable", "shape", missing.to_string(), "give the machine more memory")
+        })?;
+        predicate.registers.push(ShapeRegisters::of(shape, &expected));
+    }
+    Ok(())
+}
+
+fn read_image(dir: &Path) -> anyhow::Result<Image> {
     let path = dir.join("image.json");
     let manifest: ImageManifest = serde_json::from_slice(&input::file(&path, 4 << 20)?)
         .with_context(|| format!("{} does not describe an image", path.display()))?;
     ensure!(manifest.schema == IMAGE_SCHEMA, "{} must have the schema {IMAGE_SCHEMA}", path.display());
+    let (mut firmware, mut kernel, mut initrd) = (Vec::new(), Vec::new(), Vec::new());
     for file in &manifest.files {
         ensure!(!file.name.contains('/') && !file.name.starts_with('.'), "image.json names {:?}", file.name);
         let bytes = input::file(&dir.join(&file.name), MAX_IMAGE_FILE)?;
@@ -126,15 +166,21 @@ fn read_manifest(dir: &Path) -> Result<ImageManifest> {
             && Sha384Digest::of(&bytes) == file.sha384
             && u64::try_from(bytes.len())? == file.size;
         ensure!(same, "{} is not the file that image.json describes: build the image again", file.name);
+        match file.name.as_str() {
+            FIRMWARE => firmware = bytes,
+            KERNEL => kernel = bytes,
+            INITRD => initrd = bytes,
+            _ => (),
+        }
     }
     if let Ok(written) = key_file::read_text(&dir.join("cmdline")) {
         ensure!(written == manifest.command_line, "the file cmdline is not the command line of image.json");
     }
-    Ok(manifest)
+    Ok(Image { manifest, firmware, kernel, initrd })
 }
 
 /// The command line says it, and it is measured: a simulated image can't be released as a real one by mistake.
-fn hardware(manifest: &ImageManifest) -> Result<Hardware> {
+fn hardware(manifest: &ImageManifest) -> anyhow::Result<Hardware> {
     let named: Vec<_> =
         manifest.command_line.split(' ').filter_map(|word| word.strip_prefix("chrysalis.tee=")).collect();
     match named.as_slice() {
@@ -144,7 +190,7 @@ fn hardware(manifest: &ImageManifest) -> Result<Hardware> {
     }
 }
 
-fn component(manifest: &ImageManifest, name: &str) -> Result<Component> {
+fn component(manifest: &ImageManifest, name: &str) -> anyhow::Result<Component> {
     let file = manifest.files.iter().find(|file| file.name == name);
     let file = file.with_context(|| format!("image.json has no file {name}"))?;
     Ok(Component { sha256: file.sha256, sha384: file.sha384, size: file.size })
@@ -155,65 +201,6 @@ fn sorted<'a>(files: impl Iterator<Item = (&'a String, Sha256Digest)>) -> Vec<Su
         files.map(|(name, sha256)| Subject { name: name.clone(), digest: SubjectDigest { sha256 } }).collect();
     subjects.sort_by(|a, b| a.name.cmp(&b.name));
     subjects
-}
-
-fn read_registers(args: &CreateArgs) -> Result<Vec<ShapeRegisters>> {
-    let mut all = Vec::new();
-    for (place, path) in args.registers.iter().enumerate() {
-        let document: Value = serde_json::from_slice(&input::file(path, 4 << 20)?)
-            .with_context(|| format!("{} is not JSON", path.display()))?;
-        let shape = args.shapes.get(place).map(|shape| read_shape(shape)).transpose()?;
-        let entries = match document {
-            Value::Array(entries) => entries,
-            one => vec![one],
-        };
-        for entry in entries {
-            all.push(shape_registers(&entry, shape.as_ref()).with_context(|| format!("in {}", path.display()))?);
-        }
-    }
-    Ok(all)
-}
-
-fn read_shape(path: &Path) -> Result<MachineShape> {
-    toml::from_str(&key_file::read_text(path)?).with_context(|| format!("{} is not a machine's shape", path.display()))
-}
-
-fn shape_registers(document: &Value, given: Option<&MachineShape>) -> Result<ShapeRegisters> {
-    let named = document.get("shape").map(|shape| serde_json::from_value(shape.clone())).transpose()?;
-    let shape = match (named, given) {
-        (Some(named), Some(given)) if &named != given => bail!("the document is for another shape than --shape"),
-        (Some(shape), _) => shape,
-        (None, Some(given)) => given.clone(),
-        (None, None) => bail!("the registers name no shape: give a --shape at the same place"),
-    };
-    let values = |name: &str| {
-        let value = document.get("allowed").unwrap_or(document).get(name);
-        let value = value.with_context(|| format!("{name} is missing"))?;
-        allowed(value).with_context(|| format!("{name} is not one digest or a list of them"))
-    };
-    Ok(ShapeRegisters {
-        shape,
-        mr_td: values("mr_td")?,
-        rtmr_0: values("rtmr_0")?,
-        rtmr_1: values("rtmr_1")?,
-        rtmr_2: values("rtmr_2")?,
-    })
-}
-
-/// A digest, an object with a digest as `value`, or a list of these, without repetition.
-fn allowed(value: &Value) -> Result<Vec<Sha384Digest>> {
-    let items = match value {
-        Value::Array(items) => items.iter().collect(),
-        one => vec![one],
-    };
-    let mut digests: Vec<Sha384Digest> = Vec::new();
-    for item in items {
-        let digest = serde_json::from_value(item.get("value").unwrap_or(item).clone())?;
-        if !digests.contains(&digest) {
-            digests.push(digest);
-        }
-    }
-    Ok(digests)
 }
 
 /// Reads a name as it stands in documents.

@@ -27,9 +27,9 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum ReleaseCommand {
-    /// Make a statement from a built image and its expected registers.
+    /// Make a statement from a built image and the shapes of the machines that run it.
     #[command(
-        after_help = "Example:\n  measure release create --image out --registers regs.json --shape shape.toml \\\n    \
+        after_help = "Example:\n  measure release create --image out --shape shape.toml --qemu qemu-system-x86_64 \\\n    \
         --source-commit $(git rev-parse HEAD) --rebuild 'image build --profile cpu --out out' --out statement.json"
     )]
     Create(create::CreateArgs),
