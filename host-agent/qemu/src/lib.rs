@@ -74,12 +74,16 @@ pub fn table_arguments(shape: &MachineShape) -> Vec<String> {
     out.into_vec()
 }
 
+/// A trust domain has neither system management mode nor the two legacy interrupt controllers; QEMU says so in the ACPI
+/// tables. A machine that is none goes without them, too: its tables are then those of a trust domain, and tables read
+/// out of an emulated machine hold for both.
 fn machine(out: &mut Arguments, tee: &Tee) {
+    let common = "q35,memory-backend=mem0,smm=off,pic=off";
     match tee {
         Tee::Tdx { .. } => {
-            out.option("-machine", "q35,memory-backend=mem0,kernel-irqchip=split,confidential-guest-support=tdx0");
+            out.option("-machine", &format!("{common},kernel-irqchip=split,confidential-guest-support=tdx0"));
         }
-        Tee::Simulated => out.option("-machine", "q35,memory-backend=mem0"),
+        Tee::Simulated => out.option("-machine", common),
     }
 }
 

@@ -103,7 +103,10 @@ fn tdx_needs_kvm_and_a_new_qemu() {
     let object = arguments.iter().find(|a| a.contains("tdx-guest")).unwrap();
     let object: serde_json::Value = serde_json::from_str(object).unwrap();
     assert_eq!(object["mrconfigid"].as_str().unwrap().len(), 64);
-    assert!(value_after(&arguments, "-machine").contains("confidential-guest-support=tdx0"));
+    let machine = value_after(&arguments, "-machine");
+    assert!(machine.contains("confidential-guest-support=tdx0"));
+    // What enters the ACPI tables is the same as on the machine that tables are read from.
+    assert!(machine.starts_with(&value_after(&table_arguments(&tdx.shape), "-machine")));
 }
 
 #[test]
@@ -111,6 +114,6 @@ fn the_table_machine_occupies_the_same_slots() {
     let arguments = table_arguments(&shape("7.2"));
     let slots = arguments.windows(2).filter(|w| w[0] == "-device").count();
     assert_eq!(slots, 4);
-    assert_eq!(value_after(&arguments, "-machine"), "q35,memory-backend=mem0");
+    assert_eq!(value_after(&arguments, "-machine"), "q35,memory-backend=mem0,smm=off,pic=off");
     assert!(value_after(&arguments, "-cpu").starts_with("max,phys-bits=46,"));
 }

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Command::Compute(arguments) => output::finish(arguments.json, compute::run(&arguments)),
         Command::Replay(arguments) => output::finish(arguments.json, replay::run(&arguments)),
         Command::Diff(arguments) => output::finish(arguments.json, diff::run(&arguments)),
-        Command::Acpi(arguments) => output::finish(arguments.json, acpi::run(&arguments)),
+        Command::Acpi(arguments) => output::finish(arguments.json(), acpi::run(&arguments)),
         Command::Release(arguments) => output::finish(arguments.json, release_cmd::run(&arguments)),
         Command::Bundle(arguments) => output::finish(arguments.json, bundle_cmd::run(&arguments)),
         Command::Log(arguments) => output::finish(arguments.json, log_cmd::run(&arguments)),

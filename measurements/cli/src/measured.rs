@@ -26,7 +26,7 @@ pub(crate) fn image(
 pub(crate) struct AcpiSource<'a> {
     /// References from files, as `measure acpi --json` prints them.
     pub(crate) given: &'a [AcpiReference],
-    /// A QEMU on this machine.
+    /// A QEMU on this machine. When there is none, what the project publishes is taken.
     pub(crate) qemu: Option<&'a Path>,
 }
 
@@ -39,11 +39,14 @@ impl AcpiSource<'_> {
         if let Some(qemu) = self.qemu {
             return Ok(AcpiReference::of(shape, acpi::read(qemu, shape)?.digests()));
         }
+        if let Some(reference) = published::acpi(shape) {
+            return Ok(reference);
+        }
         let missing = AcpiReference::find(self.given, shape).err().map(|fact| fact.of(shape)).unwrap_or_default();
         Err(Refusal::new(
             "acpi_reference_missing",
             "acpi",
-            format!("no ACPI reference is for {missing}"),
+            format!("no ACPI reference, given or published, is for {missing}"),
             "give one with --acpi (`measure acpi --json` prints it), or name a QEMU of the shape's version with --qemu",
         )
         .into())

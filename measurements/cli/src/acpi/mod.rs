@@ -11,6 +11,8 @@
 
 mod fw_cfg;
 mod pci;
+mod program;
+mod publish;
 mod qtest;
 mod windows;
 
@@ -19,6 +21,8 @@ use std::{path::Path, time::Duration};
 use calculator::AcpiDigests;
 use types::Sha384Digest;
 
+pub use program::Program;
+pub use publish::{PublishError, publish};
 pub use windows::PhysicalBits;
 
 /// The three files, as the firmware reads and measures them.
@@ -43,6 +47,12 @@ pub enum AcpiError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The program is no QEMU that says its version.
+    #[error("{program} --version does not name a version")]
+    NoVersion {
+        /// The program.
+        program: String,
     },
     /// QEMU ended or closed its pipe; with the first line that it wrote to stderr.
     #[error("QEMU ended early: {message}")]

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where the firmware puts 64-bit PCI addresses.
 //!
-//! Source: EDK II stable 2025.02 `OvmfPkg/Library/PlatformInitLib/MemDetect.c`, `PlatformGetFirstNonAddress`,
-//! `PlatformDynamicMmioWindow` and `PlatformReservationConflictCB`.
+//! Source: EDK II `OvmfPkg/Library/PlatformInitLib/MemDetect.c`, stable 2025.02 to 2026.05: `PlatformGetFirstNonAddress`,
+//! `PlatformAddressWidthFromCpuid`, `PlatformDynamicMmioWindow` and `PlatformReservationConflictCB`.
 
 use super::{AcpiError, fw_cfg::Directory, qtest::Machine};
 
-/// Width of the physical addresses that the guest's firmware believes in, 36 to 48.
+/// Width of the guest's physical addresses, as far as the firmware uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PhysicalBits(u8);
 
@@ -14,10 +14,16 @@ impl PhysicalBits {
     /// What emulated processors report.
     pub const EMULATED: Self = Self(40);
 
-    /// Checks the width; `None` outside of 36 to 48.
+    /// Takes the width that the processor reports. `None` below 40 (what the firmware does then depends on the
+    /// processor's maker) and above 52. Firmware that was built without five-level paging, as Debian's, uses no more than
+    /// 46 bits.
     #[must_use]
     pub const fn new(bits: u8) -> Option<Self> {
-        if bits >= 36 && bits <= 48 { Some(Self(bits)) } else { None }
+        match bits {
+            40..=46 => Some(Self(bits)),
+            47..=52 => Some(Self(46)),
+            _ => None,
+        }
     }
 }
 
@@ -88,6 +94,14 @@ mod tests {
     fn the_top_eighth_of_the_address_space_is_taken() {
         assert_eq!(window(&[LOW], None, PhysicalBits(40)), Some(896 * GIB));
         assert_eq!(window(&[LOW, high(66 * GIB)], None, PhysicalBits(46)), Some((1 << 46) - (1 << 43)));
+    }
+
+    #[test]
+    fn firmware_uses_at_most_46_bits() {
+        assert_eq!(PhysicalBits::new(52), PhysicalBits::new(46));
+        assert_ne!(PhysicalBits::new(45), PhysicalBits::new(46));
+        assert_eq!(PhysicalBits::new(40), Some(PhysicalBits::EMULATED));
+        assert_eq!([PhysicalBits::new(39), PhysicalBits::new(53)], [None, None]);
     }
 
     #[test]

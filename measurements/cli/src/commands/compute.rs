@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `measure compute`: the expected registers of an image on a machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use calculator::{AcpiReference, AllowedValue, ExpectedRegisters, registers};
@@ -17,8 +17,8 @@ use crate::{
 
 /// Computes MRTD and RTMR0 to RTMR2 of an image on a machine.
 ///
-/// The ACPI tables are read out of QEMU (no guest runs), or their digests are taken from a file that
-/// `measure acpi` wrote.
+/// ACPI digests are taken from a file that `measure acpi` wrote, are read out of the QEMU that is named (no guest runs),
+/// or are those that the project publishes; for other machines they are read out of this machine's QEMU.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  measure compute --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline \"$(cat cmdline)\" --shape shape.toml --json\n\nA shape:\n  vcpus = 2\n  memory_mib = 1024\n  physical_bits = 40\n  qemu = \"7.2\"\n  devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]"
@@ -39,9 +39,9 @@ pub(crate) struct Arguments {
     /// The machine's shape (TOML).
     #[arg(long)]
     shape: PathBuf,
-    /// The QEMU to read ACPI tables from. Its version must be the shape's.
-    #[arg(long, default_value = "qemu-system-x86_64", conflicts_with = "acpi")]
-    qemu: PathBuf,
+    /// The QEMU to read ACPI tables from, whatever is published. Its version must be the shape's.
+    #[arg(long, conflicts_with = "acpi")]
+    qemu: Option<PathBuf>,
     /// ACPI references as `measure acpi --json` prints them; may be repeated. One must be for the shape.
     #[arg(long, value_name = "FILE")]
     acpi: Vec<PathBuf>,
@@ -61,7 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let files = [firmware.as_slice(), &kernel, &initrd];
     let image = measured::image(files, &arguments.cmdline, &[shape.facts().memory_mib])?;
     let given = measured::references(&arguments.acpi)?;
-    let qemu = given.is_empty().then_some(arguments.qemu.as_path());
+    let known = !given.is_empty() || published::acpi(&shape).is_some();
+    let qemu = arguments.qemu.as_deref().or_else(|| (!known).then_some(Path::new(DEFAULT_QEMU)));
     let reference = AcpiSource { given: &given, qemu }.reference(&shape)?;
     let acpi =
         AcpiReference::find(&[reference], &shape).map_err(|_| anyhow::anyhow!("the reference is for another shape"))?;
@@ -95,6 +96,7 @@ fn first(values: &[AllowedValue]) -> Result<Sha384Digest, Failure> {
     Ok(first.value)
 }
 
+const DEFAULT_QEMU: &str = "qemu-system-x86_64";
 const MAX_FIRMWARE: u64 = 64 << 20;
 const MAX_KERNEL: u64 = 256 << 20;
 const MAX_INITRD: u64 = 2 << 30;

@@ -28,7 +28,8 @@ pub(super) struct CreateArgs {
     /// verified on every machine that one of them is for.
     #[arg(long, value_name = "FILE")]
     acpi: Vec<PathBuf>,
-    /// A QEMU on this machine to read the ACPI tables of a shape from that has no reference.
+    /// A QEMU on this machine to read the ACPI tables of a shape from that has no reference. Without it, what the project
+    /// publishes is taken.
     #[arg(long, value_name = "PROGRAM")]
     qemu: Option<PathBuf>,
     /// Further memory sizes that QEMU before 10.0 will start: such a QEMU writes into the kernel. The shapes' own sizes
