@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The result of an appraisal of GPU evidence: every check, and what the devices are.
+
+use serde::Serialize;
+use types::Refusal;
+
+use crate::verified::{VerifiedGpu, VerifiedGpuSet, VerifiedSwitch};
+
+/// Every check and what it established. Read [`GpuVerdict::is_accepted`] or take [`GpuVerdict::accept`].
+#[derive(Debug, Clone, Serialize)]
+#[must_use = "a verdict that nobody reads accepts everything"]
+pub struct GpuVerdict {
+    pub(crate) accepted: bool,
+    pub(crate) hardware: &'static str,
+    /// `checked`, or `not_given`: then the reports may be copies of older ones.
+    pub(crate) nonce: &'static str,
+    /// `checked` for every certificate below a root, or `not_checked`.
+    pub(crate) revocation: &'static str,
+    /// `given`: what the driver told the measured guest; or `not_given`: then DevTools is not excluded.
+    pub(crate) driver_state: &'static str,
+    pub(crate) checks: Vec<GpuCheck>,
+    pub(crate) gpus: Vec<VerifiedGpu>,
+    pub(crate) switches: Vec<VerifiedSwitch>,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuCheck {
+    /// Code of the refusal, had it failed.
+    pub code: &'static str,
+    /// What was looked at.
+    pub field: String,
+    /// Whether it holds.
+    pub passed: bool,
+    /// What it must be.
+    pub expected: String,
+    /// What it is.
+    pub found: String,
+    /// What would make it pass.
+    pub fix: &'static str,
+}
+
+impl GpuVerdict {
+    /// True when every check passed.
+    #[must_use]
+    pub const fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// All reasons for a refusal, in the order of the checks.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<Refusal> {
+        self.checks.iter().filter(|check| !check.passed).map(GpuCheck::refusal).collect()
+    }
+
+    /// Every check, in order.
+    #[must_use]
+    pub fn checks(&self) -> &[GpuCheck] {
+        &self.checks
+    }
+
+    /// The devices, once every check passed.
+    ///
+    /// # Errors
+    /// All reasons for the refusal; never empty.
+    pub fn accept(self) -> Result<VerifiedGpuSet, Vec<Refusal>> {
+        if self.accepted {
+            return Ok(VerifiedGpuSet { gpus: self.gpus, switches: self.switches });
+        }
+        Err(self.reasons())
+    }
+}
+
+impl GpuCheck {
+    fn refusal(&self) -> Refusal {
+        let detail = format!("expected {}; found {}", self.expected, self.found);
+        Refusal::new(self.code, &self.field, detail, self.fix)
+    }
+}
+
+/// Code, and what would make the check pass.
+pub(crate) type Rule = (&'static str, &'static str);
+
+/// Collects checks in order. Fields of one device stand under its name.
+#[derive(Debug, Default)]
+pub(crate) struct Checks(pub(crate) Vec<GpuCheck>);
+
+impl Checks {
+    pub(crate) fn add(
+        &mut self,
+        passed: bool,
+        (code, fix): Rule,
+        field: impl core::fmt::Display,
+        expected: impl core::fmt::Display,
+        found: impl core::fmt::Display,
+    ) -> bool {
+        let (field, expected, found) = (field.to_string(), expected.to_string(), found.to_string());
+        self.0.push(GpuCheck { code, field, passed, expected, found, fix });
+        passed
+    }
+
+    pub(crate) fn all_passed(&self) -> bool {
+        self.0.iter().all(|check| check.passed)
+    }
+}
