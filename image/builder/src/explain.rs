@@ -188,6 +188,10 @@ impl Explain for ModelError {
 impl Explain for HostToolError {
     fn refusal(&self) -> Refusal {
         match self {
+            Self::Unknown { .. } => {
+                Refusal::new("host_tool_unknown", "name", self.to_string(), "see the files in image/host-tools")
+            }
+            Self::Unpack(e) => e.refusal(),
             Self::Lock(e) => e.refusal(),
             Self::Fetch(e) => e.refusal(),
             Self::Tool(e) => e.refusal(),

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tools of the host that no Debian package of every machine carries, compiled from locked source.
+//! Tools of the host that its own packages do not carry: compiled from locked source, or taken out of locked packages.
+
+mod packaged;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,10 @@ use crate::fetch::{self, FetchError, Sources};
 use crate::files::{self, FileError};
 use crate::locks::{LockError, NamedLock};
 use crate::progress::Progress;
+use crate::unpack::UnpackError;
 use crate::workspace::{Workspace, WorkspaceError};
+
+pub use packaged::{PackagedTool, host_tool_packaged, packaged_tools};
 
 /// Why a host tool could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +36,15 @@ pub enum HostToolError {
     /// The cache failed.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// There is no such tool.
+    #[error("there is no host tool {name:?}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+    },
+    /// A package does not hold the locked files.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
 }
 
 impl From<FileError> for HostToolError {

@@ -31,7 +31,7 @@ pub use command::ToolError;
 pub use explain::Explain;
 pub use fetch::{FetchError, Input, Sources, fetch_input};
 pub use files::{FileDigest, FileError};
-pub use host_tool::{HostToolError, host_tool_vsock};
+pub use host_tool::{HostToolError, PackagedTool, host_tool_packaged, host_tool_vsock, packaged_tools};
 pub use image::{
     BuildError, BuildOptions, Image, ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA,
     SOURCE_DATE_EPOCH, ToolVersions, build, default_sources, guest_cargo,

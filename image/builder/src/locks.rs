@@ -137,6 +137,13 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Lock, LockError> {
     let text = std::str::from_utf8(bytes).map_err(|_| refuse("file", "must be UTF-8"))?;
     let lock: Lock =
         toml::from_str(text).map_err(|e| LockError::Syntax { path: path.to_owned(), source: Box::new(e) })?;
+    check(path, &lock)?;
+    Ok(lock)
+}
+
+/// Checks the fields of a lock that the file at `path` states.
+pub(crate) fn check(path: &Path, lock: &Lock) -> Result<(), LockError> {
+    let refuse = |field, rule| LockError::Field { path: path.to_owned(), field, rule };
     if !is_plain_path(&lock.path) {
         return Err(refuse("path", "must be a relative path of plain components, without a host"));
     }
@@ -166,7 +173,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Lock, LockError> {
             return Err(refuse("member.size", "must be between 1 byte and 4 GiB"));
         }
     }
-    Ok(lock)
+    Ok(())
 }
 
 fn is_word(text: &str) -> bool {

@@ -57,8 +57,12 @@ enum Command {
         #[arg(required = true, last = true)]
         arguments: Vec<String>,
     },
-    /// Compile the host's vsock tool from locked source, and print where it is.
-    HostTool,
+    /// Compile the host's vsock tool from locked source, or take a tool out of locked packages, and print where it is.
+    HostTool {
+        /// vhost-device-vsock, or a file of image/host-tools, as qemu-10.0.
+        #[arg(default_value = "vhost-device-vsock")]
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -106,11 +110,20 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
             Ok(report_paths(&[("weights", &model.weights), ("licence", &model.licence)], arguments.json))
         }
         Command::Cargo { profile, arguments: words } => cargo(&workspace, profile, words, &sources(arguments)?),
-        Command::HostTool => {
-            let tool = image::host_tool_vsock(&workspace, &sources(arguments)?, &Console::new()).map_err(boxed)?;
-            Ok(report_paths(&[("vhost_device_vsock", &tool)], arguments.json))
-        }
+        Command::HostTool { name } => host_tool(&workspace, name, &sources(arguments)?, arguments.json),
     }
+}
+
+fn host_tool(workspace: &Workspace, name: &str, sources: &Sources, quiet: bool) -> Result<Value, Box<dyn Explain>> {
+    if name == "vhost-device-vsock" {
+        let tool = image::host_tool_vsock(workspace, sources, &Console::new()).map_err(boxed)?;
+        return Ok(report_paths(&[("vhost_device_vsock", &tool)], quiet));
+    }
+    let tool = image::host_tool_packaged(workspace, name, sources, &Console::new()).map_err(boxed)?;
+    let mut paths = vec![("directory", &tool.directory)];
+    paths.extend(tool.program.as_ref().map(|program| ("program", program)));
+    paths.extend(tool.binary.as_ref().map(|binary| ("binary", binary)));
+    Ok(report_paths(&paths, quiet))
 }
 
 /// Runs cargo on this terminal; the demonstration model is named in `CHRYSALIS_TEST_MODEL` for tests that want one.
@@ -211,7 +224,7 @@ fn fail(error: &dyn Explain, json: bool) -> ExitCode {
     if json {
         println!("{}", json!({"reasons": [&refusal]}));
     }
-    let usage = ["profile_unknown", "input_unknown"].contains(&refusal.code.as_str());
+    let usage = ["profile_unknown", "input_unknown", "host_tool_unknown"].contains(&refusal.code.as_str());
     ExitCode::from(if usage {
         WRONG_USAGE
     } else if error.is_refusal() {
@@ -243,6 +256,7 @@ Examples:
   image build --profile sim --out out/sim
   image build --profile cpu --out out/cpu --json | tail -n 1
   image model                             the demonstration's model
+  image host-tool qemu-10.0               a QEMU to compare predictions with
   image fetch ovmf --debian-mirror http://mirror.example/debian
 
 Exit codes: 0 done, 2 refused (digest, size, lock, profile, kernel option), 64 wrong usage, 1 anything else.";
