@@ -10,18 +10,21 @@
 
 mod world;
 
-use appraise::{Appraisal, Binding, Policy, Verdict};
+use appraise::{AcpiRule, Appraisal, Binding, Policy, Verdict};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, Tree, expected_events};
+use calculator::{AcpiDigests, ExpectedRegisters};
 use release::{TrustPolicy, VerifiedRelease};
 use tdx_verify::{Collateral, PlatformPolicy, TrustAnchors, VerifiedQuote, verify};
 use types::{
-    Base64, ConnectionProof, Document as _, EventName, Evidence, Freshness, FreshnessKind, GuestConfig, Hex32, Role,
-    Sha256Digest,
+    Base64, ConnectionProof, Document as _, EventName, Evidence, Freshness, FreshnessKind, GuestConfig, Hex32,
+    MachineShape, RegisterName, Registers, Role, Sha256Digest, Sha384Digest, shape::ShapeFacts,
 };
 use world::{NOW, World};
 
 const CHALLENGE: [u8; 32] = [1; 32];
 const EXPORTER: [u8; 32] = [2; 32];
+/// Bytes of a log's event with one SHA-384 digest and no data.
+const EVENT_LEN: usize = 66;
 
 /// A serving guest, its proof for one connection of three, and the client's view.
 struct Scene {
@@ -33,10 +36,20 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::of(|_| (), |_| (), None).await
+    }
+
+    /// A guest with another configuration, other registers, or a firmware event log.
+    async fn of(
+        configure: impl FnOnce(&mut GuestConfig),
+        launch: impl FnOnce(&mut Registers),
+        firmware_log: Option<Vec<u8>>,
+    ) -> Self {
         let world = World::start().await;
-        let mut guest = world.guest().await;
+        let mut guest = world.guest_with(configure, launch).await;
         let config = GuestConfig::parse(&guest.config).unwrap();
         let mut evidence = guest.evidence_for(&CHALLENGE, &EXPORTER, &Hex32::default());
+        evidence.firmware_log = firmware_log.map(|log| Base64::new(log).unwrap());
         let facts = BootFacts {
             config: GuestConfig::mr_config_id(&guest.config),
             time: &guest.time.clone(),
@@ -159,6 +172,104 @@ async fn policies_narrow_what_is_accepted() {
     let pinned = Policy { instances: Some(vec![Hex32::new([5; 32])]), ..any() };
     let verdict = scene.verdict(&CHALLENGE, &EXPORTER, &pinned);
     assert!(verdict.is_accepted() && verdict.instance() == "pinned");
+}
+
+/// What a machine of three vCPUs measures, for which the release has no ACPI reference; and the firmware's log of it.
+fn unpublished_machine() -> (MachineShape, ExpectedRegisters, Vec<u8>) {
+    let shape = MachineShape::new(ShapeFacts { vcpus: 3, ..world::shape().facts() }).unwrap();
+    let digest = |file: &str| Sha384Digest::of(file.as_bytes());
+    let acpi = AcpiDigests { loader: digest("loader"), rsdp: digest("rsdp"), tables: digest("tables") };
+    let expected = world::statement(release::Hardware::Simulated).predicate.registers_with(&shape, &acpi).unwrap();
+    // TCG PC Client Platform Firmware Profile, section 10.2: a header that names SHA-384 alone, then the events.
+    let words = |list: &[u32]| list.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let mut header = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+    header.extend([words(&[1]), vec![0x0c, 0, 48, 0, 0]].concat());
+    let mut log = [words(&[1, 3]), vec![0; 20], words(&[33]), header].concat();
+    for event in &expected.events {
+        let index = match event.register {
+            RegisterName::Rtmr0 => 1,
+            RegisterName::Rtmr1 => 2,
+            _ => 3,
+        };
+        log.extend([words(&[index, 0x8000_000a, 1]), vec![0x0c, 0], event.digest.as_bytes().to_vec()].concat());
+        log.extend(words(&[0]));
+    }
+    (shape, expected, log)
+}
+
+/// The weaker rule for ACPI has to be asked for, needs a log that replays, and stands in the verdict.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acpi_from_the_guests_log_is_a_policy_of_its_own() {
+    let (shape, expected, log) = unpublished_machine();
+    let weak = Policy { acpi: AcpiRule::FromEventLog, ..Policy::any_release() };
+    let scene = |change: fn(&mut Registers), log: Option<Vec<u8>>| {
+        let (shape, expected) = (shape.clone(), expected.clone());
+        let launch = move |r: &mut Registers| {
+            (r.rtmr_0, r.rtmr_1) = (expected.rtmr_0[0].value, expected.rtmr_1[0].value);
+            (r.rtmr_2, r.mr_td) = (expected.rtmr_2[0].value, expected.mr_td[0].value);
+            change(r);
+        };
+        Scene::of(move |c| c.shape.0 = shape, launch, log)
+    };
+    let reasons = |scene: &Scene, policy: &Policy| {
+        let reasons = scene.verdict(&CHALLENGE, &EXPORTER, policy).reasons();
+        reasons.into_iter().map(|reason| (reason.code, reason.detail)).collect::<Vec<_>>()
+    };
+
+    let good = scene(|_| (), Some(log.clone())).await;
+    let verdict = good.verdict(&CHALLENGE, &EXPORTER, &weak);
+    assert!(verdict.is_accepted(), "{:?}", verdict.reasons());
+    assert_eq!(verdict.acpi(), Some("from-event-log"));
+    let strict = reasons(&good, &Policy::any_release());
+    assert!(matches!(strict.as_slice(), [(code, _)] if code == "shape_not_published"), "{strict:?}");
+
+    // No log, half a log, a log of another boot, and a log with a digest that was not extended.
+    let mut changed = log.clone();
+    let place = changed.len() - 10;
+    changed[place] ^= 1;
+    for (log, says) in [
+        (None, "has no firmware event log"),
+        (Some(log[..log.len() - 1].to_vec()), "is malformed"),
+        (Some(changed), "does not replay"),
+    ] {
+        let refused = reasons(&scene(|_| (), log).await, &weak);
+        let [(code, detail)] = refused.as_slice() else { panic!("{says}: {refused:?}") };
+        assert!(code == "shape_not_published" && detail.contains(says), "{says}: {detail}");
+    }
+
+    // Another image with an honest log of itself: everything but ACPI is still the release's.
+    let other = |event: usize, register: fn(&mut Registers, Sha384Digest)| {
+        let mut events: Vec<_> = expected.events.iter().map(|e| (e.register, e.digest)).collect();
+        events[event].1 = Sha384Digest::of(b"another");
+        let own = events.iter().filter(|(name, _)| *name == events[event].0);
+        let value = own.fold(Sha384Digest::ZERO, |value, (_, digest)| value.extend(digest));
+        let mut log = log.clone();
+        let place = log.len() - (expected.events.len() - event) * EVENT_LEN + 14;
+        log[place..place + 48].copy_from_slice(events[event].1.as_bytes());
+        (log, move |r: &mut Registers| register(r, value))
+    };
+    for (name, register, field) in [
+        ("kernel", (|r, v| r.rtmr_1 = v) as fn(&mut Registers, Sha384Digest), "rtmr_1"),
+        ("initrd", |r, v| r.rtmr_2 = v, "rtmr_2"),
+        ("TD HOB", |r, v| r.rtmr_0 = v, "rtmr_0"),
+    ] {
+        let place = expected.events.iter().position(|event| event.name == name).unwrap();
+        let (log, change) = other(place, register);
+        let (shape, expected) = (shape.clone(), expected.clone());
+        let launch = move |r: &mut Registers| {
+            (r.rtmr_0, r.rtmr_1) = (expected.rtmr_0[0].value, expected.rtmr_1[0].value);
+            (r.rtmr_2, r.mr_td) = (expected.rtmr_2[0].value, expected.mr_td[0].value);
+            change(r);
+        };
+        let scene = Scene::of(move |c| c.shape.0 = shape, launch, Some(log)).await;
+        let reasons = scene.verdict(&CHALLENGE, &EXPORTER, &weak).reasons();
+        let found: Vec<_> = reasons.iter().map(|r| (r.code.as_str(), r.field.as_str())).collect();
+        assert_eq!(found, [("register_mismatch", field)], "{name}");
+    }
+
+    // Where the release has a reference, it is taken before the guest's word.
+    let verdict = Scene::new().await.verdict(&CHALLENGE, &EXPORTER, &weak);
+    assert_eq!((verdict.is_accepted(), verdict.acpi()), (true, Some("published")));
 }
 
 /// A document without a connection is judged, but never accepted for a protocol.

@@ -302,7 +302,7 @@ pub(crate) fn write_release(dir: &Path) -> (PathBuf, PathBuf) {
     paths
 }
 
-fn statement(hardware: release::Hardware) -> Statement {
+pub(crate) fn statement(hardware: release::Hardware) -> Statement {
     let mut statement = sample_release::statement(hardware, &[shape(), larger_shape()], NOW);
     let values = &mut statement.predicate;
     values.source_date_epoch = NOW - 100;
