@@ -15,6 +15,7 @@ mod certificate;
 mod connection;
 mod facts;
 mod keys;
+mod sandbox;
 mod serving;
 
 use std::{
@@ -27,15 +28,16 @@ use std::{
 use attester_protocol::{
     CONTROL_FD, ControlAnswer, ControlRequest, Failure, FrameError, Outcome, Request, Response, SERVING_FD, frame,
 };
-use linux_sys::SysError;
+use linux_sys::{SysError, seccomp::SeccompError};
 use tee::QuoteDevice;
 
 pub use keys::Keys;
+pub use sandbox::confine;
 
 use boot::Boot;
 
-/// The whole process: locks memory, takes the two inherited sockets, makes the keys and serves until init closes the
-/// control socket.
+/// The whole process: locks memory, takes the two inherited sockets, makes the keys, confines itself and serves until init
+/// closes the control socket.
 #[must_use]
 pub fn run<D: QuoteDevice + Send + 'static>(device: D) -> ExitCode {
     match run_inherited(device) {
@@ -91,6 +93,9 @@ pub enum AttesterError {
     /// The kernel gave no randomness for a key.
     #[error("no randomness for keys")]
     Randomness,
+    /// The process could not be confined.
+    #[error(transparent)]
+    Confine(#[from] SeccompError),
     /// The control socket broke.
     #[error("control socket: {0}")]
     Control(#[from] FrameError),
@@ -104,6 +109,7 @@ fn run_inherited<D: QuoteDevice + Send + 'static>(device: D) -> Result<(), Attes
     let control = UnixStream::from(linux_sys::descriptors::inherited(CONTROL_FD)?);
     let listener = UnixListener::from(linux_sys::descriptors::inherited(SERVING_FD)?);
     let keys = Keys::generate().map_err(|_| AttesterError::Randomness)?;
+    confine()?;
     serve(device, keys, control, listener)
 }
 

@@ -15,7 +15,8 @@ mod serving;
 mod text;
 
 pub use llama::{LlamaEngine, LoadError, Model, Settings};
-pub use sandbox::{SandboxError, Stage, confine};
+pub use linux_sys::seccomp::SeccompError;
+pub use sandbox::{Stage, confine};
 pub use serving::{ServeError, serve_client};
 pub use text::Answer;
 

@@ -12,6 +12,7 @@ use std::{
 
 use attester_protocol::{CallError, Configuration, ControlAnswer, ControlRequest, SERVING_PATH, call};
 use linux_sys::{
+    landlock::Reach,
     mounts,
     process::{Program, start},
 };
@@ -48,6 +49,7 @@ impl Attester {
             // The simulated device is reached by vsock, which no network namespace takes away.
             without_network: true,
             locks_memory: true,
+            reach: Reach { paths: tee::tdx::paths(), tcp_listen: None },
             inherits_stderr,
         };
         children.attester = start(program).map_err(Code::AttesterNotStarted.because())?;

@@ -25,7 +25,7 @@ use nix::{
     unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
 };
 
-use crate::SysError;
+use crate::{SysError, landlock};
 
 /// A process to start. Its environment is empty, its standard streams are `/dev/null`.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Program<'a> {
     pub without_network: bool,
     /// Whether it may lock all of its memory (otherwise none).
     pub locks_memory: bool,
+    /// The files and ports it may reach beside its own program.
+    pub reach: landlock::Reach,
     /// Whether standard error stays that of this process (development images only).
     pub inherits_stderr: bool,
 }
@@ -53,10 +55,15 @@ pub struct Program<'a> {
 /// # Errors
 /// [`SysError`] when any step fails; then nothing runs.
 pub fn start(program: Program<'_>) -> Result<i32, SysError> {
-    let Program { path, arguments, uid, gid, descriptors, without_network, locks_memory, inherits_stderr } = program;
+    let Program { path, arguments, uid, gid, descriptors, without_network, locks_memory, reach, inherits_stderr } =
+        program;
     let sources = out_of_the_way(&descriptors)?;
     let raw: Vec<RawFd> = sources.iter().map(|fd| fd.as_raw_fd()).collect();
     let first_other = libc::c_uint::try_from(raw.len().saturating_add(3)).unwrap_or(3);
+    let mut reach = reach;
+    reach.paths.push((path.into(), landlock::Access::Execute));
+    let ruleset = reach.ruleset()?;
+    let rules = ruleset.as_raw_fd();
     let memory = if locks_memory { libc::RLIM_INFINITY } else { 0 };
     let mut command = Command::new(path);
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
@@ -86,12 +93,12 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
         prctl::set_no_new_privs()?;
-        Ok(())
+        landlock::restrict_self(rules)
     };
     // SAFETY: between fork and exec the closure makes only system calls: it allocates nothing and takes no lock.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn().map_err(SysError::when("start a program"))?;
-    drop(sources);
+    drop((sources, ruleset));
     i32::try_from(child.id()).map_err(|_| SysError { what: "start a program", source: io::Error::other("process id") })
 }
 
@@ -142,6 +149,7 @@ mod tests {
     use std::{fs::File, io::Read as _, os::unix::net::UnixStream};
 
     use super::*;
+    use crate::landlock::{Access, Reach, abi};
 
     fn program(arguments: &[&str], descriptors: Vec<OwnedFd>) -> Program<'static> {
         Program {
@@ -152,6 +160,7 @@ mod tests {
             descriptors,
             without_network: true,
             locks_memory: false,
+            reach: Reach { paths: vec![("/".into(), Access::Execute), ("/".into(), Access::Read)], tcp_listen: None },
             inherits_stderr: false,
         }
     }
@@ -182,6 +191,50 @@ mod tests {
         assert!(!said.contains("CARGO"), "{said}");
         // Two lines of heading and loopback.
         assert_eq!(lines.last(), Some(&"3"), "{said}");
+    }
+
+    /// What a shell says when it tries `script` as another user with this reach.
+    fn tried(script: &str, reach: Reach) -> String {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let shell = [("/bin".into(), Access::Execute), ("/usr".into(), Access::Execute), ("/lib64".into(), Access::Execute)];
+        let mut reach = reach;
+        reach.paths.extend(shell);
+        reach.paths.push(("/etc/ld.so.cache".into(), Access::Read));
+        let pid = start(Program { reach, ..program(&["-c", script], vec![theirs.into()]) }).unwrap();
+        let mut said = String::new();
+        ours.read_to_string(&mut said).unwrap();
+        waitpid(Pid::from_raw(pid), None).unwrap();
+        said
+    }
+
+    #[test]
+    fn a_child_reaches_only_the_files_it_was_given() {
+        if !Uid::effective().is_root() || abi().is_err() {
+            println!("SKIPPED: restricting a child needs root and a kernel with Landlock");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (given, other) = (directory.path().join("given"), directory.path().join("other"));
+        for path in [&given, &other] {
+            std::fs::write(path, "x\n").unwrap();
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        }
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let script = format!(
+            "read a < {0} && echo -n r$a >&3; (echo y > {0}) && echo -n w >&3; read a < {1} && echo -n R$a >&3; \
+            (echo y > {1}) && echo -n W >&3; (echo y > {1}2) && echo -n C >&3; true",
+            given.display(),
+            other.display()
+        );
+        let read = Reach { paths: vec![(given.clone(), Access::Read)], tcp_listen: None };
+        assert_eq!(tried(&script, read), "rx");
+        // `Device` writes, but does not truncate; the shell's `>` does.
+        let written = script.replace("> ", ">> ");
+        let device = Reach { paths: vec![(given.clone(), Access::Device)], tcp_listen: None };
+        assert_eq!(tried(&written, device), "rxw");
+        // The check can fail: with all of the directory, all of it works.
+        let all = Reach { paths: vec![(directory.path().into(), Access::Device)], tcp_listen: None };
+        assert_eq!(tried(&written, all), "rxwRxW");
     }
 
     #[test]

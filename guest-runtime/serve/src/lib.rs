@@ -18,9 +18,12 @@ mod error;
 mod limits;
 mod receipts;
 mod request;
+mod sandbox;
 mod stall;
 
 pub use attester::AttesterError;
 pub use connection::{Ended, Options, Server, StartError};
 pub use engine::EngineError;
 pub use limits::Limits;
+pub use linux_sys::seccomp::SeccompError;
+pub use sandbox::confine;

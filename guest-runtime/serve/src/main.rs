@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use serve::{Limits, Options, Server, StartError};
+use serve::{Limits, Options, Server, confine};
 
 /// Answers OpenAI-style requests over attested TLS, until attester or engine end.
 #[derive(Debug, Parser)]
@@ -38,6 +38,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Err(error) = linux_sys::memory::forbid_dumps() {
+        eprintln!("serve: {error}");
+        return ExitCode::FAILURE;
+    }
     // Handshakes wait for the attester's signature on their thread: one thread more than that.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let Ok(runtime) = runtime else {
@@ -53,13 +57,14 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(arguments: Arguments) -> Result<serve::Ended, StartError> {
+async fn run(arguments: Arguments) -> Result<serve::Ended, Box<dyn std::error::Error>> {
     let Arguments { attester_socket, engine_socket, listen, print_address } = arguments;
     let options = Options { attester: attester_socket, engine: engine_socket, listen, limits: Limits::default() };
     let server = Server::start(options).await?;
     if print_address {
         println!("{}", server.address());
     }
+    confine()?;
     Ok(server.run().await)
 }
 

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use linux_sys::landlock::Access;
 use types::Sha384Digest;
 
 use crate::{DeviceError, MAX_QUOTE, QuoteDevice};
@@ -40,7 +41,7 @@ impl QuoteDevice for Tdx {
         let report = linux_sys::tdx_guest::report(&self.device, &[0; 64])?;
         let report =
             tdx_spec::TdReport::parse(&report).map_err(|_| DeviceError::Answer("not a TDX report of 1,024 bytes"))?;
-        Ok(Sha384Digest::from_bytes(report.mr_config_id))
+        Ok(Sha384Digest::from_bytes(report.td.mr_config_id))
     }
 
     fn extend_rtmr3(&mut self, digest: &Sha384Digest) -> Result<(), DeviceError> {
@@ -63,6 +64,13 @@ pub fn hand_over(uid: u32, gid: u32) -> Result<(), DeviceError> {
         fs::create_dir(&entry).map_err(|error| missing_or(error, "/sys/kernel/config/tsm/report", REPORT_DRIVER))?;
     }
     give_existing(&[Path::new(DEVICE), &entry, Path::new(RTMR3)], uid, gid)
+}
+
+/// What the attester must reach to use the device, for Landlock: it opens these files for each quote and each event.
+#[must_use]
+pub fn paths() -> Vec<(PathBuf, Access)> {
+    let paths = [PathBuf::from(DEVICE), Path::new(REPORTS).join(ENTRY), PathBuf::from(RTMR3)];
+    paths.into_iter().map(|path| (path, Access::Device)).collect()
 }
 
 fn give_existing(paths: &[&Path], uid: u32, gid: u32) -> Result<(), DeviceError> {
@@ -112,7 +120,7 @@ impl ReportEntry {
         if self.generation != expected {
             return Err(DeviceError::Raced);
         }
-        if quote.is_empty() { Err(DeviceError::Answer("the quote is empty")) } else { Ok(quote) }
+        over(quote, report_data)
     }
 
     fn current_generation(&self) -> Result<u64, DeviceError> {
@@ -122,6 +130,22 @@ impl ReportEntry {
             .and_then(|text| text.parse().ok())
             .ok_or(DeviceError::Answer("the report interface's generation is no number"))
     }
+}
+
+/// The host says how long the quote is: cut to what its own lengths say, where only zeroes follow; anything else is
+/// refused, as is a quote over other data. Whether it is genuine is for verifiers.
+fn over(mut quote: Vec<u8>, report_data: &[u8; 64]) -> Result<Vec<u8>, DeviceError> {
+    let (parsed, rest) =
+        tdx_spec::Quote::parse_prefix(&quote).map_err(|_| DeviceError::Answer("the quote has another form"))?;
+    if rest.iter().any(|byte| *byte != 0) {
+        return Err(DeviceError::Answer("bytes follow the quote"));
+    }
+    if parsed.body.report().report_data != *report_data {
+        return Err(DeviceError::Answer("the quote is over other report data"));
+    }
+    let length = quote.len().saturating_sub(rest.len());
+    quote.truncate(length);
+    Ok(quote)
 }
 
 fn extend(rtmr3: &Path, digest: &Sha384Digest) -> Result<(), DeviceError> {
@@ -170,7 +194,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("entry");
         fs::create_dir(&directory).unwrap();
-        for (name, text) in [("provider", provider), ("generation", generation), ("inblob", ""), ("outblob", "quote")] {
+        for (name, text) in [("provider", provider), ("generation", generation), ("inblob", ""), ("outblob", "")] {
             fs::write(directory.join(name), text).unwrap();
         }
         (root, directory)
@@ -182,11 +206,37 @@ mod tests {
         let mut report = ReportEntry::make(&directory).unwrap();
         // Nobody but us wrote.
         fs::write(directory.join("generation"), "5\n").unwrap();
-        assert_eq!(report.quote(&[7; 64]).unwrap(), b"quote");
+        fs::write(directory.join("outblob"), quote(&[7; 64])).unwrap();
+        assert_eq!(report.quote(&[7; 64]).unwrap(), quote(&[7; 64]));
         assert_eq!(fs::read(directory.join("inblob")).unwrap(), [7; 64]);
         // Somebody else wrote, too.
         fs::write(directory.join("generation"), "7\n").unwrap();
         assert!(matches!(report.quote(&[8; 64]), Err(DeviceError::Raced)));
+    }
+
+    /// Version 4 with a signature of three bytes.
+    fn quote(report_data: &[u8; 64]) -> Vec<u8> {
+        let mut bytes = vec![0; 48 + 584];
+        bytes[..8].copy_from_slice(&[4, 0, 2, 0, 0x81, 0, 0, 0]);
+        bytes[48 + 520..].copy_from_slice(report_data);
+        bytes.extend([3, 0, 0, 0, b's', b'i', b'g']);
+        bytes
+    }
+
+    #[test]
+    fn a_quote_has_its_own_length_and_our_data() {
+        let good = quote(&[7; 64]);
+        assert_eq!(over(good.clone(), &[7; 64]).unwrap(), good);
+        assert_eq!(over([good.clone(), vec![0; 4000]].concat(), &[7; 64]).unwrap(), good);
+        for bad in [
+            quote(&[8; 64]),
+            [good.clone(), vec![0, 0, 1]].concat(),
+            good[..good.len() - 1].to_vec(),
+            good[..600].to_vec(),
+            Vec::new(),
+        ] {
+            assert!(matches!(over(bad, &[7; 64]), Err(DeviceError::Answer(_))));
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ macro_rules! codes {
 
 codes! {
     MountFailed = 10 "mount_failed" "a pseudo file system or a directory of the guest could not be made";
+    CommandLineUnknown = 11 "command_line_unknown" "the measured command line has a word of chrysalis. that this image does not know, or has one twice";
     EntropyNoInstruction = 20 "entropy_no_instruction" "the processor has no RDSEED";
     EntropyExhausted = 21 "entropy_exhausted" "the processor gave no random value in the allowed number of tries";
     EntropyStuck = 22 "entropy_stuck" "the processor's random values repeat";

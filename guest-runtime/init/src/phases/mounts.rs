@@ -14,13 +14,14 @@ use crate::{
 
 pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
     mount().map_err(Code::MountFailed.because())?;
-    boot.allowances = Allowances::read();
+    boot.allowances = Allowances::read()?;
     boot.console = Console::open(boot.allowances);
     Ok(())
 }
 
 fn mount() -> Result<(), SysError> {
-    mounts::pseudo("proc", "/proc", None)?;
+    // A process sees no other user's processes.
+    mounts::pseudo("proc", "/proc", Some("hidepid=2"))?;
     mounts::pseudo("sysfs", "/sys", None)?;
     mounts::pseudo("devtmpfs", "/dev", None)?;
     mounts::pseudo("configfs", "/sys/kernel/config", None)?;
@@ -35,4 +36,4 @@ fn mount() -> Result<(), SysError> {
 /// The decrypted model, readable by the engine alone.
 pub(crate) const MODEL: &str = "/run/model";
 /// Where the engine binds its socket.
-const ENGINE: &str = "/run/engine";
+pub(crate) const ENGINE: &str = "/run/engine";

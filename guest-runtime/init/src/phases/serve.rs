@@ -11,11 +11,13 @@ use std::{
 
 use attester_protocol::SERVING_PATH;
 use linux_sys::{
+    landlock::{Access, Reach},
     net,
     process::{Program, poll_any, start, wait_any},
 };
 use types::{EventName, GuestConfig};
 
+use super::mounts::{ENGINE, MODEL};
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
@@ -62,6 +64,10 @@ fn engine(config: &GuestConfig, weights: &Path, inherits_stderr: bool) -> Progra
         descriptors: Vec::new(),
         without_network: true,
         locks_memory: false,
+        reach: Reach {
+            paths: vec![(MODEL.into(), Access::Read), (ENGINE.into(), Access::MakeSocket)],
+            tcp_listen: None,
+        },
         inherits_stderr,
     }
 }
@@ -77,6 +83,7 @@ fn serve(config: &GuestConfig, inherits_stderr: bool) -> Program<'static> {
         descriptors: Vec::new(),
         without_network: false,
         locks_memory: false,
+        reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) },
         inherits_stderr,
     }
 }
