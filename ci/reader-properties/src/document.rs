@@ -15,7 +15,7 @@ pub fn document(bytes: &[u8]) -> bool {
 }
 
 /// The canonical form of any JSON whose numbers are integers. Making it twice changes nothing.
-fn canonical_form(bytes: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn canonical_form(bytes: &[u8]) -> Option<Vec<u8>> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let canonical = canonical::to_bytes(&value).ok()?;
     let again: Value = canonical::from_bytes(&canonical, usize::MAX).expect("the canonical form is canonical");

@@ -15,6 +15,7 @@
     reason = "a check that fails ends the program: that is how it is reported"
 )]
 
+mod bundle;
 mod document;
 mod event_log;
 mod firmware;
@@ -23,6 +24,7 @@ mod quote;
 pub mod seeds;
 mod tile_log;
 
+pub use self::bundle::{bundle, statement};
 pub use self::document::document;
 pub use self::event_log::event_log;
 pub use self::firmware::firmware;
@@ -34,13 +36,15 @@ pub use self::tile_log::tile_log;
 pub type Property = fn(&[u8]) -> bool;
 
 /// Every check by the name of its fuzz target.
-pub const ALL: [(&str, Property); 6] = [
+pub const ALL: [(&str, Property); 8] = [
     ("quote", quote),
     ("event_log", event_log),
     ("kernel", kernel),
     ("firmware", firmware),
     ("tile_log", tile_log),
     ("document", document),
+    ("statement", statement),
+    ("bundle", bundle),
 ];
 
 /// A little-endian number, where the bytes reach that far.

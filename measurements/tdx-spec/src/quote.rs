@@ -2,7 +2,8 @@
 //! TD quotes, versions 4 and 5.
 //!
 //! Source: Intel TDX DCAP Quoting Library API, appendix A.3 "Version 4 Quote Format (TDX-ECDSA, SGX-ECDSA)"
-//! and A.4 "Version 5 Quote Format". The signature data stay opaque: they are the verifier's business.
+//! and A.4 "Version 5 Quote Format"; offsets compared with `sgx_quote4_header_t` and `sgx_quote5_t` of `sgx_quote_4.h`
+//! and `sgx_quote_5.h` in Intel's SGXDataCenterAttestationPrimitives (commit 6c1a9ab). The signature data stay opaque: they are the verifier's business.
 
 use core::mem::offset_of;
 
@@ -220,13 +221,19 @@ pub const QE_VENDOR_INTEL: [u8; 16] =
 /// Most bytes of a quote. Real ones have about 5,000, of which most are certificates.
 pub const MAX_QUOTE_LEN: usize = 32 * 1024;
 
+/// Type and size in front of a version 5 body.
+const DESCRIPTOR_LEN: usize = size_of::<u16>() + size_of::<u32>();
 const BODY_TD10: u16 = 2;
 const BODY_TD15: u16 = 3;
 const BODY_TD15_EX: u16 = 4;
 
+// `sgx_quote5_t`: type at 48, size at 50, body at 54.
+const _: () = assert!(QuoteHeader::LEN + DESCRIPTOR_LEN == 54);
 const _: () = assert!(size_of::<QuoteHeader>() == QuoteHeader::LEN);
 const _: () = assert!(offset_of!(QuoteHeader, attestation_key_type) == 2);
 const _: () = assert!(offset_of!(QuoteHeader, tee_type) == 4);
+const _: () = assert!(offset_of!(QuoteHeader, reserved_1) == 8);
+const _: () = assert!(offset_of!(QuoteHeader, reserved_2) == 10);
 const _: () = assert!(offset_of!(QuoteHeader, qe_vendor_id) == 12);
 const _: () = assert!(offset_of!(QuoteHeader, user_data) == 28);
 

@@ -2,7 +2,8 @@
 //! The body of a TD quote: what the TDX module reported about a TD.
 //!
 //! Source: Intel TDX DCAP Quoting Library API, appendix A.3.2 "TD Quote Body Descriptor", tables "TD Quote
-//! Body for TDX 1.0" (584 bytes) and "for TDX 1.5" (648 bytes); Intel's `sgx_quote_5.h`,
+//! Body for TDX 1.0" (584 bytes) and "for TDX 1.5" (648 bytes), offsets compared with `sgx_report2_body_v1_5_t` of
+//! `sgx_quote_5.h` in Intel's SGXDataCenterAttestationPrimitives (commit 6c1a9ab); a later `sgx_quote_5.h`,
 //! `sgx_report2_body_v1_5_ex_t`, for the extended body (885 bytes).
 
 use core::mem::offset_of;
@@ -168,12 +169,21 @@ const _: () = assert!(offset_of!(TdReport10, mr_config_id) == 184);
 const _: () = assert!(offset_of!(TdReport10, mr_owner) == 232);
 const _: () = assert!(offset_of!(TdReport10, mr_owner_config) == 280);
 const _: () = assert!(offset_of!(TdReport10, rtmr_0) == 328);
+const _: () = assert!(offset_of!(TdReport10, rtmr_1) == 376);
+const _: () = assert!(offset_of!(TdReport10, rtmr_2) == 424);
 const _: () = assert!(offset_of!(TdReport10, rtmr_3) == 472);
 const _: () = assert!(offset_of!(TdReport10, report_data) == 520);
 const _: () = assert!(size_of::<TdReport15>() == TdReport15::LEN);
 const _: () = assert!(offset_of!(TdReport15, tee_tcb_svn_2) == 584);
 const _: () = assert!(offset_of!(TdReport15, mr_service_td) == 600);
 const _: () = assert!(size_of::<TdReport15Ex>() == TdReport15Ex::LEN);
+const _: () = assert!(offset_of!(TdReport15Ex, vm_id) == 648);
 const _: () = assert!(offset_of!(TdReport15Ex, td_id) == 649);
+const _: () = assert!(offset_of!(TdReport15Ex, device_info) == 681);
 const _: () = assert!(offset_of!(TdReport15Ex, initial_service_td_hash) == 729);
+const _: () = assert!(offset_of!(TdReport15Ex, initial_service_td_attributes) == 777);
+const _: () = assert!(offset_of!(TdReport15Ex, initial_cpu_svn) == 785);
+const _: () = assert!(offset_of!(TdReport15Ex, initial_tee_tcb_svn) == 801);
+const _: () = assert!(offset_of!(TdReport15Ex, initial_fmspc) == 817);
 const _: () = assert!(offset_of!(TdReport15Ex, current_service_td_hash) == 829);
+const _: () = assert!(offset_of!(TdReport15Ex, current_service_td_attributes) == 877);

@@ -2,8 +2,9 @@
 //! TDREPORT: what the TDX module gives a TD about itself, before it becomes a quote.
 //!
 //! Source: Intel TDX Module v1.5 ABI Specification (348551-004US), chapter "ABI Reference: Data Types", tables
-//! "TDREPORT_STRUCT", "REPORTMACSTRUCT", "REPORTTYPE", "TEE_TCB_INFO" and "TDINFO_STRUCT". The MAC is checked only
-//! by the processor (SEAMVERIFYREPORT): read from the module by the TD itself a report is true; handed over by
+//! "TDREPORT_STRUCT", "REPORTMACSTRUCT", "REPORTTYPE", "TEE_TCB_INFO" and "TDINFO_STRUCT"; offsets compared with
+//! `tee_tcb_info_v1_5_t` and `tee_info_v1_5_t` of `sgx_quote_5.h` in Intel's SGXDataCenterAttestationPrimitives
+//! (commit 6c1a9ab), and with Linux `tools/testing/selftests/tdx/tdx_guest_test.c`. The MAC is checked only by the processor (SEAMVERIFYREPORT): read from the module by the TD itself a report is true; handed over by
 //! anybody else it proves nothing, and its hashes, which anybody can compute, prove nothing either.
 
 use core::mem::offset_of;
@@ -56,7 +57,8 @@ pub struct ReportMac {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct TeeTcbInfo {
-    /// Which of the fields that follow are valid, one bit for each of their 64 parts; `0x301ff` for TDX 1.5.
+    /// Which fields are valid, bit n for what starts at offset 8 × n; `0x301ff` where the module can be updated
+    /// under running TDs (`SEAMDB_ENABLED`), else `0x1ff`.
     pub valid: [u8; 8],
     /// Security version numbers of the TDX module and its loader when the TD started.
     pub tee_tcb_svn: [u8; 16],

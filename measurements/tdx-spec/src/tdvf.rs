@@ -5,6 +5,8 @@
 //! "TDVF_DESCRIPTOR" and "TDVF_SECTION"; EDK II `OvmfPkg/ResetVector` for the table of GUID-ed structures that
 //! ends 32 bytes before the end of the file.
 
+use core::mem::offset_of;
+
 use crate::{Cursor, ReadError};
 
 /// The sections of a firmware file, in the file's order.
@@ -101,21 +103,23 @@ impl Tdvf {
             .ok_or(TdvfError::Offset(from_end))?;
         let descriptor = firmware.get(start..).ok_or(TdvfError::Offset(from_end))?;
         let mut cursor = Cursor::new(descriptor);
-        if cursor.array::<4>("signature")? != *b"TDVF" {
+        let RawDescriptor { signature, length, version, count } = RawDescriptor::read(&mut cursor)?;
+        if signature != *b"TDVF" {
             return Err(TdvfError::Descriptor("signature"));
         }
-        let length = cursor.u32("length")?;
-        if cursor.u32("version")? != 1 {
+        if u32::from_le_bytes(version) != 1 {
             return Err(TdvfError::Descriptor("version"));
         }
-        let count = cursor.u32("number of sections")?;
+        let (length, count) = (u32::from_le_bytes(length), u32::from_le_bytes(count));
         if count == 0 || count > MAX_SECTIONS {
             return Err(TdvfError::Descriptor("number of sections"));
         }
         if length != DESCRIPTOR_LEN + count * SECTION_LEN {
             return Err(TdvfError::Descriptor("length"));
         }
-        let sections = (0..count).map(|_| Section::read(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+        let sections = (0..count)
+            .map(|_| RawSection::read(&mut cursor).map(|raw| Section::from_raw(&raw)))
+            .collect::<Result<Vec<_>, _>>()?;
         for (index, section) in sections.iter().enumerate() {
             section.check(firmware.len()).map_err(|rule| TdvfError::Section { index, rule })?;
         }
@@ -162,15 +166,15 @@ impl Section {
         firmware.get(start..end)
     }
 
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self, ReadError> {
-        Ok(Self {
-            raw_offset: cursor.u32("data offset")?,
-            raw_len: cursor.u32("raw data size")?,
-            memory_address: cursor.u64("memory address")?,
-            memory_len: cursor.u64("memory data size")?,
-            kind: SectionKind::from_number(cursor.u32("type")?),
-            attributes: cursor.u32("attributes")?,
-        })
+    const fn from_raw(raw: &RawSection) -> Self {
+        Self {
+            raw_offset: u32::from_le_bytes(raw.raw_offset),
+            raw_len: u32::from_le_bytes(raw.raw_len),
+            memory_address: u64::from_le_bytes(raw.memory_address),
+            memory_len: u64::from_le_bytes(raw.memory_len),
+            kind: SectionKind::from_number(u32::from_le_bytes(raw.kind)),
+            attributes: u32::from_le_bytes(raw.attributes),
+        }
     }
 
     fn check(&self, file_len: usize) -> Result<(), &'static str> {
@@ -209,6 +213,50 @@ impl SectionKind {
             6 => Self::PayloadParam,
             other => Self::Other(other),
         }
+    }
+}
+
+/// `TDVF_DESCRIPTOR`, without the sections that follow it.
+#[repr(C)]
+struct RawDescriptor {
+    signature: [u8; 4],
+    length: [u8; 4],
+    version: [u8; 4],
+    count: [u8; 4],
+}
+
+/// `TDVF_SECTION`.
+#[repr(C)]
+struct RawSection {
+    raw_offset: [u8; 4],
+    raw_len: [u8; 4],
+    memory_address: [u8; 8],
+    memory_len: [u8; 8],
+    kind: [u8; 4],
+    attributes: [u8; 4],
+}
+
+impl RawDescriptor {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, ReadError> {
+        Ok(Self {
+            signature: cursor.array("signature")?,
+            length: cursor.array("length")?,
+            version: cursor.array("version")?,
+            count: cursor.array("number of sections")?,
+        })
+    }
+}
+
+impl RawSection {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, ReadError> {
+        Ok(Self {
+            raw_offset: cursor.array("data offset")?,
+            raw_len: cursor.array("raw data size")?,
+            memory_address: cursor.array("memory address")?,
+            memory_len: cursor.array("memory data size")?,
+            kind: cursor.array("type")?,
+            attributes: cursor.array("attributes")?,
+        })
     }
 }
 
@@ -280,6 +328,12 @@ const RESET_VECTOR_LEN: usize = 32;
 const ENTRY_TAIL_LEN: usize = 18;
 const DESCRIPTOR_LEN: u32 = 16;
 const SECTION_LEN: u32 = 32;
+const _: () = assert!(size_of::<RawDescriptor>() == 16 && DESCRIPTOR_LEN == 16);
+const _: () = assert!(offset_of!(RawDescriptor, version) == 8 && offset_of!(RawDescriptor, count) == 12);
+const _: () = assert!(size_of::<RawSection>() == 32 && SECTION_LEN == 32);
+const _: () = assert!(offset_of!(RawSection, raw_len) == 4 && offset_of!(RawSection, memory_address) == 8);
+const _: () = assert!(offset_of!(RawSection, memory_len) == 16 && offset_of!(RawSection, kind) == 24);
+const _: () = assert!(offset_of!(RawSection, attributes) == 28);
 const MAX_SECTIONS: u32 = 32;
 const MAX_SECTION_MEMORY: u64 = 1 << 30;
 /// Known firmware adds 4 to 20 MiB.
@@ -292,108 +346,4 @@ const METADATA_OFFSET_GUID: [u8; 16] =
     [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn section(raw: (u32, u32), memory: (u64, u64), kind: u32, attributes: u32) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend(raw.0.to_le_bytes());
-        out.extend(raw.1.to_le_bytes());
-        out.extend(memory.0.to_le_bytes());
-        out.extend(memory.1.to_le_bytes());
-        out.extend(kind.to_le_bytes());
-        out.extend(attributes.to_le_bytes());
-        out
-    }
-
-    /// A file of two pages with the given sections, an unrelated table entry and a reset vector.
-    fn firmware(sections: &[Vec<u8>]) -> Vec<u8> {
-        let mut out = vec![7_u8; 0x2000];
-        let start = out.len();
-        let count = u32::try_from(sections.len()).unwrap();
-        out.extend(b"TDVF");
-        out.extend((16 + 32 * count).to_le_bytes());
-        out.extend(1_u32.to_le_bytes());
-        out.extend(count.to_le_bytes());
-        out.extend(sections.concat());
-        let table_start = out.len();
-        let total = u32::try_from(out.len() - start + 22 + 20 + 18 + 32).unwrap();
-        out.extend(total.to_le_bytes());
-        out.extend(22_u16.to_le_bytes());
-        out.extend(METADATA_OFFSET_GUID);
-        out.extend([1, 2]);
-        out.extend(20_u16.to_le_bytes());
-        out.extend([0xaa; 16]);
-        let table = u16::try_from(out.len() - table_start + 18).unwrap();
-        out.extend(table.to_le_bytes());
-        out.extend(TABLE_FOOTER_GUID);
-        out.extend([0x90; 32]);
-        out
-    }
-
-    fn good() -> Vec<Vec<u8>> {
-        vec![section((0, 0x1000), (0xffff_f000, 0x1000), 0, 1), section((0, 0), (0x80_9000, 0x2000), 2, 0)]
-    }
-
-    #[test]
-    fn sections_are_found_behind_other_entries() {
-        let file = firmware(&good());
-        let tdvf = Tdvf::parse(&file).unwrap();
-        assert_eq!(tdvf.sections().len(), 2);
-        let bfv = tdvf.of_kind(SectionKind::Bfv).next().unwrap();
-        assert!(bfv.extends() && !bfv.augmented());
-        assert_eq!(bfv.raw(&file).unwrap(), [7; 0x1000]);
-        assert_eq!(tdvf.of_kind(SectionKind::TdHob).next().unwrap().memory_address, 0x80_9000);
-    }
-
-    #[test]
-    fn lying_sections_are_refused_by_rule() {
-        let cases = [
-            (section((0, 0x1000), (0xfff, 0x1000), 0, 0), "address and size must be multiples of 4096"),
-            (section((0, 0), (0x1000, 0), 0, 0), "size must be 4 KiB to 1 GiB"),
-            (section((0, 0), (u64::MAX - 0xfff, 0x1000), 3, 0), "address and size overflow"),
-            (section((0, 0x1001), (0x1000, 0x1000), 0, 0), "the file holds more bytes than the memory"),
-            (section((u32::MAX, 0x1000), (0x1000, 0x1000), 0, 0), "the bytes lie outside the file"),
-            (
-                section((0, 0x800), (0x1000, 0x1000), 0, 1),
-                "a measured section must be filled by the file and not be added later",
-            ),
-            (section((0, 0), (0x80_a000, 0x1000), 3, 0), "the memory overlaps that of an earlier section"),
-            (section((0, 0), (0x1000_0000, 0x1000_0000), 3, 0), "more than 256 MiB would be added at the start"),
-        ];
-        for (bad, rule) in cases {
-            let mut sections = good();
-            sections.push(bad);
-            assert_eq!(Tdvf::parse(&firmware(&sections)), Err(TdvfError::Section { index: 2, rule }));
-        }
-    }
-
-    #[test]
-    fn memory_that_is_added_later_costs_nothing() {
-        let mut sections = good();
-        sections.push(section((0, 0), (0x1000_0000, 0x1000_0000), 4, Section::PAGE_AUG));
-        assert!(Tdvf::parse(&firmware(&sections)).is_ok());
-    }
-
-    #[test]
-    fn files_without_metadata_are_refused() {
-        assert_eq!(Tdvf::parse(&[]), Err(TdvfError::NoTable));
-        assert_eq!(Tdvf::parse(&[0; 4096]), Err(TdvfError::NoTable));
-        let mut file = firmware(&good());
-        let footer = file.len() - 32 - 18;
-        file[footer - 36] ^= 1;
-        assert!(matches!(Tdvf::parse(&file), Err(TdvfError::NoMetadata | TdvfError::TableEntry(_))));
-        let mut file = firmware(&good());
-        let at = file.len() - 32 - 18 - 20 - 22;
-        file[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Tdvf::parse(&file), Err(TdvfError::Offset(u32::MAX)));
-    }
-
-    #[test]
-    fn no_truncation_panics() {
-        let file = firmware(&good());
-        for start in 0x1ff0..file.len() {
-            let _ = Tdvf::parse(&file[start..]);
-        }
-    }
-}
+mod tests;

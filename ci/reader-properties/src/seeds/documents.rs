@@ -2,10 +2,11 @@
 //! Documents in canonical JSON.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use sample_release::Hardware;
 use serde_json::{Value, json};
-use types::{Document as _, EventName, Sha256Digest, canonical};
+use types::{Document as _, EventName, MachineShape, Sha256Digest, canonical};
 
-use super::{NOW, Seed, trust};
+use super::{NOW, Seed, bundle, trust};
 
 pub(super) fn all() -> Vec<Seed> {
     let document = |name, value: &Value| Seed { target: "document", name, bytes: canonical_bytes(value) };
@@ -18,6 +19,8 @@ pub(super) fn all() -> Vec<Seed> {
             name: "release-trust.json",
             bytes: trust().to_canonical().expect("a policy is a document"),
         },
+        Seed { target: "statement", name: "statement.json", bytes: statement() },
+        Seed { target: "bundle", name: "bundle.json", bytes: bundle() },
     ]
 }
 
@@ -94,4 +97,17 @@ fn connection_proof() -> Value {
         "leaf_index": 1,
         "path": [sha256("sibling")],
     })
+}
+
+/// A release of two machines, with a predecessor and a lock file.
+pub(super) fn statement() -> Vec<u8> {
+    let shapes: [MachineShape; 2] = [1, 2].map(|vcpus| {
+        let mut shape = shape();
+        shape["vcpus"] = vcpus.into();
+        serde_json::from_value(shape).expect("a good shape")
+    });
+    let mut statement = sample_release::statement(Hardware::Tdx, &shapes, NOW);
+    statement.predicate.predecessor = Some(Sha256Digest::of(b"predecessor"));
+    statement.predicate.locks = statement.subject.iter().take(1).cloned().collect();
+    statement.to_canonical().expect("the sample is a good statement")
 }

@@ -9,7 +9,7 @@ mod documents;
 use std::sync::OnceLock;
 
 use release::log::{Checkpoint, EntryProof, LogSigner, SignedCheckpoint, WitnessSigner, cosign, leaf_hash, node_hash};
-use release::{ReleaseKey, TrustPolicy};
+use release::{Bundle, BundleError, ReleaseKey, Statement, TrustPolicy};
 
 /// The time at which the seeds are verified, unix seconds.
 pub const NOW: u64 = 1_750_000_000;
@@ -61,6 +61,24 @@ pub fn trust() -> &'static TrustPolicy {
 #[must_use]
 pub fn head() -> Checkpoint {
     two_entries(b"second").0
+}
+
+/// Signs a statement, logs it, has the head cosigned and gives the bundle.
+///
+/// # Errors
+/// [`BundleError::Statement`] when `payload` is no statement.
+pub fn publish(payload: &[u8]) -> Result<Vec<u8>, BundleError> {
+    let key = release_key();
+    let bundle = Bundle::sign(&Statement::parse(payload)?, key)?;
+    let (head, mut proof) = two_entries(&bundle.log_entry(&key.public())?);
+    proof.checkpoint = cosigned(&head).note().to_owned();
+    bundle.with_proof(&key.public(), log().public(), &proof)?.to_json()
+}
+
+/// The bundle of the statement among the seeds.
+#[must_use]
+pub fn bundle() -> Vec<u8> {
+    publish(&documents::statement()).expect("the seed is a statement")
 }
 
 fn release_key() -> &'static ReleaseKey {
