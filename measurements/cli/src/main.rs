@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{acpi, compute, diff, replay};
+use commands::{acpi, compute, diff, explain, replay};
 
 /// Computes and compares the measurements of TDX guests.
 ///
@@ -31,6 +31,7 @@ struct Arguments {
 enum Command {
     Compute(compute::Arguments),
     Replay(replay::Arguments),
+    Explain(explain::Arguments),
     Diff(diff::Arguments),
     Acpi(acpi::Arguments),
     Release(release_cmd::Arguments),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Compute(arguments) => output::finish(arguments.json, compute::run(&arguments)),
         Command::Replay(arguments) => output::finish(arguments.json, replay::run(&arguments)),
+        Command::Explain(arguments) => explain::finish(&arguments),
         Command::Diff(arguments) => output::finish(arguments.json, diff::run(&arguments)),
         Command::Acpi(arguments) => output::finish(arguments.json(), acpi::run(&arguments)),
         Command::Release(arguments) => output::finish(arguments.json, release_cmd::run(&arguments)),

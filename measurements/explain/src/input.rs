@@ -64,6 +64,8 @@ pub struct Runtime<'a> {
 pub struct Knowledge<'a> {
     /// Images of other releases, by name.
     pub images: &'a [(String, &'a ImageMeasurements)],
+    /// ACPI files of further machines: they name causes, they make no expectation.
+    pub acpi: &'a [AcpiReference],
     /// Command lines.
     pub command_lines: &'a [String],
     /// Configurations, by name.

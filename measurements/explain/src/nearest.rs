@@ -63,7 +63,7 @@ pub(crate) fn find(session: &Session<'_>) -> Option<Nearest> {
 fn found(session: &Session<'_>) -> Option<MachineShape> {
     let expected = session.shape.as_ref().map(MachineShape::facts);
     let memory_mib = session.memory.or(expected.as_ref().map(|facts| facts.memory_mib));
-    match (session.machine, expected) {
+    match (&session.machine, expected) {
         (Some(machine), _) => shape_of(machine, memory_mib?),
         (None, Some(facts)) => MachineShape::new(ShapeFacts { memory_mib: session.memory?, ..facts }).ok(),
         (None, None) => None,
@@ -77,7 +77,7 @@ pub(crate) fn shape_of(acpi: &AcpiReference, memory_mib: u32) -> Option<MachineS
 }
 
 fn matching(session: &Session<'_>, shape: &MachineShape) -> Vec<RegisterName> {
-    let Some(digests) = AcpiReference::find(session.acpi, shape).ok() else { return Vec::new() };
+    let Some(digests) = AcpiReference::find(&session.acpi, shape).ok() else { return Vec::new() };
     let Ok(expected) = registers(session.image, shape, &digests) else { return Vec::new() };
     COMPUTED.into_iter().filter(|name| expected.allows(*name, session.quoted(*name))).collect()
 }

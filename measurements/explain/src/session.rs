@@ -34,7 +34,8 @@ pub fn explain(input: &Input<'_>) -> Explanation {
 pub(crate) struct Session<'a> {
     pub(crate) input: &'a Input<'a>,
     pub(crate) image: &'a ImageMeasurements,
-    pub(crate) acpi: &'a [AcpiReference],
+    /// ACPI files of the reference, then all others that are known.
+    pub(crate) acpi: Vec<AcpiReference>,
     pub(crate) shape: Option<MachineShape>,
     shape_from: ShapeSource,
     pub(crate) model: Model,
@@ -45,13 +46,14 @@ pub(crate) struct Session<'a> {
     /// The size of memory that the quote shows, where it is another.
     pub(crate) memory: Option<u32>,
     /// The machine whose ACPI files the quote shows, where it is another.
-    pub(crate) machine: Option<&'a AcpiReference>,
+    pub(crate) machine: Option<AcpiReference>,
 }
 
 impl<'a> Session<'a> {
     fn new(input: &'a Input<'a>) -> Self {
         let image = input.reference.image;
-        let acpi = input.reference.acpi.get(..limits::MAX_ACPI).unwrap_or(input.reference.acpi);
+        let own = input.reference.acpi.get(..limits::MAX_ACPI).unwrap_or(input.reference.acpi);
+        let acpi = own.iter().chain(input.knowledge.acpi).take(limits::MAX_ACPI).cloned().collect();
         let mut findings = Vec::new();
         let pairings = input.log.and_then(|log| match pair(log.log, log.indexing, input.registers) {
             Ok(pairings) => Some(pairings),
@@ -70,12 +72,12 @@ impl<'a> Session<'a> {
         });
         let (shape, shape_from) = match input.shape {
             Some(shape) => (Some(shape.clone()), ShapeSource::Claimed),
-            None => match nearest::best_of_listed(input, acpi, pairings.as_ref()) {
+            None => match nearest::best_of_listed(input, own, pairings.as_ref()) {
                 Some(shape) => (Some(shape), ShapeSource::Nearest),
                 None => (None, ShapeSource::Unknown),
             },
         };
-        let model = Model::of(image, acpi, shape.as_ref());
+        let model = Model::of(image, own, shape.as_ref());
         Self {
             input,
             image,

@@ -4,4 +4,6 @@
 pub(crate) mod acpi;
 pub(crate) mod compute;
 pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod quoted;
 pub(crate) mod replay;

@@ -29,7 +29,7 @@ fn rtmr_0(session: &mut Session<'_>) {
     if let Some(shape) = &session.shape {
         sizes.insert(0, shape.facts().memory_mib);
     }
-    let acpi = session.acpi;
+    let acpi = session.acpi.clone();
     for size in sizes {
         if session.searched.machines >= MAX_MACHINES {
             break;
@@ -39,7 +39,8 @@ fn rtmr_0(session: &mut Session<'_>) {
         let Some(parts) = AroundAcpi::of(&events) else { continue };
         let near: Vec<&AcpiReference> = acpi.iter().filter(|reference| reference.memory.contains(size)).collect();
         session.searched.machines += near.len();
-        let equal: Vec<&AcpiReference> = near.into_iter().filter(|reference| parts.with(reference) == quoted).collect();
+        let leads_there = |reference: &&AcpiReference| parts.with(reference) == quoted;
+        let equal: Vec<AcpiReference> = near.into_iter().filter(leads_there).cloned().collect();
         if !equal.is_empty() {
             machine::memory_is(session, size, None);
             machine::machine_is(session, &equal, Some(size));

@@ -101,7 +101,7 @@ fn acpi_files(session: &mut Session<'_>, found: Option<&AcpiDigests>) {
     let same = |reference: &AcpiReference| {
         found.is_some_and(|f| f.loader == reference.loader && f.rsdp == reference.rsdp && f.tables == reference.tables)
     };
-    let equal: Vec<&AcpiReference> = session.acpi.iter().filter(|reference| same(reference)).collect();
+    let equal: Vec<AcpiReference> = session.acpi.iter().filter(|reference| same(reference)).cloned().collect();
     if machine_is(session, &equal, None) {
         return;
     }
@@ -137,7 +137,7 @@ fn acpi_files(session: &mut Session<'_>, found: Option<&AcpiDigests>) {
 
 /// Notes the machine that the quote shows, out of references with equal files: the one that differs least from the
 /// expected machine. False when there is none.
-pub(crate) fn machine_is<'a>(session: &mut Session<'a>, equal: &[&'a AcpiReference], memory: Option<u32>) -> bool {
+pub(crate) fn machine_is(session: &mut Session<'_>, equal: &[AcpiReference], memory: Option<u32>) -> bool {
     let expected = session.shape.clone();
     let size = memory.or(session.memory).or(expected.as_ref().map(|shape| shape.facts().memory_mib));
     let candidates = equal.iter().filter_map(|reference| {
@@ -145,10 +145,10 @@ pub(crate) fn machine_is<'a>(session: &mut Session<'a>, equal: &[&'a AcpiReferen
         let within = size.filter(|mib| reference.memory.contains(*mib)).unwrap_or(reference.memory.from_mib);
         let shape = shape_of(reference, within)?;
         let differing = expected.as_ref().map_or_else(Vec::new, |expected| changes(expected, &shape));
-        Some((*reference, differing))
+        Some((reference, differing))
     });
     let Some((reference, differing)) = candidates.min_by_key(|(_, differing)| differing.len()) else { return false };
-    session.machine = Some(reference);
+    session.machine = Some(reference.clone());
     for change in differing {
         // Another size was named from the TD HOB already.
         if change.field == "shape.memory_mib" && session.memory.is_some_and(|mib| reference.memory.contains(mib)) {

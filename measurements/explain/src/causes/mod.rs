@@ -15,6 +15,7 @@ use types::{RegisterName, Sha384Digest};
 use crate::{
     document::{Basis, Finding},
     limits::MAX_KNOWLEDGE,
+    model::COMPUTED,
     session::Session,
     table::Table,
 };
@@ -39,6 +40,27 @@ pub(crate) fn find<'a>(session: &mut Session<'a>, tables: &[Table<'a>]) {
     }
     runtime::find(session);
     launch::find(session);
+    not_compared(session);
+}
+
+/// A register of the image without an expected value is no match: say so, where nothing else was said of it.
+fn not_compared(session: &mut Session<'_>) {
+    for register in COMPUTED {
+        let said = session.findings.iter().any(|finding| finding.register == Some(register));
+        if !session.expected(register).is_empty() || said {
+            continue;
+        }
+        session.find(Finding {
+            code: "register_not_compared",
+            register: Some(register),
+            event: None,
+            field: "shape",
+            basis: Basis::Difference,
+            detail: format!("the reference has no value of {register} for this machine"),
+            fix: "name a machine that the release has reference values for (--shape, --acpi), or have them published"
+                .to_owned(),
+        });
+    }
 }
 
 fn differing_events<'a>(session: &mut Session<'a>, table: &Table<'a>, rtmr_2: &Table<'a>) {

@@ -1,37 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `measure diff`: where two computations differ, and what the difference depends on.
+//! Differences between two computations of registers.
 
-use std::path::{Path, PathBuf};
-
-use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use types::{Refusal, RegisterName, Sha384Digest};
 
-use crate::{
-    input,
-    output::{Failure, Report},
-};
-
-/// Compares two results of `compute --json`, best with `--events`.
-#[derive(Args)]
-#[command(
-    after_help = "Example:\n  measure compute … --events --json > a.json\n  measure diff a.json b.json\n\nExit status 0: identical. 2: different, each difference is a reason."
-)]
-pub(crate) struct Arguments {
-    /// The first result.
-    a: PathBuf,
-    /// The second result.
-    b: PathBuf,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
+use crate::output::Report;
 
 /// What `compute --json` prints.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Computed {
+pub(super) struct Computed {
     mr_td: Sha384Digest,
     rtmr_0: Sha384Digest,
     rtmr_1: Sha384Digest,
@@ -68,10 +47,9 @@ struct EventDifference {
     b: Option<Sha384Digest>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
-    let a = read(&arguments.a)?;
-    let b = read(&arguments.b)?;
-    let differences = differences(&a, &b);
+/// The comparison as a report.
+pub(super) fn report(a: &Computed, b: &Computed) -> Report {
+    let differences = differences(a, b);
     let mut text = String::new();
     for Difference { register, a, b, events } in &differences {
         text.push_str(&format!("{register}\n  a {a}\n  b {b}\n"));
@@ -83,7 +61,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
         text.push_str("identical\n");
     }
     let reasons = differences.iter().map(reason).collect();
-    Ok(Report { json: json!({ "identical": differences.is_empty(), "differences": differences }), text, reasons })
+    let json = json!({ "identical": differences.is_empty(), "kind": "registers", "differences": differences });
+    Report { json, text, reasons }
 }
 
 fn differences(a: &Computed, b: &Computed) -> Vec<Difference> {
@@ -133,18 +112,3 @@ fn reason(difference: &Difference) -> Refusal {
     };
     Refusal::new("register_mismatch", difference.register.as_str(), detail, fix)
 }
-
-fn read(path: &Path) -> Result<Computed, Failure> {
-    let bytes = input::file(path, MAX_RESULT)?;
-    let malformed = |error: serde_json::Error| {
-        Refusal::new(
-            "result_malformed",
-            "a, b",
-            format!("{} is not a result of compute: {error}", path.display()),
-            "write it with measure compute --events --json",
-        )
-    };
-    Ok(serde_json::from_slice(&bytes).map_err(malformed)?)
-}
-
-const MAX_RESULT: u64 = 1 << 20;
