@@ -139,7 +139,13 @@ impl GpuAppraisal<'_> {
 
     fn check_nonce_given(&self, checks: &mut Checks) {
         let good = self.nonce.is_some() || self.policy.nonce == Requirement::Optional;
-        checks.add(good, NONCE, "nonce", "a nonce to compare with", if self.nonce.is_some() { "given" } else { "none" });
+        checks.add(
+            good,
+            NONCE,
+            "nonce",
+            "a nonce to compare with",
+            if self.nonce.is_some() { "given" } else { "none" },
+        );
     }
 
     fn check_set(&self, gpus: &[VerifiedGpu], checks: &mut Checks) {
@@ -161,10 +167,11 @@ impl GpuAppraisal<'_> {
         identifiers.dedup();
         let distinct = seen.len() == gpus.len() && identifiers.len() == named;
         checks.add(distinct, DUPLICATE, "gpus", "each GPU once", format!("{} of {} differ", seen.len(), gpus.len()));
-        let kinds = |gpu: &VerifiedGpu| (gpu.chip.clone(), gpu.driver_version.clone(), gpu.mode.clone());
+        let kinds = |gpu: &VerifiedGpu| (gpu.chip.clone(), gpu.driver_version.clone(), gpu.mode);
         let mut kinds: Vec<_> = gpus.iter().map(kinds).collect();
         kinds.dedup();
-        let found = kinds.iter().map(|(chip, driver, _)| format!("{chip} with {driver}")).collect::<Vec<_>>().join(", ");
+        let found =
+            kinds.iter().map(|(chip, driver, _)| format!("{chip} with {driver}")).collect::<Vec<_>>().join(", ");
         checks.add(kinds.len() <= 1, MIXED, "gpus", "one chip, one driver and one mode", found);
     }
 }

@@ -105,7 +105,12 @@ impl Cert {
     pub(crate) fn subject_text(&self, oid: ObjectIdentifier) -> String {
         let found = self.tbs().subject().iter().find(|attribute| attribute.oid == oid);
         let bytes = found.map(|attribute| attribute.value.value()).unwrap_or_default();
-        bytes.iter().take(MAX_NAME).filter(|byte| byte.is_ascii_graphic() || **byte == b' ').map(|b| char::from(*b)).collect()
+        bytes
+            .iter()
+            .take(MAX_NAME)
+            .filter(|byte| byte.is_ascii_graphic() || **byte == b' ')
+            .map(|b| char::from(*b))
+            .collect()
     }
 }
 

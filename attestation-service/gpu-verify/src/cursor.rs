@@ -33,9 +33,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize, field: &str) -> Parsed<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len).ok_or_else(|| {
-            ReportMalformed::new(field, format!("needs {len} bytes, {} are left", self.0.len()))
-        })?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(len)
+            .ok_or_else(|| ReportMalformed::new(field, format!("needs {len} bytes, {} are left", self.0.len())))?;
         self.0 = rest;
         Ok(taken)
     }

@@ -29,7 +29,7 @@ pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &
     let accepted = known && policy.architectures.contains(&architecture);
     checks.add(accepted, ARCHITECTURE, format!("{name}.chain.chip"), expected, found);
     check_firmware(judged, fields.fwid.as_ref(), policy.fwid, checks);
-    check_mode(policy, name, &fields, checks);
+    let mode = check_mode(policy, name, &fields, checks);
     check_listed(&policy.drivers, &fields.driver_version, &format!("{name}.report.driver_version"), DRIVER, checks);
     check_listed(&policy.vbioses, &fields.vbios_version, &format!("{name}.report.vbios_version"), VBIOS, checks);
     let (driver, vbios) = check_measurements(appraisal, judged, &fields, checks)?;
@@ -40,7 +40,7 @@ pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &
         leaf: judged.leaf,
         driver_version: fields.driver_version,
         vbios_version: fields.vbios_version,
-        mode: fields.mode.map(|mode| mode.to_string()),
+        mode,
         driver_measurements: driver,
         vbios_measurements: vbios,
         switches: fields.switches,
@@ -49,7 +49,7 @@ pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &
 
 /// A GPU answers attestation requests in confidential mode only, but no field of an old report says so; newer ones
 /// name the mode, and whether protected PCIe is on. The two must agree.
-fn check_mode(policy: &GpuPolicy, name: &str, fields: &GpuFields, checks: &mut Checks) {
+fn check_mode(policy: &GpuPolicy, name: &str, fields: &GpuFields, checks: &mut Checks) -> Option<Mode> {
     let field = format!("{name}.report.mode");
     if let (Some(mode), Some(protected)) = (fields.mode, fields.protected_pcie) {
         let agree = (mode == ReportedMode::Ppcie) == protected;
@@ -74,6 +74,7 @@ fn check_mode(policy: &GpuPolicy, name: &str, fields: &GpuFields, checks: &mut C
         Err(flag) => format!("unknown ({flag})"),
     };
     checks.add(good, MODE, field, list(&policy.modes), found);
+    mode.ok().flatten()
 }
 
 fn check_listed(allowed: &[String], found: &str, field: &str, rule: Rule, checks: &mut Checks) {

@@ -42,9 +42,7 @@ pub use chain::ChainFault;
 pub use cursor::ReportMalformed;
 pub use ocsp::{MAX_ANSWER_LEN, MAX_ANSWERS};
 pub use opaque::Pdi;
-pub use policy::{
-    Architecture, DriverState, GpuPolicy, MAX_GPU_POLICY_LEN, Mode, PolicyError, Requirement, Topology,
-};
+pub use policy::{Architecture, DriverState, GpuPolicy, MAX_GPU_POLICY_LEN, Mode, PolicyError, Requirement, Topology};
 pub use rim::{Rim, RimFault, RimIdentity, RimRefused};
 pub use spdm::{MAX_REPORT_LEN, MAX_VALUE_LEN, Measurement, SpdmReport};
 pub use verdict::{GpuCheck, GpuVerdict};

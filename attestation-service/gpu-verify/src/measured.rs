@@ -50,7 +50,13 @@ pub(crate) fn find<'r>(
         let mut others = String::new();
         for rim in of_version {
             if rim.identity.edition == wanted.edition && wanted.products.contains(&rim.identity.product) {
-                checks.add(true, MISSING, field, wanted.id, format!("{} {}", rim.identity.product, rim.identity.version));
+                checks.add(
+                    true,
+                    MISSING,
+                    field,
+                    wanted.id,
+                    format!("{} {}", rim.identity.product, rim.identity.version),
+                );
                 return Some(rim);
             }
             others = format!("{} {}", rim.identity.edition, rim.identity.product);
@@ -93,7 +99,8 @@ pub(crate) fn compare(
     let (mut matched, mut good) = (0_usize, true);
     for (index, golden) in judged() {
         let found = index.checked_add(1).and_then(|index| report.get(&index));
-        let matches = found.is_some_and(|found| golden.values.iter().any(|value| bool::from(value.ct_eq(&found.value))));
+        let matches =
+            found.is_some_and(|found| golden.values.iter().any(|value| bool::from(value.ct_eq(&found.value))));
         if matches {
             matched = matched.saturating_add(1);
             continue;
@@ -106,7 +113,13 @@ pub(crate) fn compare(
     }
     let total = judged().count();
     if good {
-        checks.add(true, MISMATCH, format!("{device}.measurements.{part}"), format!("{total} match"), format!("{matched} match"));
+        checks.add(
+            true,
+            MISMATCH,
+            format!("{device}.measurements.{part}"),
+            format!("{total} match"),
+            format!("{matched} match"),
+        );
     }
     (good && total > 0 && matched == total).then_some(matched)
 }

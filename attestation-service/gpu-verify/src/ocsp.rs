@@ -104,7 +104,8 @@ impl Answer {
             || self.responders.iter().any(|responder| {
                 let (not_before, not_after) = responder.validity();
                 let signs = responder.key_usage().is_none_or(|usage| usage.digital_signature());
-                let usage = responder.extension(EXTENDED_KEY_USAGE).and_then(|der| Vec::<ObjectIdentifier>::from_der(der).ok());
+                let usage =
+                    responder.extension(EXTENDED_KEY_USAGE).and_then(|der| Vec::<ObjectIdentifier>::from_der(der).ok());
                 (not_before..=not_after).contains(&now)
                     && signs
                     && usage.is_some_and(|purposes| purposes.contains(&OCSP_SIGNING))
@@ -152,10 +153,8 @@ fn response_data(bytes: &[u8]) -> der::Result<Vec<Single>> {
 fn single<'r, R: Reader<'r>>(reader: &mut R) -> der::Result<Single> {
     let (algorithm, name_hash, key_hash, serial) = reader.sequence(|id| {
         let algorithm = x509_cert::spki::AlgorithmIdentifierOwned::decode(id)?;
-        let (_, algorithm) = HASHES
-            .iter()
-            .find(|(oid, _)| *oid == algorithm.oid)
-            .ok_or_else(|| Tag::ObjectIdentifier.value_error())?;
+        let (_, algorithm) =
+            HASHES.iter().find(|(oid, _)| *oid == algorithm.oid).ok_or_else(|| Tag::ObjectIdentifier.value_error())?;
         let name = <&OctetStringRef>::decode(id)?.as_bytes().to_vec();
         let key = <&OctetStringRef>::decode(id)?.as_bytes().to_vec();
         let serial = x509_cert::serial_number::SerialNumber::<x509_cert::certificate::Rfc5280>::decode(id)?;

@@ -165,7 +165,9 @@ impl GpuPolicy {
         if policy.modes.is_empty() {
             return Err(PolicyError::Empty("modes is empty"));
         }
-        if policy.gpus == Some(0) || (policy.topology == Topology::Ppcie8 && policy.gpus.is_some_and(|count| count != 8)) {
+        if policy.gpus == Some(0)
+            || (policy.topology == Topology::Ppcie8 && policy.gpus.is_some_and(|count| count != 8))
+        {
             return Err(PolicyError::Empty("gpus cannot be met"));
         }
         Ok(policy)

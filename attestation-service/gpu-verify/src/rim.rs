@@ -282,7 +282,10 @@ fn resource(node: Node<'_, '_>) -> Result<(u8, Option<Golden>), String> {
     let attribute = |name: &str| node.attribute(name).ok_or_else(|| format!("has a Resource without {name}"));
     let number = |name: &str| {
         let text = attribute(name)?;
-        text.parse::<u8>().ok().filter(|value| value.to_string() == text).ok_or(format!("has a Resource with {name} {text:?}"))
+        text.parse::<u8>()
+            .ok()
+            .filter(|value| value.to_string() == text)
+            .ok_or(format!("has a Resource with {name} {text:?}"))
     };
     if attribute("type")? != "Measurement" {
         return Err("has a Resource that is no Measurement".to_owned());
@@ -298,9 +301,7 @@ fn resource(node: Node<'_, '_>) -> Result<(u8, Option<Golden>), String> {
     let mut values = Vec::new();
     for place in 0..alternatives {
         let name = format!("Hash{place}");
-        let text = node
-            .attribute((SHA384, name.as_str()))
-            .ok_or_else(|| format!("has no {name} at index {index}"))?;
+        let text = node.attribute((SHA384, name.as_str())).ok_or_else(|| format!("has no {name} at index {index}"))?;
         let value = hex::decode(text).map_err(|_| format!("has a {name} that is not hexadecimal at index {index}"))?;
         if value.len() != size || size == 0 {
             return Err(format!("has a {name} of another size at index {index}"));
@@ -309,12 +310,16 @@ fn resource(node: Node<'_, '_>) -> Result<(u8, Option<Golden>), String> {
     }
     // What is not named above would be signed, but not judged.
     let known = ["type", "index", "alternatives", "size", "active", "name"];
-    let plain = node.attributes().filter(|found| found.namespace().is_none()).all(|found| known.contains(&found.name()));
+    let plain =
+        node.attributes().filter(|found| found.namespace().is_none()).all(|found| known.contains(&found.name()));
     let hashes = node.attributes().filter(|found| found.namespace().is_some()).count();
     if values.is_empty() || !plain || hashes != values.len() {
         return Err(format!("has other attributes or hashes than it announces at index {index}"));
     }
-    Ok((index, active.then(|| Golden { name: attribute("name").unwrap_or_default().chars().take(MAX_NAME).collect(), values })))
+    Ok((
+        index,
+        active.then(|| Golden { name: attribute("name").unwrap_or_default().chars().take(MAX_NAME).collect(), values }),
+    ))
 }
 
 pub(crate) fn is_blank(node: Node<'_, '_>) -> bool {
@@ -323,6 +328,7 @@ pub(crate) fn is_blank(node: Node<'_, '_>) -> bool {
 
 const MAX_NAME: usize = 64;
 const SWID: &str = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd";
-const TCG_RIM: &str = "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/";
+const TCG_RIM: &str =
+    "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/";
 const SHA384: &str = "http://www.w3.org/2001/04/xmlenc#sha384";
 pub(crate) const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";

@@ -48,7 +48,8 @@ pub(crate) fn read(root: Node<'_, '_>, signature: Node<'_, '_>) -> Result<Signat
     let of_profile = |rule: &str| format!("has a signature of another profile: {rule}");
     let [signed_info, value, key_info] = children(signature, ["SignedInfo", "SignatureValue", "KeyInfo"])
         .ok_or_else(|| of_profile("SignedInfo, SignatureValue and KeyInfo are expected"))?;
-    let expected = read_signed_info(signed_info).ok_or_else(|| of_profile("its SignedInfo is not the one that is known"))?;
+    let expected =
+        read_signed_info(signed_info).ok_or_else(|| of_profile("its SignedInfo is not the one that is known"))?;
     let certificates = read_certificates(key_info)?;
     let canonical = |node, left_out| xml::canonical(node, left_out).ok_or("has no canonical form");
     Ok(Signature {
@@ -83,7 +84,8 @@ fn read_certificates(key_info: Node<'_, '_>) -> Result<Vec<Cert>, String> {
         if !child.has_tag_name((DSIG, "X509Certificate")) || certificates.len() >= MAX_CERTIFICATES {
             return Err("has something other than certificates in X509Data, or too many".to_owned());
         }
-        let der = decode_base64(text(child).unwrap_or_default()).map_err(|rule| format!("has a certificate that {rule}"))?;
+        let der =
+            decode_base64(text(child).unwrap_or_default()).map_err(|rule| format!("has a certificate that {rule}"))?;
         certificates.push(Cert::parse(&der).map_err(|rule| format!("has a certificate that {rule}"))?);
     }
     Ok(certificates)

@@ -5,7 +5,7 @@
 //! certificates must be the ones in those lists, too: a report of a GPU outside of the set is noticed.
 
 use crate::{
-    Pdi,
+    Mode, Pdi,
     verdict::{Checks, Rule},
     verified::{VerifiedGpu, VerifiedSwitch},
 };
@@ -14,15 +14,21 @@ use crate::{
 pub(crate) fn check(gpus: &[VerifiedGpu], switches: &[VerifiedSwitch], checks: &mut Checks) {
     let own_switches = sorted(switches.iter().map(|switch| switch.pdi));
     let distinct = own_switches.len() == switches.len();
-    checks.add(distinct, TOPOLOGY, "switches", "each switch once", format!("{} of {} differ", own_switches.len(), switches.len()));
+    checks.add(
+        distinct,
+        TOPOLOGY,
+        "switches",
+        "each switch once",
+        format!("{} of {} differ", own_switches.len(), switches.len()),
+    );
     let own_gpus = sorted(gpus.iter().filter_map(|gpu| gpu.pdi));
     for (index, gpu) in gpus.iter().enumerate() {
         let field = format!("gpu[{index}].report.switches");
         let missing = gpu.switches.iter().any(|switch| !own_switches.contains(switch));
         let rule = if missing { MISSING } else { TOPOLOGY };
         checks.add(gpu.switches == own_switches, rule, field, names(&own_switches), names(&gpu.switches));
-        let in_ppcie = gpu.mode.as_deref().is_none_or(|mode| mode == "ppcie");
-        let mode = gpu.mode.clone().unwrap_or_else(|| "none".to_owned());
+        let in_ppcie = gpu.mode.is_none_or(|mode| mode == Mode::Ppcie);
+        let mode = gpu.mode.map_or_else(|| "none".to_owned(), |mode| mode.to_string());
         checks.add(in_ppcie, TOPOLOGY, format!("gpu[{index}].report.mode"), "ppcie", mode);
     }
     for (index, switch) in switches.iter().enumerate() {
@@ -39,7 +45,11 @@ fn sorted(found: impl Iterator<Item = Pdi>) -> Vec<Pdi> {
 }
 
 fn names(found: &[Pdi]) -> String {
-    if found.is_empty() { "none".to_owned() } else { found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ") }
+    if found.is_empty() {
+        "none".to_owned()
+    } else {
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// GPUs of such a set.

@@ -4,7 +4,7 @@
 use serde::{Serialize, Serializer};
 use types::Sha256Digest;
 
-use crate::{Architecture, Pdi};
+use crate::{Architecture, Mode, Pdi};
 
 /// A GPU whose report, certificates and measurements were accepted. Only this crate makes one.
 ///
@@ -19,8 +19,8 @@ pub struct VerifiedGpu {
     pub(crate) leaf: Sha256Digest,
     pub(crate) driver_version: String,
     pub(crate) vbios_version: String,
-    /// `spt`, `mpt`, `ppcie`, or nothing where the firmware is too old to say.
-    pub(crate) mode: Option<String>,
+    /// Nothing where the firmware is too old to say.
+    pub(crate) mode: Option<Mode>,
     /// Values compared with the driver's manifest.
     pub(crate) driver_measurements: usize,
     /// Values compared with the VBIOS's manifest.
@@ -112,10 +112,10 @@ impl VerifiedGpu {
         self.vbios_measurements
     }
 
-    /// `spt`, `mpt` or `ppcie`, where the report says it.
+    /// How it is used, where the report says it.
     #[must_use]
-    pub fn mode(&self) -> Option<&str> {
-        self.mode.as_deref()
+    pub const fn mode(&self) -> Option<Mode> {
+        self.mode
     }
 }
 

@@ -40,10 +40,8 @@ fn h100_with_both_manifests_is_accepted() {
 fn manifests_expire() {
     let Some(dir) = vectors("manifests after June 2025") else { return };
     let (report, chain) = (hex_file(&dir, "h100_545.00_report.txt"), file(&dir, "h100_545.00_chain.txt"));
-    let rims = [
-        rim(&dir, "h100_545.00_driver_rim.swidtag", JUNE_2026),
-        rim(&dir, "h100_545.00_vbios_rim.swidtag", JUNE_2026),
-    ];
+    let rims =
+        [rim(&dir, "h100_545.00_driver_rim.swidtag", JUNE_2026), rim(&dir, "h100_545.00_vbios_rim.swidtag", JUNE_2026)];
     let verdict = appraise(&report, &chain, &rims, None, JUNE_2026);
     assert_eq!(codes(&verdict), ["rim_expired", "rim_expired", "rim_refused", "rim_refused"]);
     let early = rim(&dir, "h100_545.00_driver_rim.swidtag", 1_600_000_000).unwrap_err();
@@ -121,7 +119,10 @@ fn every_shorter_report_and_every_changed_bit_is_refused() {
         changed[place] ^= 1;
         let found = appraise(&changed, &chain, &[], None, DECEMBER_2024);
         let found = codes(&found);
-        assert!(found.contains(&"gpu_report_malformed") || found.contains(&"gpu_report_signature"), "{place}: {found:?}");
+        assert!(
+            found.contains(&"gpu_report_malformed") || found.contains(&"gpu_report_signature"),
+            "{place}: {found:?}"
+        );
     }
 }
 
@@ -141,7 +142,9 @@ fn certificates_are_judged_by_time_order_and_root() {
     assert!(codes(&found).contains(&"gpu_chain_signature") && codes(&found).contains(&"gpu_chain"));
     let junk = [b"junk".as_slice(), &chain].concat();
     assert_eq!(codes(&appraise(&report, &junk, &[], None, DECEMBER_2024)), ["gpu_chain_malformed"]);
-    let rim_root = [parts[0], parts[1], parts[2], parts[3], std::str::from_utf8(&file(&dir, "verifier_RIM_root.pem")).unwrap()].concat();
+    let rim_root =
+        [parts[0], parts[1], parts[2], parts[3], std::str::from_utf8(&file(&dir, "verifier_RIM_root.pem")).unwrap()]
+            .concat();
     let found = appraise(&report, rim_root.as_bytes(), &[], None, DECEMBER_2024);
     assert!(codes(&found).contains(&"gpu_root_untrusted"));
 }
