@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which known machine fits a quote best.
 
-use calculator::{AcpiReference, registers};
+use calculator::AcpiReference;
 use event_log::Pairing;
 use types::{Device, MachineShape, RegisterName, shape::ShapeFacts};
 
 use crate::{
-    document::{Change, Nearest},
+    document::{Change, ExpectedValue, Nearest},
     input::Input,
     limits::MAX_SHAPES,
     model::{COMPUTED, Model},
@@ -21,7 +21,7 @@ pub(crate) fn best_of_listed(
 ) -> Option<MachineShape> {
     let score = |shape: &MachineShape| {
         let model = Model::of(input.reference.image, acpi, Some(shape));
-        let fits = |(name, values): (&RegisterName, &Vec<crate::document::ExpectedValue>)| {
+        let fits = |(name, values): (&RegisterName, &Vec<ExpectedValue>)| {
             values.iter().any(|expected| expected.value == *input.registers.value(*name))
         };
         let registers = COMPUTED.iter().zip(&model.values).filter(|pair| fits(*pair)).count();
@@ -76,10 +76,13 @@ pub(crate) fn shape_of(acpi: &AcpiReference, memory_mib: u32) -> Option<MachineS
     MachineShape::new(ShapeFacts { vcpus, memory_mib, physical_bits, qemu, devices }).ok()
 }
 
+/// The registers that match on a machine, as far as anything is known about it.
 fn matching(session: &Session<'_>, shape: &MachineShape) -> Vec<RegisterName> {
-    let Some(digests) = AcpiReference::find(&session.acpi, shape).ok() else { return Vec::new() };
-    let Ok(expected) = registers(session.image, shape, &digests) else { return Vec::new() };
-    COMPUTED.into_iter().filter(|name| expected.allows(*name, session.quoted(*name))).collect()
+    let model = Model::of(session.image, &session.acpi, Some(shape));
+    let fits = |(name, values): (RegisterName, &Vec<ExpectedValue>)| {
+        values.iter().any(|expected| expected.value == *session.quoted(name)).then_some(name)
+    };
+    COMPUTED.into_iter().zip(&model.values).filter_map(fits).collect()
 }
 
 /// The facts in which two machines differ.

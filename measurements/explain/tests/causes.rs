@@ -193,6 +193,20 @@ fn with_an_old_qemu_memory_shows_in_the_kernel_too() {
 }
 
 #[test]
+fn a_kernel_that_was_not_measured_for_the_memory_found_is_not_called_another() {
+    let mut other = image();
+    let address = other.kernel.patched[0].initrd_address + (512 << 20);
+    other.kernel.patched.push(calculator::PatchedKernel { initrd_address: address, digest: digest("not published") });
+    let old = |mib| shape(|facts| (facts.memory_mib, facts.qemu) = (mib, OLD));
+    let guest = Guest::new(&other, &old(1536));
+    for question in [Question::new(&guest).on(old(1024)), Question::without_log(&guest).on(old(1024))] {
+        assert_eq!(question.codes(), ["memory_size_differs", "kernel_undetermined"]);
+        let nearest = question.ask().nearest.unwrap();
+        assert_eq!((nearest.shape, nearest.differs), (old(1536), vec![RegisterName::Rtmr1]));
+    }
+}
+
+#[test]
 fn a_size_of_memory_that_is_not_tried_is_not_guessed() {
     let guest = Guest::new(&image(), &shape(|facts| facts.memory_mib = 1025));
     assert_eq!(Question::new(&guest).codes(), ["memory_layout_unknown"]);

@@ -82,6 +82,13 @@ fn rtmr_1(session: &mut Session<'_>) {
     if found.is_some_and(|digest| kernel::explain_known(session, &digest, None)) {
         return;
     }
+    if let Some(open) = kernel::not_measured_for_memory(session) {
+        let fix = "launch with the expected memory first, then compare again";
+        let mut undetermined = finding(RegisterName::Rtmr1, "kernel_undetermined", "kernel", open, fix);
+        undetermined.basis = Basis::Difference;
+        session.find(undetermined);
+        return;
+    }
     let known = 1 + session.image.kernel.patched.len() + session.input.knowledge.images.len().min(MAX_KNOWLEDGE);
     unknown(
         session,

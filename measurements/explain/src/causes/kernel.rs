@@ -22,7 +22,9 @@ pub(crate) fn differs<'a>(session: &mut Session<'a>, event: &ModelEvent, logged:
     let initrd_differs = rtmr_2.is_of_quote()
         && rtmr_2.differing().any(|(event, _)| event.depends_on == Dependency::Initrd)
         && patches(session);
-    let (code, detail, fix) = if initrd_differs {
+    let (code, detail, fix) = if let Some(open) = not_measured_for_memory(session) {
+        ("kernel_undetermined", open, "launch with the expected memory first, then compare again")
+    } else if initrd_differs {
         (
             "kernel_undetermined",
             "the initrd is another, and QEMU before 10.0 writes its address and length into the kernel: whether the kernel differs besides cannot be said"
@@ -64,6 +66,23 @@ pub(crate) fn explain_known(session: &mut Session<'_>, found: &Sha384Digest, eve
         fix,
     });
     true
+}
+
+/// Says that QEMU wrote the header for a size of memory for which the release has no measurement of its kernel.
+pub(crate) fn not_measured_for_memory(session: &Session<'_>) -> Option<String> {
+    let mut facts = session.shape.as_ref()?.facts();
+    let memory = session.memory.filter(|memory| *memory != facts.memory_mib)?;
+    facts.memory_mib = memory;
+    facts.qemu = session.machine.as_ref().map_or(facts.qemu, |machine| machine.qemu);
+    let shape = MachineShape::new(facts).ok().filter(|shape| shape.facts().qemu < FIRST_UNPATCHED)?;
+    let measured = registers(session.image, &shape, &no_acpi()).is_ok();
+    (!measured).then(|| {
+        format!("QEMU before 10.0 writes the place of the initrd into the kernel, and the release has no measurement of its kernel for {memory} MiB: whether the kernel differs besides cannot be said")
+    })
+}
+
+const fn no_acpi() -> AcpiDigests {
+    AcpiDigests { loader: Sha384Digest::ZERO, rsdp: Sha384Digest::ZERO, tables: Sha384Digest::ZERO }
 }
 
 /// All digests that the release's kernel can have, as far as it was measured.
@@ -121,7 +140,7 @@ fn patches(session: &Session<'_>) -> bool {
 
 /// The sizes of memory for which QEMU before 10.0 makes this kernel.
 fn sizes_with_kernel(session: &Session<'_>, found: &Sha384Digest) -> Vec<u32> {
-    let zero = AcpiDigests { loader: Sha384Digest::ZERO, rsdp: Sha384Digest::ZERO, tables: Sha384Digest::ZERO };
+    let zero = no_acpi();
     let has = |mib: &u32| {
         let facts = ShapeFacts { vcpus: 1, memory_mib: *mib, physical_bits: 46, qemu: LAST_OLD_QEMU, devices: vec![] };
         let expected = MachineShape::new(facts).ok().and_then(|shape| registers(session.image, &shape, &zero).ok());

@@ -22,7 +22,7 @@ pub(crate) fn render(explanation: &Explanation, release: &LoadedRelease, all_eve
     general.into_iter().for_each(|finding| cause(&mut out, finding));
     out.line("");
     if explanation.matches {
-        out.line("All registers match.");
+        out.line("Every register that was compared matches, those of the image among them.");
     } else {
         let count = explanation.findings.len();
         out.line(&format!("Does not match: {count} cause{}.", if count == 1 { "" } else { "s" }));
