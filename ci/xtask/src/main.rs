@@ -7,6 +7,7 @@ mod labels;
 mod layers;
 mod process;
 mod setup;
+mod stock_verifier;
 mod test;
 mod workspace;
 
@@ -35,6 +36,8 @@ enum Task {
     Test(test::TestArgs),
     /// Check that crates depend only on lower layers.
     Layers,
+    /// Have npm's @sigstore/verify judge a bundle made here, and changed copies of it.
+    StockVerifier,
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
 }
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Layers => layers::run(),
+        Task::StockVerifier => stock_verifier::run(),
         Task::Bench(args) => bench::run(&args),
     };
     match result {

@@ -70,6 +70,13 @@ impl ReleaseKey {
         let signature: Signature = self.0.sign(message);
         signature.to_der().as_bytes().to_vec()
     }
+
+    /// Signature over `message` as the two 32-byte numbers r and s, big-endian: the form of COSE (RFC 9053, section 2.1).
+    #[must_use]
+    pub fn sign_fixed(&self, message: &[u8]) -> [u8; 64] {
+        let signature: Signature = self.0.sign(message);
+        signature.to_bytes().into()
+    }
 }
 
 /// The public key of a release signer. In documents: base64 of the DER `SubjectPublicKeyInfo`.

@@ -10,6 +10,7 @@
 
 pub mod bundle;
 pub mod dsse;
+pub mod export;
 pub mod key;
 pub mod log;
 pub mod reference;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `measure bundle`: verification of release bundles, and of any sigstore bundle.
 
+mod cause;
+mod form;
 mod stock;
+mod view;
 
 use std::path::PathBuf;
 
@@ -45,7 +48,7 @@ struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     bundle: PathBuf,
     /// Trust policy of releases, as `measure release trust` writes it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["signer", "witness", "threshold"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["signer", "witness", "threshold", "allow_promise"])]
     trust: Option<PathBuf>,
     /// Sigstore trusted root.
     #[arg(long, value_name = "FILE", requires = "subject", requires = "signer")]
@@ -71,6 +74,10 @@ struct VerifyArgs {
     /// How many of the witnesses must have cosigned each checkpoint.
     #[arg(long, value_name = "K", requires = "witness")]
     threshold: Option<std::num::NonZeroUsize>,
+    /// Accept entries that carry only the log's signed promise to include them, as bundles of before 2023 do. A promise
+    /// proves that the log saw the entry, not that anybody else can.
+    #[arg(long, requires = "trusted_root", conflicts_with = "threshold")]
+    allow_promise: bool,
     /// Time of verification with --trust, as 2026-11-21T10:00:00Z; now when it is left out.
     #[arg(long, value_name = "RFC3339", value_parser = parse_time, requires = "trust")]
     at: Option<u64>,

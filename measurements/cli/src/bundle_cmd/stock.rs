@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Any sigstore bundle: `sigstore-verify` first, then our own check of inclusion and witnesses.
+//! Any sigstore bundle: its form, then `sigstore-verify`, then our own check of inclusion and witnesses.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use release::log::note::{Note, WitnessKey, count_cosignatures};
 use release::log::{leaf_hash, verify_inclusion};
-use serde::Deserialize;
 use serde_json::json;
 use sigstore_verify::trust_root::TrustedRoot;
 use sigstore_verify::types::{Artifact, Bundle, DerPublicKey, Sha256Hash};
-use sigstore_verify::{Error, Policy, PublicKeyVerificationPolicy, TransparencyLogError, VerificationPolicy, Verifier};
+use sigstore_verify::{Policy, PublicKeyVerificationPolicy, VerificationPolicy, Verifier};
 use types::{Refusal, Sha256Digest};
 
-use super::{MAX_ARTIFACT, VerifyArgs};
+use super::form::{self, CHECKPOINT, Signer};
+use super::view::{BundleView, Entry, Kind, Proof, decode};
+use super::{MAX_ARTIFACT, VerifyArgs, cause};
 use crate::output::{Report, accepted, refused};
 use crate::{input, key_file};
 
@@ -24,30 +24,43 @@ pub(super) fn verify(args: &VerifyArgs, bytes: &[u8]) -> Result<Report> {
     let policy = policy(args)?;
     let witnesses = args.witness.iter().map(|path| key_file::witness_key(path)).collect::<Result<Vec<_>>>()?;
     let Some(text) = core::str::from_utf8(bytes).ok() else { return Ok(refused(vec![malformed("it is not UTF-8")])) };
+    let view: BundleView = match serde_json::from_str(text) {
+        Ok(view) => view,
+        Err(error) => return Ok(refused(vec![malformed(&error.to_string())])),
+    };
+    let signer = if args.key.is_some() { Signer::Key } else { Signer::Identity };
+    if let Err(refusal) = form::check(&view, signer, args.allow_promise) {
+        return Ok(refused(vec![refusal]));
+    }
     let bundle = match Bundle::from_json(text) {
         Ok(bundle) => bundle,
         Err(error) => return Ok(refused(vec![malformed(&error.to_string())])),
     };
-    let verified = match (&args.artifact, args.digest) {
-        (Some(path), _) => verifier.verify(input::file(path, MAX_ARTIFACT)?.as_slice(), &bundle, &*policy),
+    let (artifact, verified) = match (&args.artifact, args.digest) {
+        (Some(path), _) => {
+            let artifact = input::file(path, MAX_ARTIFACT)?;
+            (Sha256Digest::of(&artifact), verifier.verify(artifact.as_slice(), &bundle, &*policy))
+        }
         (None, Some(digest)) => {
             let hash = Sha256Hash::new(*digest.as_bytes());
-            verifier.verify(Artifact::from_digest(hash), &bundle, &*policy)
+            (digest, verifier.verify(Artifact::from_digest(hash), &bundle, &*policy))
         }
         (None, None) => anyhow::bail!("give --artifact or --digest"),
     };
     let verified = match verified {
         Ok(verified) => verified,
-        Err(error) => return Ok(refused(vec![refusal(&error)])),
+        Err(error) => return Ok(refused(vec![cause::refusal(&error, &view, &artifact)])),
     };
-    let logged = match check_logs(text, &witnesses, args.threshold.map(std::num::NonZeroUsize::get)) {
+    let logged = match check_logs(&view, &witnesses, args.threshold.map(std::num::NonZeroUsize::get)) {
         Ok(logged) => logged,
         Err(refusal) => return Ok(refused(vec![refusal])),
     };
+    let promised = view.verification_material.tlog_entries.iter().any(|entry| entry.inclusion_proof.is_none());
     let identity = verified.identity().map(ToString::to_string);
     let signer = identity.clone().unwrap_or_else(|| "the given key".to_owned());
-    let json = json!({"identity": identity, "issuer": verified.issuer(), "logs": logged});
-    Ok(accepted(json, format!("accepted: signed by {signer}, logged in {}", logged.join(", "))))
+    let json = json!({"identity": identity, "issuer": verified.issuer(), "logs": logged, "promise_only": promised});
+    let logs = if promised { "the log's promise only".to_owned() } else { logged.join(", ") };
+    Ok(accepted(json, format!("accepted: signed by {signer}, logged in {logs}")))
 }
 
 fn trusted_root(path: &Path) -> Result<TrustedRoot> {
@@ -69,59 +82,14 @@ fn policy(args: &VerifyArgs) -> Result<Box<dyn Policy>> {
     }
 }
 
-/// What our own check of the log needs. The bundle's form was checked before.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BundleView {
-    verification_material: MaterialView,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct MaterialView {
-    #[serde(default)]
-    tlog_entries: Vec<EntryView>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EntryView {
-    #[serde(default)]
-    log_index: String,
-    kind_version: VersionView,
-    inclusion_proof: Option<ProofView>,
-    canonicalized_body: String,
-}
-
-#[derive(Deserialize)]
-struct VersionView {
-    kind: String,
-    version: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ProofView {
-    #[serde(default)]
-    log_index: String,
-    #[serde(default)]
-    hashes: Vec<String>,
-    checkpoint: CheckpointView,
-}
-
-#[derive(Deserialize)]
-struct CheckpointView {
-    envelope: String,
-}
-
 /// Checks every entry's inclusion proof and its checkpoint's cosignatures; gives the logs' origins.
-fn check_logs(bundle: &str, witnesses: &[WitnessKey], threshold: Option<usize>) -> Result<Vec<String>, Refusal> {
-    let view: BundleView = serde_json::from_str(bundle).map_err(|e| malformed(&e.to_string()))?;
+fn check_logs(view: &BundleView, witnesses: &[WitnessKey], threshold: Option<usize>) -> Result<Vec<String>, Refusal> {
     let mut origins = Vec::new();
     for entry in &view.verification_material.tlog_entries {
-        // Old bundles may have the log's signed promise alone, which `sigstore-verify` checked.
+        // Without a proof only where the caller takes the log's signed promise, which `sigstore-verify` checked.
         let Some(proof) = &entry.inclusion_proof else { continue };
-        let note = Note::parse(&proof.checkpoint.envelope).map_err(|e| checkpoint(&e.to_string()))?;
+        let envelope = proof.checkpoint.as_ref().map_or("", |checkpoint| &checkpoint.envelope);
+        let note = Note::parse(envelope).map_err(|e| malformed(&e.to_string()))?;
         origins.push(check_inclusion(entry, proof, &note).ok_or_else(inclusion)?);
         if let Some(needed) = threshold {
             let found = count_cosignatures(&note, witnesses);
@@ -132,37 +100,29 @@ fn check_logs(bundle: &str, witnesses: &[WitnessKey], threshold: Option<usize>) 
             }
         }
     }
-    if threshold.is_some() && origins.is_empty() {
-        return Err(inclusion());
-    }
     Ok(origins)
 }
 
 /// The origin of the log, when the entry stands in the checkpoint's tree.
-fn check_inclusion(entry: &EntryView, proof: &ProofView, note: &Note<'_>) -> Option<String> {
+fn check_inclusion(entry: &Entry, proof: &Proof, note: &Note<'_>) -> Option<String> {
     let mut lines = note.text().lines();
     let (origin, size, root) = (lines.next()?, lines.next()?.parse().ok()?, lines.next()?);
-    let body = STANDARD.decode(&entry.canonicalized_body).ok()?;
     // Version 2 of Rekor has one tree per log; before, the index in the proof is that in the shard.
-    let VersionView { kind, version } = &entry.kind_version;
+    let Kind { kind, version } = &entry.kind_version;
     let one_tree = matches!((kind.as_str(), version.as_str()), ("hashedrekord" | "dsse", "0.0.2"));
     let index = if one_tree { &entry.log_index } else { &proof.log_index };
     let index = if index.is_empty() { 0 } else { index.parse().ok()? };
     let path = proof.hashes.iter().map(|hash| digest(hash)).collect::<Option<Vec<_>>>()?;
-    verify_inclusion(&leaf_hash(&body), index, size, &path, &digest(root)?).ok()?;
+    verify_inclusion(&leaf_hash(&entry.body()?), index, size, &path, &digest(root)?).ok()?;
     Some(origin.to_owned())
 }
 
 fn digest(text: &str) -> Option<Sha256Digest> {
-    Sha256Digest::from_slice(&STANDARD.decode(text).ok()?).ok()
+    Sha256Digest::from_slice(&decode(text)?).ok()
 }
 
 fn malformed(detail: &str) -> Refusal {
     Refusal::new("bundle_malformed", "bundle", detail, "fetch the bundle again from where it was published")
-}
-
-fn checkpoint(detail: &str) -> Refusal {
-    Refusal::new("bundle_checkpoint", CHECKPOINT, detail, "fetch the bundle again from where it was published")
 }
 
 fn inclusion() -> Refusal {
@@ -170,28 +130,4 @@ fn inclusion() -> Refusal {
     Refusal::new("bundle_inclusion_proof", "tlogEntries.inclusionProof", detail, "sign and log the artifact again")
 }
 
-/// Codes by the kind of error; texts are sigstore-verify's.
-fn refusal(error: &Error) -> Refusal {
-    let (code, field) = match error {
-        Error::IdentityMismatch { .. } => ("bundle_identity_mismatch", "certificate.identity"),
-        Error::IssuerMismatch { .. } => ("bundle_issuer_mismatch", "certificate.issuer"),
-        Error::SignatureInvalid(_) => ("bundle_signature", "signature"),
-        Error::ArtifactMismatch(_) => ("bundle_artifact_mismatch", "subject"),
-        Error::UnsupportedArtifact(_) | Error::ArtifactRead(_) => ("bundle_artifact_unusable", "artifact"),
-        Error::Certificate(_) => ("bundle_certificate", "verificationMaterial.certificate"),
-        Error::Timestamp(_) => ("bundle_timestamp", "timestampVerificationData"),
-        Error::TransparencyLog(inner) => match inner {
-            TransparencyLogError::UnknownLog { .. } => ("bundle_log_not_trusted", "tlogEntries.logId"),
-            TransparencyLogError::InclusionProof(_) => ("bundle_inclusion_proof", "tlogEntries.inclusionProof"),
-            TransparencyLogError::Checkpoint(_) => ("bundle_checkpoint", CHECKPOINT),
-            TransparencyLogError::InclusionPromise(_) => ("bundle_inclusion_promise", "tlogEntries.inclusionPromise"),
-            TransparencyLogError::IntegratedTime(_) => ("bundle_integrated_time", "tlogEntries.integratedTime"),
-            _ => ("bundle_log_entry_mismatch", "tlogEntries.canonicalizedBody"),
-        },
-        _ => ("bundle_malformed", "bundle"),
-    };
-    Refusal::new(code, field, error.to_string(), "take a bundle that the expected signer made for this artifact")
-}
-
-const CHECKPOINT: &str = "tlogEntries.inclusionProof.checkpoint";
 const MAX_ROOT: u64 = 4 << 20;

@@ -2,6 +2,7 @@
 //! `measure release`: make, sign, log and publish a release.
 
 mod create;
+mod export;
 mod keygen;
 mod publish;
 mod trust;
@@ -33,6 +34,12 @@ enum ReleaseCommand {
         --source-commit $(git rev-parse HEAD) --rebuild 'image build --profile cpu --out out' --out statement.json"
     )]
     Create(create::CreateArgs),
+    /// Write a release's registers for other verifiers: trustee's reference value provider, or a CoRIM.
+    #[command(
+        after_help = "Examples:\n  measure release export --format rvps --release release.sigstore.json --trust trust.json --out rvps.json\n  \
+        measure release export --format corim --release release.sigstore.json --trust trust.json --key release.key --out release.corim"
+    )]
+    Export(export::ExportArgs),
     /// Make a key pair: KEY with mode 0600 and KEY.pub.
     #[command(after_help = "Examples:\n  measure release keygen --kind release --out release.key\n  \
         measure release keygen --kind log --name example.org/releases --out log.key")]
@@ -70,6 +77,7 @@ struct SignArgs {
 pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     Ok(match &arguments.command {
         ReleaseCommand::Create(args) => create::run(args)?,
+        ReleaseCommand::Export(args) => export::run(args, clock::now()?)?,
         ReleaseCommand::Keygen(args) => keygen::run(args)?,
         ReleaseCommand::Sign(args) => sign(args)?,
         ReleaseCommand::Publish(args) => publish::run(args, clock::now()?)?,
@@ -88,3 +96,4 @@ fn sign(args: &SignArgs) -> anyhow::Result<Report> {
 
 const MAX_STATEMENT: u64 = release::statement::MAX_STATEMENT as u64;
 const MAX_BUNDLE: u64 = release::bundle::MAX_BUNDLE as u64;
+const MAX_POLICY: u64 = 64 << 10;

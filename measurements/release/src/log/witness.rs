@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a witness does (C2SP tlog-witness): it remembers one head per log and cosigns only extensions of it.
 
-use types::Sha256Digest;
+use types::{Refusal, Sha256Digest};
 
 use super::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 use super::merkle::{ProofError, verify_consistency};
@@ -25,6 +25,30 @@ pub enum WitnessError {
     /// The new head does not extend the remembered one.
     #[error("the checkpoint does not extend the one cosigned before: {0}")]
     Consistency(#[from] ProofError),
+}
+
+impl WitnessError {
+    /// Stable code of the reason.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Checkpoint(_) => "witness_checkpoint",
+            Self::Consistency(ProofError::Shrunk { .. }) => "witness_log_shrunk",
+            Self::Consistency(_) => "witness_log_forked",
+        }
+    }
+
+    /// The reason with its field and fix.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        let fix = match self {
+            Self::Checkpoint(_) => "ask with a checkpoint that the log signed",
+            Self::Consistency(_) => {
+                "give the consistency proof from the size cosigned last; if there is none, the log's history was changed"
+            }
+        };
+        Refusal::new(self.code(), "checkpoint", self.to_string(), fix)
+    }
 }
 
 /// Cosigns `note` when the log signed it and it extends `state`; gives the new checkpoint and the state to keep.
