@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Audit(AuditCommand),
     /// Judge a quote, or a whole evidence document, from files.
     Appraise(Box<AppraiseArgs>),
+    /// Judge evidence of GPUs and NVSwitches from files.
+    AppraiseGpu(Box<crate::command::AppraiseGpuArgs>),
     /// Look whether a service would start from this store and these files.
     CheckConfig(CheckArgs),
 }
@@ -221,5 +223,7 @@ const EXAMPLES: &str = "Examples:
   attestation-service audit list --store DIR --json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
   attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json
+  attestation-service appraise-gpu --report gpu.hex --chain gpu.pem --rim driver.xml --rim vbios.xml \
+    --at 2026-03-20T00:00:00Z --json
 
 Exit codes: 0 accepted, 2 refused (with reasons), 64 wrong usage, 1 anything else.";

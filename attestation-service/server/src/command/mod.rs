@@ -3,12 +3,14 @@
 
 mod admin;
 mod appraise;
+mod appraise_gpu;
 mod check;
 mod serve;
 
 use std::path::Path;
 
 use anyhow::Context as _;
+pub(crate) use appraise_gpu::AppraiseGpuArgs;
 use store::{OpenOptions, Store};
 use tdx_verify::TrustAnchors;
 
@@ -26,6 +28,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Ou
         Command::Policy(command) => admin::policy(command),
         Command::Audit(command) => admin::audit(command),
         Command::Appraise(args) => appraise::appraise(&args, anchors),
+        Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args),
         Command::CheckConfig(args) => check::check(&args, anchors),
     }
 }
