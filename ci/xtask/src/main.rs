@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod labels;
 mod layers;
 mod process;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench demo"
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench measure\n  cargo xtask fuzz quote --seconds 600"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -40,6 +41,8 @@ enum Task {
     StockVerifier,
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
+    /// Give invented bytes to every reader of hostile bytes, for so much processor time each.
+    Fuzz(fuzz::FuzzArgs),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::StockVerifier => stock_verifier::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

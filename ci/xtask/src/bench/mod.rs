@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask bench [NAME]`: figures as ratios against a limit or a peer of the same run, in target/bench/NAME.json.
+
+mod demo;
+mod figure;
+mod measure;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::{bench::figure::Figure, workspace};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure; everything, one after another, when it is left out.
+    #[arg(value_enum)]
+    name: Option<Bench>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// Registers, replay and release verification, in one process on one core.
+    Measure,
+    /// The demo: its phases, the image's size, the guest's memory.
+    Demo,
+}
+
+/// Figures, and whatever else says what was measured.
+struct Outcome {
+    figures: Vec<Figure>,
+    details: serde_json::Map<String, Value>,
+}
+
+/// Measures and writes the figures. A goal that is missed is shown, not an error: machines are noisy.
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let benches = args.name.map_or_else(|| Bench::value_variants().to_vec(), |name| vec![name]);
+    benches.into_iter().try_for_each(Bench::run)
+}
+
+impl Bench {
+    fn run(self) -> anyhow::Result<()> {
+        let name = match self {
+            Self::Measure => "measure",
+            Self::Demo => "demo",
+        };
+        let Outcome { figures, mut details } = match self {
+            Self::Measure => measure::run()?,
+            Self::Demo => demo::run()?,
+        };
+        for figure in &figures {
+            eprintln!("{}", figure.line());
+        }
+        let figures: Vec<_> = figures.iter().map(Figure::document).collect();
+        details.insert("figures".to_owned(), figures.into());
+        details.insert("machine".to_owned(), machine());
+        write(name, &Value::Object(details))
+    }
+}
+
+/// Writes target/bench/NAME.json, and the document as the last line of the output.
+fn write(name: &str, result: &Value) -> anyhow::Result<()> {
+    let directory = workspace::target()?.join("bench");
+    std::fs::create_dir_all(&directory).context("bench directory")?;
+    let path = directory.join(format!("{name}.json"));
+    let temporary = path.with_extension("json.new");
+    std::fs::write(&temporary, format!("{result:#}\n"))
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .context("bench result")?;
+    println!("{result}");
+    eprintln!("written to {}", path.display());
+    Ok(())
+}
+
+/// What the figures were measured on, without names of hosts or users.
+fn machine() -> Value {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|rest| rest.trim_start_matches([' ', '\t', ':']));
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    json!({ "processor": model, "cores": cores, "load": load, "accelerator": "tcg", "hardware": "simulated" })
+}
