@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 /// A document that can be compared.
 enum Document {
     /// What `compute --json` prints.
-    Computed(computed::Computed),
+    Computed(Box<computed::Computed>),
     /// Any fields.
     Fields(Value),
     /// The bytes of an event log.
@@ -123,7 +123,7 @@ fn read(path: &Path) -> Result<Document, Failure> {
     if let Ok(value) = serde_json::from_slice::<Value>(&bytes) {
         if value.get("mr_td").is_some_and(Value::is_string) && value.get("schema").is_none() {
             return match serde_json::from_value(value) {
-                Ok(computed) => Ok(Document::Computed(computed)),
+                Ok(computed) => Ok(Document::Computed(Box::new(computed))),
                 Err(error) => Err(malformed(path, &format!("is not a result of compute: {error}")).into()),
             };
         }
