@@ -36,13 +36,38 @@ pub struct MemoryRange {
 }
 
 /// Which firmware source decides the events. Not recognisable in the file: the release says which.
+///
+/// Each is `OvmfPkgX64` without Secure Boot: `initrd=initrd` is the last word of the command line.
+/// Later sources are left out on purpose: see [`UnsupportedGeneration`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum FirmwareGeneration {
-    /// EDK II stable 2025.02, `OvmfPkgX64` without Secure Boot, as in Debian 13's `OVMF.fd`: 13 events in
-    /// RTMR0, kernels taken from `etc/boot/kernel` when QEMU offers it, `initrd=initrd` as the last word.
-    #[serde(rename = "edk2-stable202502")]
+    /// EDK II stable 2024.08: the second separator goes to RTMR0, none to RTMR1 (`TdTcg2Dxe.c`, `OnReadyToBoot`). Kernels
+    /// are those that QEMU wrote loader fields into. Read in the source; no binary of it was compared.
+    Edk2Stable202408,
+    /// EDK II stable 2024.11: separators as in 2025.02 (commit efaf8931bb), kernels as in 2024.08. Read in the source; no
+    /// binary of it was compared.
+    Edk2Stable202411,
+    /// EDK II stable 2025.02, as in Debian 13's `OVMF.fd`: kernels taken from `etc/boot/kernel` when QEMU offers it
+    /// (`QemuKernelLoaderFsDxe.c`, named blobs).
     Edk2Stable202502,
+}
+
+/// Why a firmware source is not supported.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnsupportedGeneration {
+    /// 2025.05 and later measure SMBIOS tables into RTMR0 (`OvmfPkgX64.fdf`, commit cd76265f1a;
+    /// `SmbiosMeasurementDxe.c`). QEMU puts the processor's signature and feature flags into them, and the firmware its own
+    /// build's name, version and date: no machine shape says these. They also measure fw_cfg items in a trust domain
+    /// (`QemuFwCfgCacheInit.c`), which nothing at hand could confirm.
+    #[error(
+        "firmware of {0} measures SMBIOS tables, which the host's processor enters: its RTMR0 cannot be computed from a machine's shape; use edk2-stable202502"
+    )]
+    MeasuresSmbios(String),
+    /// No name of a source that is known here.
+    #[error("firmware source {0:?} is not known; known are edk2-stable202408, edk2-stable202411 and edk2-stable202502")]
+    Unknown(String),
 }
 
 /// Where the firmware puts the words `initrd=initrd` on the command line.
@@ -79,8 +104,56 @@ impl FirmwareGeneration {
     #[must_use]
     pub const fn initrd_word(self) -> InitrdWord {
         match self {
-            Self::Edk2Stable202502 => InitrdWord::After,
+            Self::Edk2Stable202408 | Self::Edk2Stable202411 | Self::Edk2Stable202502 => InitrdWord::After,
         }
+    }
+
+    /// Whether it takes the untouched kernel that QEMU 10.0 and later offer.
+    #[must_use]
+    pub const fn takes_untouched_kernel(self) -> bool {
+        match self {
+            Self::Edk2Stable202408 | Self::Edk2Stable202411 => false,
+            Self::Edk2Stable202502 => true,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Edk2Stable202408 => "edk2-stable202408",
+            Self::Edk2Stable202411 => "edk2-stable202411",
+            Self::Edk2Stable202502 => "edk2-stable202502",
+        }
+    }
+}
+
+impl core::str::FromStr for FirmwareGeneration {
+    type Err = UnsupportedGeneration;
+
+    fn from_str(name: &str) -> Result<Self, UnsupportedGeneration> {
+        let known = [Self::Edk2Stable202408, Self::Edk2Stable202411, Self::Edk2Stable202502];
+        if let Some(generation) = known.into_iter().find(|generation| generation.name() == name) {
+            return Ok(generation);
+        }
+        let name: String = name.chars().take(40).collect();
+        let month = name.strip_prefix("edk2-stable").and_then(|rest| rest.get(..6)).and_then(|m| m.parse::<u32>().ok());
+        Err(match month {
+            Some(FIRST_WITH_SMBIOS..=LAST_MONTH) => UnsupportedGeneration::MeasuresSmbios(name),
+            _ => UnsupportedGeneration::Unknown(name),
+        })
+    }
+}
+
+impl TryFrom<String> for FirmwareGeneration {
+    type Error = UnsupportedGeneration;
+
+    fn try_from(name: String) -> Result<Self, UnsupportedGeneration> {
+        name.parse()
+    }
+}
+
+impl From<FirmwareGeneration> for String {
+    fn from(generation: FirmwareGeneration) -> Self {
+        generation.name().to_owned()
     }
 }
 
@@ -144,6 +217,8 @@ fn check_variable_store_is_empty(volume: &[u8]) -> Result<(), FirmwareError> {
     Ok(())
 }
 
+const FIRST_WITH_SMBIOS: u32 = 202_505;
+const LAST_MONTH: u32 = 299_912;
 /// `gEfiAuthenticatedVariableGuid`, aaf32c78-947b-439a-a180-2e144ec37792.
 const AUTHENTICATED_VARIABLES: [u8; 16] =
     [0x78, 0x2c, 0xf3, 0xaa, 0x7b, 0x94, 0x9a, 0x43, 0xa1, 0x80, 0x2e, 0x14, 0x4e, 0xc3, 0x77, 0x92];
@@ -164,6 +239,32 @@ mod tests {
         volume.extend([0xff; 72]);
         volume.extend([0; 16]);
         volume
+    }
+
+    #[test]
+    fn generations_have_one_name_each_and_newer_ones_are_refused_with_the_reason() {
+        for name in ["edk2-stable202408", "edk2-stable202411", "edk2-stable202502"] {
+            let generation: FirmwareGeneration = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(serde_json::to_value(generation).unwrap(), name);
+        }
+        for name in ["edk2-stable202505", "edk2-stable202508.01", "edk2-stable202605"] {
+            let refused = name.parse::<FirmwareGeneration>().unwrap_err();
+            assert_eq!(refused, UnsupportedGeneration::MeasuresSmbios(name.into()));
+            assert!(
+                serde_json::from_value::<FirmwareGeneration>(name.into()).unwrap_err().to_string().contains("SMBIOS")
+            );
+        }
+        for name in [
+            "",
+            "edk2-stable",
+            "edk2-stable202405",
+            "edk2-stable2025",
+            "Edk2Stable202502",
+            "edk2-stable999999",
+            "edk2-stable20250é",
+        ] {
+            assert_eq!(name.parse::<FirmwareGeneration>(), Err(UnsupportedGeneration::Unknown(name.into())));
+        }
     }
 
     #[test]

@@ -21,7 +21,9 @@ mod td_hob;
 mod uefi;
 
 pub use events::{Dependency, ExpectedEvent};
-pub use firmware::{FirmwareError, FirmwareGeneration, FirmwareMeasurements, InitrdWord, MemoryRange};
+pub use firmware::{
+    FirmwareError, FirmwareGeneration, FirmwareMeasurements, InitrdWord, MemoryRange, UnsupportedGeneration,
+};
 pub use image::{CommandLineError, ImageBytes, ImageError, ImageMeasurements, load_options};
 pub use kernel::{KernelError, KernelMeasurements, PatchedKernel, patched_by_qemu};
 pub use reference::{AcpiFact, AcpiReference, MemorySpan};

@@ -144,7 +144,7 @@ fn kernel_digest(
     memory_mib: u32,
     qemu: QemuVersion,
 ) -> Result<(Sha384Digest, &'static str), CalculateError> {
-    if qemu >= FIRST_UNPATCHED {
+    if qemu >= FIRST_UNPATCHED && image.firmware.generation.takes_untouched_kernel() {
         return Ok((image.kernel.unpatched, "kernel as in the file (QEMU 10.0 and later)"));
     }
     let address = image.kernel.initrd_address(memory_mib).ok_or(CalculateError::InitrdTooLarge { memory_mib })?;

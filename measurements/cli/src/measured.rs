@@ -15,8 +15,8 @@ pub(crate) fn image(
     [firmware, kernel, initrd]: [&[u8]; 3],
     command_line: &str,
     memory_mib: &[u32],
+    generation: FirmwareGeneration,
 ) -> Result<ImageMeasurements, Failure> {
-    let generation = FirmwareGeneration::Edk2Stable202502;
     let bytes = ImageBytes { firmware, generation, kernel, initrd, command_line };
     ImageMeasurements::of(&bytes, memory_mib).map_err(image_refusal)
 }

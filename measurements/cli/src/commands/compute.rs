@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use calculator::{AcpiReference, AllowedValue, ExpectedRegisters, registers};
+use calculator::{AcpiReference, AllowedValue, ExpectedRegisters, FirmwareGeneration, registers};
 use clap::Args;
 use serde_json::json;
 use types::Sha384Digest;
@@ -24,9 +24,12 @@ use crate::{
     after_help = "Example:\n  measure compute --firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline \"$(cat cmdline)\" --shape shape.toml --json\n\nA shape:\n  vcpus = 2\n  memory_mib = 1024\n  physical_bits = 40\n  qemu = \"7.2\"\n  devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]"
 )]
 pub(crate) struct Arguments {
-    /// Firmware (TDVF; EDK II stable 2025.02, as Debian 13's OVMF.fd).
+    /// Firmware (TDVF), as Debian 13's OVMF.fd.
     #[arg(long)]
     firmware: PathBuf,
+    /// The source that the firmware was built from: it decides which events are measured.
+    #[arg(long, value_name = "NAME", default_value = "edk2-stable202502")]
+    firmware_source: FirmwareGeneration,
     /// Kernel (bzImage with EFI stub).
     #[arg(long)]
     kernel: PathBuf,
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Report, Failure> {
     let kernel = input::file(&arguments.kernel, MAX_KERNEL)?;
     let initrd = input::file(&arguments.initrd, MAX_INITRD)?;
     let files = [firmware.as_slice(), &kernel, &initrd];
-    let image = measured::image(files, &arguments.cmdline, &[shape.facts().memory_mib])?;
+    let image = measured::image(files, &arguments.cmdline, &[shape.facts().memory_mib], arguments.firmware_source)?;
     let given = measured::references(&arguments.acpi)?;
     let known = !given.is_empty() || published::acpi(&shape).is_some();
     let qemu = arguments.qemu.as_deref().or_else(|| (!known).then_some(Path::new(DEFAULT_QEMU)));

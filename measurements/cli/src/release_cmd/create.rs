@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use calculator::FirmwareGeneration;
 use release::statement::SubjectDigest;
 use release::{
     Component, Components, Hardware, ReferenceValues, ShapeRegisters, Statement, Subject, TcbStatus, Validity,
@@ -21,6 +22,9 @@ pub(super) struct CreateArgs {
     /// The image's directory, as `image build` wrote it, with `image.json`.
     #[arg(long, value_name = "DIR")]
     image: PathBuf,
+    /// The source that the firmware was built from: it decides which events are measured.
+    #[arg(long, value_name = "NAME", default_value = "edk2-stable202502")]
+    firmware_source: FirmwareGeneration,
     /// Shape of a machine (TOML) whose registers the release lists; may be repeated.
     #[arg(long = "shape", value_name = "FILE", required = true)]
     shapes: Vec<PathBuf>,
@@ -118,7 +122,7 @@ pub(super) fn run(args: &CreateArgs) -> Result<Report, Failure> {
             kernel: component(manifest, KERNEL)?,
             initrd: component(manifest, INITRD)?,
         },
-        image: measured::image(files, &manifest.command_line, &memory)?,
+        image: measured::image(files, &manifest.command_line, &memory, args.firmware_source)?,
         acpi: Vec::new(),
         source_date_epoch: manifest.source_date_epoch,
         registers: Vec::new(),
