@@ -66,6 +66,7 @@ enum Request {
         #[serde(with = "hex::serde")]
         report_data: [u8; 64],
     },
+    EventLog {},
 }
 
 fn answer(td: &SimulatedTd, request: Request) -> Value {
@@ -78,6 +79,10 @@ fn answer(td: &SimulatedTd, request: Request) -> Value {
         Request::Quote { report_data } => match td.quote(report_data) {
             Ok(quote) => json!({ "quote": base64::engine::general_purpose::STANDARD.encode(quote) }),
             Err(error) => json!({ "error": error.to_string() }),
+        },
+        Request::EventLog {} => match td.event_log() {
+            Some(log) => json!({ "event_log": base64::engine::general_purpose::STANDARD.encode(log) }),
+            None => json!({ "error": "this trust domain has no event log" }),
         },
     }
 }
@@ -179,6 +184,14 @@ mod tests {
         let expected = Sha384Digest::ZERO.extend(&digest);
         assert_eq!(&quote[48 + 472..48 + 520], expected.as_bytes());
         assert_eq!(quote[48 + 520..48 + 584], [0xab; 64]);
+    }
+
+    #[test]
+    fn the_log_is_there_where_one_was_written() {
+        let mut without = start(&td());
+        assert!(ask(&mut without, r#"{"op":"event-log"}"#).get("error").is_some());
+        let mut with = start(&td().with_event_log(b"log".to_vec()));
+        assert_eq!(ask(&mut with, r#"{"op":"event-log"}"#), json!({ "event_log": "bG9n" }));
     }
 
     #[test]

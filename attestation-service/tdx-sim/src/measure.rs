@@ -82,6 +82,12 @@ impl Measurement {
     /// The event log as it stands in memory after boot (64 KiB, the rest is 0xFF).
     #[must_use]
     pub fn event_log(&self) -> Vec<u8> {
+        log::fill_up(log::write(&self.events))
+    }
+
+    /// The event log without what follows the last event.
+    #[must_use]
+    pub fn events_logged(&self) -> Vec<u8> {
         log::write(&self.events)
     }
 }

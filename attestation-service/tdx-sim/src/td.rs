@@ -84,6 +84,7 @@ pub enum TdError {
 #[derive(Clone)]
 pub struct SimulatedTd {
     shared: Arc<Shared>,
+    event_log: Option<Arc<[u8]>>,
 }
 
 struct Shared {
@@ -115,7 +116,19 @@ impl SimulatedTd {
     ) -> Self {
         let shared =
             Shared { platform, state: Mutex::new(report), quoting: Mutex::new(()), version, fault, quote_time };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), event_log: None }
+    }
+
+    /// The same TD with the log that its firmware wrote.
+    #[must_use]
+    pub fn with_event_log(self, log: Vec<u8>) -> Self {
+        Self { event_log: Some(log.into()), ..self }
+    }
+
+    /// The log that the firmware wrote, where there is one.
+    #[must_use]
+    pub fn event_log(&self) -> Option<&[u8]> {
+        self.event_log.as_deref()
     }
 
     /// The registers of this moment.

@@ -49,6 +49,11 @@ impl<S: Read + Write> QuoteDevice for Simulated<S> {
         }
         Ok(quote.into_vec())
     }
+
+    fn firmware_log(&mut self) -> Option<Vec<u8>> {
+        let EventLog { event_log } = self.ask(&Question::EventLog {}).ok()?;
+        Some(event_log.into_vec())
+    }
 }
 
 /// vsock port of the simulator.
@@ -60,6 +65,7 @@ enum Question {
     Report {},
     Extend { register: u8, digest: Sha384Digest },
     Quote { report_data: String },
+    EventLog {},
 }
 
 #[derive(Deserialize)]
@@ -90,6 +96,12 @@ struct Extended {}
 #[serde(deny_unknown_fields)]
 struct Quote {
     quote: Base64<MAX_QUOTE>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventLog {
+    event_log: Base64<MAX_FRAME>,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -137,6 +149,14 @@ mod tests {
         let (question, result) = with_answer(r#"{"error":"x"}"#, Simulated::mr_config_id);
         assert!(matches!(result, Err(DeviceError::Answer("the simulator refused"))));
         assert_eq!(question, serde_json::json!({"op": "report"}));
+    }
+
+    #[test]
+    fn a_log_is_passed_on_and_its_absence_is_no_failure() {
+        let (question, log) = with_answer(r#"{"event_log":"bG9n"}"#, Simulated::firmware_log);
+        assert_eq!(log.unwrap(), b"log");
+        assert_eq!(question, serde_json::json!({"op": "event-log"}));
+        assert!(with_answer(r#"{"error":"x"}"#, Simulated::firmware_log).1.is_none());
     }
 
     #[test]

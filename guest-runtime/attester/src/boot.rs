@@ -41,7 +41,11 @@ impl<D: QuoteDevice> Boot<D> {
                     return Err(Failure::AlreadyConfigured);
                 }
                 let measured = self.device.mr_config_id().map_err(|_| Failure::Device)?;
-                self.facts = Some(Facts::new(*configuration, &measured)?);
+                let mut configuration = *configuration;
+                if configuration.firmware_log.is_none() {
+                    configuration.firmware_log = self.device.firmware_log().and_then(Base64::new);
+                }
+                self.facts = Some(Facts::new(configuration, &measured)?);
                 Ok(ControlAnswer::Configured {})
             }
             ControlRequest::KeyReleaseEvidence { challenge, binding, hpke_key } => {

@@ -27,6 +27,12 @@ pub trait QuoteDevice {
     /// # Errors
     /// [`DeviceError`].
     fn quote(&mut self, report_data: &[u8; 64]) -> Result<Vec<u8>, DeviceError>;
+
+    /// The firmware's event log, from a device that keeps one; on hardware the firmware leaves it in memory (CCEL).
+    /// It only explains: whoever reads it replays it against a quote.
+    fn firmware_log(&mut self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// Most bytes of a quote.

@@ -169,7 +169,8 @@ impl DeviceArgs {
             xfam: params.xfam,
             report_data: [0; 64],
         };
-        let td = SimulatedTd::with(platform, report, self.quote_version, self.fault, QUOTE_TIME);
+        let td = SimulatedTd::with(platform, report, self.quote_version, self.fault, QUOTE_TIME)
+            .with_event_log(measured.events_logged());
         let listener = bind(&self.socket)?;
         self.launch.report(&params, &measured)?;
         let socket = self.socket.clone();

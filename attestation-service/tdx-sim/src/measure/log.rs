@@ -4,7 +4,7 @@
 
 use super::BootEvent;
 
-/// The log area of OVMF: 64 KiB, filled up with 0xFF.
+/// The header and the events.
 pub(super) fn write(events: &[BootEvent]) -> Vec<u8> {
     let mut out = header();
     for BootEvent { rtmr, kind, digest, data } in events {
@@ -16,10 +16,15 @@ pub(super) fn write(events: &[BootEvent]) -> Vec<u8> {
         out.extend((data.len() as u32).to_le_bytes());
         out.extend(data);
     }
-    if out.len() < AREA {
-        out.resize(AREA, 0xff);
-    }
     out
+}
+
+/// The log area of OVMF: 64 KiB, filled up with 0xFF.
+pub(super) fn fill_up(mut log: Vec<u8>) -> Vec<u8> {
+    if log.len() < AREA {
+        log.resize(AREA, 0xff);
+    }
+    log
 }
 
 /// The first entry: which algorithms the others use.
