@@ -85,8 +85,11 @@ fn decode(bytes: &[u8]) -> Value {
     value
 }
 
+/// `class-id` of the environment, and each register's value by name.
+type State = (Vec<u8>, BTreeMap<String, Vec<u8>>);
+
 /// Reads a `tagged-unsigned-corim-map`; gives each state as (class-id, registers).
-fn states(bytes: &[u8], statement: &Statement) -> Vec<(Vec<u8>, BTreeMap<String, Vec<u8>>)> {
+fn states(bytes: &[u8], statement: &Statement) -> Vec<State> {
     let document = decode(bytes);
     let corim = tag(&document, 501);
     assert_eq!(keys(corim), [0, 1, 3, 4]);
@@ -105,7 +108,7 @@ fn states(bytes: &[u8], statement: &Statement) -> Vec<(Vec<u8>, BTreeMap<String,
     field(field(&comid, 4), 0).as_array().unwrap().iter().map(state).collect()
 }
 
-fn state(triple: &Value) -> (Vec<u8>, BTreeMap<String, Vec<u8>>) {
+fn state(triple: &Value) -> State {
     let [environment, claims] = triple.as_array().unwrap().as_slice() else { panic!("{triple:?}") };
     assert_eq!(keys(environment), [0]);
     let class = field(environment, 0);
@@ -160,7 +163,10 @@ fn the_encoding_is_deterministic() {
     let document = decode(&bytes);
     let mut seen = 0;
     check_order(&document, &mut seen);
-    check_order(&decode(tag(&field(tag(&document, 501), 1).as_array().unwrap()[0], 506).as_bytes().unwrap()), &mut seen);
+    check_order(
+        &decode(tag(&field(tag(&document, 501), 1).as_array().unwrap()[0], 506).as_bytes().unwrap()),
+        &mut seen,
+    );
     assert!(seen > 10, "{seen} maps");
 }
 
@@ -206,9 +212,18 @@ fn a_signed_corim_is_a_cose_sign1_that_others_verify() {
     assert_eq!(header.key_id, Sha256Digest::of(&key.public().to_der().unwrap()).as_bytes());
     let claims = &header.rest.iter().find(|(label, _)| *label == coset::Label::Int(15)).expect("CWT claims").1;
     let number = |key| u64::try_from(field(claims, key).as_integer().unwrap()).unwrap();
-    assert_eq!((number(4), number(5)), (statement.predicate.validity.not_after, statement.predicate.validity.not_before));
+    assert_eq!(
+        (number(4), number(5)),
+        (statement.predicate.validity.not_after, statement.predicate.validity.not_before)
+    );
     assert_eq!(field(claims, 1).as_text(), Some(&*format!("chrysalis release key {}", key.public().hint().unwrap())));
     assert_eq!(keys(claims), [1, 2, 4, 5]);
+    // `corim-meta` must say the same as the claims.
+    let meta = &header.rest.iter().find(|(label, _)| *label == coset::Label::Int(8)).expect("corim-meta").1;
+    let meta = decode(meta.as_bytes().unwrap());
+    assert_eq!(field(field(&meta, 0), 0), field(claims, 1));
+    let time = |key| tag(field(field(&meta, 1), key), 1).clone();
+    assert_eq!((&time(0), &time(1), keys(&meta)), (field(claims, 5), field(claims, 4), vec![0, 1]));
 
     let mut changed = message.clone();
     *changed.payload.as_mut().unwrap().last_mut().unwrap() ^= 1;

@@ -10,7 +10,9 @@ use types::{Device, MachineShape, QemuVersion, shape::ShapeFacts};
 
 /// Makes test data.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  cargo run -p vectors -- generate --out attacks\n  cargo run -p vectors -- statement --profile sample --out statement.json")]
+#[command(
+    after_help = "Examples:\n  cargo run -p vectors -- generate --out attacks\n  cargo run -p vectors -- statement --profile sample --out statement.json"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -48,7 +48,8 @@ fn appraise(inputs: &Inputs<'_>, now: u64) -> Result<Vec<Refusal>> {
     let (challenge, exporter) = (secret(inputs, "challenge")?, secret(inputs, "exporter")?);
     let binding = Binding::KeyRelease { challenge: &challenge, exporter: &exporter };
     let releases = [release];
-    let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases: &releases, policy: &policy, now };
+    let appraisal =
+        Appraisal { evidence: &evidence, binding, quote: &quote, releases: &releases, policy: &policy, now };
     Ok(match appraisal.accept() {
         Ok(_) => Vec::new(),
         Err(verdict) => verdict.reasons(),

@@ -30,7 +30,8 @@ fn no_attack_lost_its_cases() {
     for dir in directories(&committed()).unwrap() {
         *count.entry(Case::read(&dir).unwrap().attack).or_default() += 1;
     }
-    let least = [(0, 5), (21, 9), (22, 4), (23, 4), (24, 9), (25, 6), (26, 7), (27, 5), (28, 9), (62, 7), (63, 3), (64, 10)];
+    let least =
+        [(0, 5), (21, 9), (22, 4), (23, 4), (24, 9), (25, 6), (26, 7), (27, 5), (28, 9), (62, 7), (63, 3), (64, 10)];
     for (attack, least) in least {
         assert!(count.get(&attack).is_some_and(|count| *count >= least), "attack {attack}: {count:?}");
     }

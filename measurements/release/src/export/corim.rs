@@ -47,18 +47,18 @@ pub fn unsigned(values: &ReferenceValues, release: &types::Sha256Digest) -> Resu
     let comid = Value::map([(1, tag_identity), (4, Value::map([(0, Value::Array(triples))]))]);
     let tag = Value::tagged(TAG_COMID, Value::Bytes(comid.encode()));
     let Validity { not_before, not_after } = values.validity;
-    let time = |seconds| Value::tagged(TAG_TIME, Value::Unsigned(seconds));
     let corim = Value::map([
         (0, id),
         (1, Value::Array(vec![tag])),
         (3, Value::tagged(TAG_URI, Value::text(PROFILE))),
-        (4, Value::map([(0, time(not_before)), (1, time(not_after))])),
+        (4, validity(not_before, not_after)),
     ]);
     Ok(Value::tagged(TAG_CORIM, corim).encode())
 }
 
 /// The manifest signed by a release key: `COSE_Sign1` (RFC 9052, tag 18) with ES256. The protected header names the key
-/// (`kid`: SHA-256 of its DER form; `iss` of the CWT claims the same in base64) and the validity.
+/// (`kid`: SHA-256 of its DER form; `iss` of the CWT claims and `signer-name` of `corim-meta` the same in base64) and the
+/// validity.
 ///
 /// The signature covers the manifest, not the release's place in a log: that is in the bundle.
 ///
@@ -73,8 +73,11 @@ pub fn signed(
     let public = key.public();
     let kid = types::Sha256Digest::of(&public.to_der()?);
     let Validity { not_before, not_after } = values.validity;
+    let signer = Value::text(format!("chrysalis release key {}", public.hint()?));
+    // The older form of the claims, which must say the same: readers before 2026 know only this one.
+    let meta = Value::map([(0, Value::map([(0, signer.clone())])), (1, validity(not_before, not_after))]);
     let claims = Value::map([
-        (1, Value::text(format!("chrysalis release key {}", public.hint()?))),
+        (1, signer),
         (2, Value::text(format!("sha256:{release}"))),
         (4, Value::Unsigned(not_after)),
         (5, Value::Unsigned(not_before)),
@@ -83,6 +86,7 @@ pub fn signed(
         (1, Value::Negative(ES256)),
         (3, Value::text("application/rim+cbor")),
         (4, Value::Bytes(kid.as_bytes().to_vec())),
+        (8, Value::Bytes(meta.encode())),
         (15, claims),
     ])
     .encode();
@@ -100,6 +104,12 @@ pub fn signed(
         Value::Bytes(signature.to_vec()),
     ]);
     Ok(Value::tagged(TAG_COSE_SIGN1, message).encode())
+}
+
+/// A `validity-map`.
+fn validity(not_before: u64, not_after: u64) -> Value {
+    let time = |seconds| Value::tagged(TAG_TIME, Value::Unsigned(seconds));
+    Value::map([(0, time(not_before)), (1, time(not_after))])
 }
 
 fn environment(values: &ReferenceValues, registers: &ShapeRegisters) -> Result<Value, ExportError> {

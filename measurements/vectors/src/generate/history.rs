@@ -84,8 +84,14 @@ fn bundles(world: &mut World) -> Result<Vec<Made>> {
     let strange = cosign(&stranger, None, &one, world.log.signer.public(), &[], NOW)?.0.note().to_owned();
     let others = note(world, &[1, 2])?;
     let mut cases = vec![
-        Made::new(Bundle, "00-other-witnesses-accepted", "two other witnesses of the three", "cosigned by the second and the third", &[])?
-            .with("bundle", with(world, others)?),
+        Made::new(
+            Bundle,
+            "00-other-witnesses-accepted",
+            "two other witnesses of the three",
+            "cosigned by the second and the third",
+            &[],
+        )?
+        .with("bundle", with(world, others)?),
     ];
     for (name, title, note) in [
         ("64-no-witness", "no witness cosigned", world.checkpoint.clone()),
@@ -119,9 +125,13 @@ fn bundles(world: &mut World) -> Result<Vec<Made>> {
     let signed = impostor.sign(&format!("{text}\n"))?;
     let title = "the checkpoint is signed by another key under the log's name";
     cases.push(
-        Made::new(Bundle, "64-checkpoint-of-another-key", title, "the log's text, signed with another key", &[
-            ("release_checkpoint", "inclusionProof.checkpoint"),
-        ])?
+        Made::new(
+            Bundle,
+            "64-checkpoint-of-another-key",
+            title,
+            "the log's text, signed with another key",
+            &[("release_checkpoint", "inclusionProof.checkpoint")],
+        )?
         .with("bundle", with(world, signed)?),
     );
     Ok(cases)

@@ -47,7 +47,8 @@ fn without_proof(world: &World) -> Result<Vec<Made>> {
     };
     let missing = ("release_not_logged", "verificationMaterial.tlogEntries");
     let proof = ("release_inclusion_proof", "inclusionProof");
-    let first: Vec<_> = world.log.tree().inclusion_proof(0)?.iter().map(|hash| STANDARD.encode(hash.as_bytes())).collect();
+    let first: Vec<_> =
+        world.log.tree().inclusion_proof(0)?.iter().map(|hash| STANDARD.encode(hash.as_bytes())).collect();
     let remove = |bundle: &mut Value| {
         part(bundle, ENTRY)?.as_object_mut().context("an entry")?.remove("inclusionProof");
         Ok(())
@@ -69,13 +70,22 @@ fn without_proof(world: &World) -> Result<Vec<Made>> {
                 Ok(())
             },
         )?,
-        case("62-proof-of-another-entry", "the inclusion proof of the log's first entry", proof.0, proof.1, &|bundle| {
-            let entry = part(bundle, ENTRY)?;
-            entry["logIndex"] = json!("0");
-            entry["inclusionProof"]["logIndex"] = json!("0");
-            entry["inclusionProof"]["hashes"] = json!(first);
-            Ok(())
-        })?,
+        case(
+            "62-proof-of-another-entry",
+            "the inclusion proof of the log's first entry",
+            proof.0,
+            proof.1,
+            &|bundle| {
+                for (field, value) in [
+                    ("logIndex", json!("0")),
+                    ("inclusionProof/logIndex", json!("0")),
+                    ("inclusionProof/hashes", json!(first)),
+                ] {
+                    *part(bundle, &format!("{ENTRY}/{field}"))? = value;
+                }
+                Ok(())
+            },
+        )?,
         case("62-shortened-proof", "an inclusion proof without its last hash", proof.0, proof.1, &|bundle| {
             part(bundle, &format!("{ENTRY}/inclusionProof/hashes"))?.as_array_mut().context("hashes")?.pop();
             Ok(())
@@ -133,9 +143,12 @@ fn other_signer(world: &World) -> Result<Vec<Made>> {
         "the published bundle with this payload",
         &[("release_signature", "dsseEnvelope.signatures")],
     )?
-    .with("bundle", edited(world, |bundle| {
-        *part(bundle, "/dsseEnvelope/payload")? = json!(payload);
-        Ok(())
-    })?);
+    .with(
+        "bundle",
+        edited(world, |bundle| {
+            *part(bundle, "/dsseEnvelope/payload")? = json!(payload);
+            Ok(())
+        })?,
+    );
     Ok(vec![foreign, disguised, changed])
 }

@@ -2,7 +2,9 @@
 //! Attacks 0 and 21 to 28: what was launched is not what was published.
 
 use anyhow::{Context as _, Result, ensure};
-use types::{Document as _, EventName, MachineShape, RegisterName, Registers, RuntimeEvent, Sha384Digest, event::replay};
+use types::{
+    Document as _, EventName, MachineShape, RegisterName, Registers, RuntimeEvent, Sha384Digest, event::replay,
+};
 
 use super::Made;
 use super::world::{Guest, World, flip, shape, with};
@@ -137,11 +139,17 @@ fn owner(world: &World) -> Result<Vec<Made>> {
 
 type Change = fn(&mut Vec<RuntimeEvent>);
 
+/// Repeats the second event.
+fn twice(events: &mut Vec<RuntimeEvent>) {
+    let second = events.get(1).cloned();
+    events.splice(2..2, second);
+}
+
 /// 24: the events of the boot.
 fn events(world: &World) -> Result<Vec<Made>> {
     let forms: [(&str, &str, Change, &str); 3] = [
         ("reordered", "two events in the other order", |events| events.swap(3, 4), "rtmr3_event_order"),
-        ("duplicated", "one event twice", |events| events.insert(2, events[1].clone()), "rtmr3_event_unexpected"),
+        ("duplicated", "one event twice", twice, "rtmr3_event_unexpected"),
         (
             "missing",
             "the event 'lockdown' is missing",
@@ -186,8 +194,16 @@ fn configuration(world: &World) -> Result<Vec<Made>> {
     };
     let name = "\"name\":\"model\"";
     let forms = [
-        ("25-unknown-field", "a field that the schema does not have", replaced("{\"engine\"", "{\"debug\":true,\"engine\"")?),
-        ("25-unknown-nested-field", "a field that a part does not have", replaced("\"network\":{", "\"network\":{\"a\":1,")?),
+        (
+            "25-unknown-field",
+            "a field that the schema does not have",
+            replaced("{\"engine\"", "{\"debug\":true,\"engine\"")?,
+        ),
+        (
+            "25-unknown-nested-field",
+            "a field that a part does not have",
+            replaced("\"network\":{", "\"network\":{\"a\":1,")?,
+        ),
         ("25-repeated-field", "a field twice", replaced("\"port\":8443", "\"port\":8443,\"port\":8444")?),
         ("25-other-schema", "another schema", replaced("guest-config/v1", "guest-config/v2")?),
         ("25-trailing-bytes", "bytes behind the document", format!("{text}{{}}")),
@@ -195,12 +211,20 @@ fn configuration(world: &World) -> Result<Vec<Made>> {
         ("26-newline-behind", "a newline behind the document", format!("{text}\n")),
         ("26-newline-in-a-name", "a newline in the model's name", replaced(name, "\"name\":\"model\\nroot\"")?),
         ("26-path-in-a-name", "a path as the model's name", replaced(name, "\"name\":\"../../etc/passwd\"")?),
-        ("26-absolute-path-in-a-name", "an absolute path as the model's name", replaced(name, "\"name\":\"/dev/vda\"")?),
+        (
+            "26-absolute-path-in-a-name",
+            "an absolute path as the model's name",
+            replaced(name, "\"name\":\"/dev/vda\"")?,
+        ),
         ("26-nul-in-a-name", "a zero byte in the model's name", replaced(name, "\"name\":\"model\\u0000\"")?),
         ("26-link-to-a-file", "a field that names a file (a symbolic link)", {
             replaced("\"engine\":{", "\"engine\":{\"weights\":\"/run/link\",")?
         }),
-        ("26-newline-in-the-address", "a newline in the network address", replaced("\"10.0.2.15\"", "\"10.0.2.15\\n\"")?),
+        (
+            "26-newline-in-the-address",
+            "a newline in the network address",
+            replaced("\"10.0.2.15\"", "\"10.0.2.15\\n\"")?,
+        ),
     ];
     let cases = forms.into_iter().map(|(name, title, text)| {
         let evidence = world.evidence(&world.guest_with(text.into_bytes(), &shape()?)?)?;
@@ -237,10 +261,13 @@ fn injection(world: &World) -> Result<Vec<Made>> {
         }
         let measured = sample_release::registers(&values, &shape()?, Sha384Digest::ZERO).rtmr_0;
         let evidence = changed(world, |guest| guest.registers.rtmr_0 = measured)?;
-        let title = format!("the machine's etc/{} is not that of the configuration's machine", match file {
-            "tables" => "acpi/tables",
-            _ => "table-loader",
-        });
+        let title = format!(
+            "the machine's etc/{} is not that of the configuration's machine",
+            match file {
+                "tables" => "acpi/tables",
+                _ => "table-loader",
+            }
+        );
         let origin = "RTMR0 as firmware measures it with other ACPI bytes from fw_cfg; the digests stand for bytes of no real QEMU";
         let made = Made::new(Appraise, name, &title, origin, &[("register_mismatch", "rtmr_0")])?;
         cases.push(made.with("evidence", evidence));
@@ -274,12 +301,28 @@ fn other_machine(world: &World) -> Result<Vec<Made>> {
         cases.push(made.with("evidence", claims(claimed, real)?));
     }
     for (name, title, claimed) in [
-        ("28-vcpus-not-published", "a number of vCPUs that the release has no ACPI tables for", with(|facts| facts.vcpus = 3)?),
-        ("28-memory-not-published", "a memory size that the release has no ACPI tables for", with(|facts| facts.memory_mib = 3072)?),
-        ("28-qemu-not-published", "a QEMU that the release has no ACPI tables for", with(|facts| {
-            facts.qemu = types::QemuVersion { major: 9, minor: 2 };
-        })?),
-        ("28-width-not-published", "a width of addresses that the release has no ACPI tables for", with(|facts| facts.physical_bits = 52)?),
+        (
+            "28-vcpus-not-published",
+            "a number of vCPUs that the release has no ACPI tables for",
+            with(|facts| facts.vcpus = 3)?,
+        ),
+        (
+            "28-memory-not-published",
+            "a memory size that the release has no ACPI tables for",
+            with(|facts| facts.memory_mib = 3072)?,
+        ),
+        (
+            "28-qemu-not-published",
+            "a QEMU that the release has no ACPI tables for",
+            with(|facts| {
+                facts.qemu = types::QemuVersion { major: 9, minor: 2 };
+            })?,
+        ),
+        (
+            "28-width-not-published",
+            "a width of addresses that the release has no ACPI tables for",
+            with(|facts| facts.physical_bits = 52)?,
+        ),
     ] {
         let origin = "the configuration claims this machine; the registers are those of a published one";
         let made = Made::new(Appraise, name, title, origin, &[("shape_not_published", "guest_config.shape")])?;

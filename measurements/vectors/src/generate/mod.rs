@@ -25,12 +25,16 @@ pub(crate) struct Made {
 
 impl Made {
     /// A case of `verifier` that takes everything from `../common`, until something is replaced.
-    pub(crate) fn new(verifier: Verifier, name: &str, title: &str, origin: &str, expected: &[(&str, &str)]) -> Result<Self> {
+    pub(crate) fn new(
+        verifier: Verifier,
+        name: &str,
+        title: &str,
+        origin: &str,
+        expected: &[(&str, &str)],
+    ) -> Result<Self> {
         let attack = name.split('-').next().unwrap_or_default().parse().context("the name begins with a number")?;
         let inputs: &[&str] = match verifier {
-            Verifier::Appraise => {
-                &["root", "collateral", "evidence", "bundle", "trust", "challenge", "exporter"]
-            }
+            Verifier::Appraise => &["root", "collateral", "evidence", "bundle", "trust", "challenge", "exporter"],
             Verifier::Bundle => &["bundle", "trust"],
             Verifier::History => &["bundle", "trust", "known", "proof"],
             Verifier::Witness => &["trust", "known", "checkpoint", "proof"],

@@ -8,9 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, ed25519_spki_sha256, expected_events};
 use ed25519_dalek::{Signer as _, SigningKey};
-use release::log::{
-    Checkpoint, Edge, EntryProof, LogSigner, TileError, TilePath, Tiles, Tree, WitnessSigner, cosign,
-};
+use release::log::{Checkpoint, Edge, EntryProof, LogSigner, TileError, TilePath, Tiles, Tree, WitnessSigner, cosign};
 use release::{Bundle, Hardware, ReleaseKey, Statement, TrustPolicy};
 use tdx_sim::{QuoteVersion, SimulatedPlatform, SimulatedTd, TdParams, TdReport};
 use types::{
@@ -76,9 +74,14 @@ impl World {
         let witnesses = witnesses.collect::<Result<Vec<_>>>()?;
         let keys = witnesses.iter().map(|witness| witness.public().clone()).collect();
         let trust = TrustPolicy::new(vec![key.public()], log.signer.public().clone(), keys, 2)?;
-        let shapes = [shape()?, with(|facts| facts.vcpus = 4)?, with(|facts| facts.memory_mib = 4096)?, with(|facts| {
-            facts.qemu = QemuVersion { major: 11, minor: 1 };
-        })?];
+        let shapes = [
+            shape()?,
+            with(|facts| facts.vcpus = 4)?,
+            with(|facts| facts.memory_mib = 4096)?,
+            with(|facts| {
+                facts.qemu = QemuVersion { major: 11, minor: 1 };
+            })?,
+        ];
         let statement = sample_release::statement(Hardware::Simulated, &shapes, NOW);
         let mut world = Self {
             platform: Arc::new(SimulatedPlatform::generate(NOW)?),
@@ -126,7 +129,10 @@ impl World {
             role: Fixed(Role::Inference),
             shape: Policy(shape()?),
             model: Policy(model()?),
-            service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(ed25519_spki_sha256(&self.service_key())) },
+            service: ServiceLink {
+                vsock_port: Free(7000),
+                spki_sha256: Policy(ed25519_spki_sha256(&self.service_key())),
+            },
             network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
             engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
         })
