@@ -9,7 +9,7 @@ use crate::{
     policy::{DriverState, GpuPolicy, Requirement, Topology},
     rim::{Rim, RimRefused},
     topology,
-    verdict::{Checks, GpuVerdict, Rule},
+    verdict::{Checks, GpuVerdict, Rule, absent},
     verified::VerifiedGpu,
 };
 
@@ -128,7 +128,7 @@ impl GpuAppraisal<'_> {
         match self.driver_state {
             None => {
                 let good = self.policy.driver_state == Requirement::Optional;
-                checks.add(good, DRIVER_STATE, "driver_state", "the guest's statement", "none");
+                checks.add(good, DRIVER_STATE, "driver_state", "the guest's statement", absent(good));
             }
             Some(state) => {
                 checks.add(state.confidential, CC_OFF, "driver_state.confidential", true, state.confidential);
@@ -139,13 +139,8 @@ impl GpuAppraisal<'_> {
 
     fn check_nonce_given(&self, checks: &mut Checks) {
         let good = self.nonce.is_some() || self.policy.nonce == Requirement::Optional;
-        checks.add(
-            good,
-            NONCE,
-            "nonce",
-            "a nonce to compare with",
-            if self.nonce.is_some() { "given" } else { "none" },
-        );
+        let found = if self.nonce.is_some() { "given" } else { absent(good) };
+        checks.add(good, NONCE, "nonce", "a nonce to compare with", found);
     }
 
     fn check_set(&self, gpus: &[VerifiedGpu], checks: &mut Checks) {

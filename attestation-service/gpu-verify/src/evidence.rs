@@ -11,7 +11,7 @@ use crate::{
     ocsp::{self, Status},
     policy::Requirement,
     spdm::SpdmReport,
-    verdict::{Checks, Rule},
+    verdict::{Checks, Rule, absent},
 };
 
 /// One device's evidence, with every common check noted. Not proof of anything: the checks say that.
@@ -113,7 +113,8 @@ pub(crate) fn check_firmware(
         (None, _) => requirement == Requirement::Optional,
         (Some(reported), certified) => certified == Some(reported),
     };
-    checks.add(good, FWID, field, text(certified), text(reported));
+    let found = reported.map_or_else(|| absent(good).to_owned(), hex::encode);
+    checks.add(good, FWID, field, text(certified), found);
 }
 
 /// Revocation of what NVIDIA issued: the root is pinned, and the leaf is made by the device itself.

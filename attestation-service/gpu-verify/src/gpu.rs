@@ -7,7 +7,7 @@ use crate::{
     measured::{self, Wanted},
     opaque::{GpuFields, ReportedMode},
     policy::{Architecture, GpuPolicy, Mode, Requirement},
-    verdict::{Checks, Rule},
+    verdict::{Checks, Rule, absent},
     verified::VerifiedGpu,
 };
 
@@ -70,7 +70,7 @@ fn check_mode(policy: &GpuPolicy, name: &str, fields: &GpuFields, checks: &mut C
     };
     let found = match mode {
         Ok(Some(mode)) => mode.to_string(),
-        Ok(None) => "none".to_owned(),
+        Ok(None) => absent(good).to_owned(),
         Err(flag) => format!("unknown ({flag})"),
     };
     checks.add(good, MODE, field, list(&policy.modes), found);

@@ -78,6 +78,11 @@ impl GpuCheck {
     }
 }
 
+/// What is found where there is nothing: nobody shall read a missing thing as a good one.
+pub(crate) const fn absent(passed: bool) -> &'static str {
+    if passed { "none, and the policy asks for none" } else { "none" }
+}
+
 /// Code, and what would make the check pass.
 pub(crate) type Rule = (&'static str, &'static str);
 

@@ -13,6 +13,7 @@ use types::Refusal;
 use crate::{input, outcome::Outcome};
 
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct AppraiseGpuArgs {
     /// Report of a GPU (SPDM 1.1 request and response): raw, hexadecimal or base64. Once for each GPU.
     #[arg(long, value_name = "FILE", required = true)]
@@ -153,3 +154,9 @@ fn parse_nonce(text: &str) -> Result<Nonce, String> {
 }
 
 const MAX_DRIVER_STATE: usize = 1024;
+const EXAMPLES: &str = "Examples:
+  attestation-service appraise-gpu --report gpu.hex --chain gpu.pem --rim driver.xml --rim vbios.xml --at 2026-03-20T00:00:00Z --json
+  attestation-service appraise-gpu --report a.bin --chain a.pem --report b.bin --chain b.pem --rim driver.xml --rim vbios.xml \\
+    --nonce HEX --driver-state state.json --ocsp a.der --ocsp b.der --policy policy.json --at 2026-03-20T00:00:00Z
+
+Exit codes: 0 accepted, 2 refused (with reasons), 64 wrong usage, 1 anything else.";
