@@ -137,6 +137,11 @@ impl Explain for KernelError {
                 let names: Vec<_> = list.iter().map(|d| d.option.as_str()).collect();
                 ("kernel_option_differs", names.join(","), "want what the option depends on, or drop what selects it")
             }
+            Self::Requirement(_) => (
+                "kernel_option_required",
+                "required".to_owned(),
+                "state the option in a fragment, or change required.toml with a reason",
+            ),
             Self::Unpack(e) => return e.refusal(),
             Self::Tool(e) => return e.refusal(),
             Self::Cache(e) => return e.refusal(),

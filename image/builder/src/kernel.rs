@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds the guest's kernel from Debian's source, our fragments and our patches.
-//!
-//! Not here yet: extending RTMR3 through sysfs, which this kernel series lacks.
 
 mod config;
+mod required;
 
 use std::path::{Path, PathBuf};
 
 use types::Sha256Digest;
 
 pub use self::config::{Difference, Fragment};
+pub use self::required::RequirementError;
 use crate::cache::{Cache, CacheError, Entry};
 use crate::command::{Tool, ToolError};
 use crate::fetch::Input;
@@ -31,6 +31,9 @@ pub enum KernelError {
     /// Options that this kernel does not know, so that asking for them means nothing.
     #[error("the kernel has no option {}", .0.join(", "))]
     UnknownOptions(Vec<String>),
+    /// The fragments leave out what is required.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
     /// Options that came out of Kconfig's resolution other than wanted.
     #[error("kernel options differ after resolution: {}", config::list(.0))]
     OptionsDiffer(Vec<Difference>),
@@ -83,7 +86,9 @@ impl Recipe {
             let path = directory.join("config").join(name);
             Fragment::parse(name, &files::read_capped(&path, MAX_TEXT)?)
         };
-        let fragments = fragments.iter().map(fragment).collect::<Result<_, _>>()?;
+        let fragments = fragments.iter().map(fragment).collect::<Result<Vec<_>, _>>()?;
+        let required = files::read_capped(&directory.join("required.toml"), MAX_TEXT)?;
+        required::check(&String::from_utf8_lossy(&required), &fragments)?;
         let patches_in = directory.join("patches");
         let mut patches = Vec::new();
         for name in files::list_files(&patches_in)?.iter().filter(|n| n.extension().is_some_and(|e| e == "patch")) {
@@ -241,7 +246,7 @@ mod tests {
         let names = ["base.config".to_owned(), "debug.config".to_owned()];
         let read = Recipe::read(&directory, &names, source).unwrap();
         assert!(read.patches.iter().all(|(_, text)| text.starts_with(b"SPDX-License-Identifier: GPL-2.0-only\n")));
-        assert_eq!(read.patches.len(), 2);
+        assert_eq!(read.patches.len(), 4);
         assert!(config::merged_text(&read.fragments).contains("CONFIG_TTY=y\n"));
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn list(differences: &[Difference]) -> String {
     differences.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn merged(fragments: &[Fragment]) -> BTreeMap<String, String> {
+pub(super) fn merged(fragments: &[Fragment]) -> BTreeMap<String, String> {
     fragments.iter().flat_map(|f| f.options.iter().cloned()).collect()
 }
 
