@@ -56,6 +56,8 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
 fn host_tools() -> anyhow::Result<()> {
     let fetch =
         |name: &str| process::run(name, image_tool()?.args(["host-tool", name]).stdout(std::process::Stdio::null()));
+    // For guests whose status lines a test reads.
+    process::run("vhost-device-vsock", image_tool()?.arg("host-tool").stdout(std::process::Stdio::null()))?;
     fetch("qemu-10.0")?;
     for name in ["qemu-11.1", "ovmf-2026.08"] {
         if let Err(error) = fetch(name) {

@@ -33,10 +33,7 @@ pub fn confine(stage: Stage) -> Result<(), SeccompError> {
                 .refuse(&[libc::SYS_open, libc::SYS_openat])
         }
     };
-    filter
-        .allow_if(libc::SYS_open, &[read_only(1)])
-        .allow_if(libc::SYS_openat, &[read_only(2)])
-        .apply()
+    filter.allow_if(libc::SYS_open, &[read_only(1)]).allow_if(libc::SYS_openat, &[read_only(2)]).apply()
 }
 
 const OPEN_FOR_WRITING: i32 = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;

@@ -49,7 +49,7 @@ impl Attester {
             // The simulated device is reached by vsock, which no network namespace takes away.
             without_network: true,
             locks_memory: true,
-            reach: Reach { paths: tee::tdx::paths(), tcp_listen: None },
+            reach: Reach { paths: tee::tdx::paths(), tcp_listen: None }.with_randomness(),
             inherits_stderr,
         };
         children.attester = start(program).map_err(Code::AttesterNotStarted.because())?;

@@ -6,7 +6,7 @@ use std::{
     io::Write as _,
 };
 
-use crate::boot::{Code, Failure, Fails as _};
+use crate::boot::{Code, Fails as _, Failure};
 
 /// What the measured command line allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -43,6 +43,13 @@ pub enum Access {
 pub(crate) struct Ruleset(OwnedFd);
 
 impl Reach {
+    /// Also the kernel's generator as a file: static programs have no other way to it in Rust's usual library.
+    #[must_use]
+    pub fn with_randomness(mut self) -> Self {
+        self.paths.extend(["/dev/random", "/dev/urandom"].map(|path| (PathBuf::from(path), Access::Read)));
+        self
+    }
+
     /// Makes the ruleset.
     ///
     /// # Errors

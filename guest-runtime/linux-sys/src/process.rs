@@ -196,7 +196,8 @@ mod tests {
     /// What a shell says when it tries `script` as another user with this reach.
     fn tried(script: &str, reach: Reach) -> String {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let shell = [("/bin".into(), Access::Execute), ("/usr".into(), Access::Execute), ("/lib64".into(), Access::Execute)];
+        let shell =
+            [("/bin".into(), Access::Execute), ("/usr".into(), Access::Execute), ("/lib64".into(), Access::Execute)];
         let mut reach = reach;
         reach.paths.extend(shell);
         reach.paths.push(("/etc/ld.so.cache".into(), Access::Read));

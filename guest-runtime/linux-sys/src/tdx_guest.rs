@@ -21,7 +21,8 @@ pub fn report(device: &File, report_data: &[u8; 64]) -> Result<[u8; 1024], SysEr
 /// The number of the request that [`report`] makes, for a filter.
 pub const GET_REPORT0: u32 = 0xc440_5401;
 
-const _: () = assert!(nix::request_code_readwrite!(b'T', 1, size_of::<ReportRequest>()) == GET_REPORT0 as libc::c_ulong);
+const _: () =
+    assert!(nix::request_code_readwrite!(b'T', 1, size_of::<ReportRequest>()) == GET_REPORT0 as libc::c_ulong);
 
 /// `struct tdx_report_req` of `linux/tdx-guest.h`.
 #[repr(C)]

@@ -25,5 +25,4 @@ pub use attester::AttesterError;
 pub use connection::{Ended, Options, Server, StartError};
 pub use engine::EngineError;
 pub use limits::Limits;
-pub use linux_sys::seccomp::SeccompError;
-pub use sandbox::confine;
+pub use sandbox::{ConfineError, confine};

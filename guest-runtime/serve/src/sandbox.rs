@@ -10,8 +10,10 @@ use linux_sys::seccomp::{Condition, Filter, SeccompError};
 /// Call it when all that is opened by name has been opened.
 ///
 /// # Errors
-/// The kernel refused the filter; then the process must not go on.
-pub fn confine() -> Result<(), SeccompError> {
+/// [`ConfineError`]; then the process must not go on.
+pub fn confine() -> Result<(), ConfineError> {
+    // A static program reads random numbers from a file, which the library opens at the first one.
+    getrandom::fill(&mut [0; 1]).map_err(|_| ConfineError::Randomness)?;
     let flags = |command: i32| Condition::Equals { argument: 1, value: command.cast_unsigned() };
     let unix = Condition::Equals { argument: 0, value: libc::AF_UNIX.cast_unsigned() };
     Filter::common()
@@ -20,7 +22,19 @@ pub fn confine() -> Result<(), SeccompError> {
         .refuse(&[libc::SYS_newfstatat])
         .allow_if(libc::SYS_socket, &[unix])
         .allow_if(libc::SYS_fcntl, &[flags(libc::F_GETFD), flags(libc::F_SETFD), flags(libc::F_GETFL)])
-        .apply()
+        .apply()?;
+    Ok(())
+}
+
+/// Why the process could not be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// The kernel's generator gave nothing.
+    #[error("no randomness")]
+    Randomness,
+    /// The filter.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
 }
 
 const SPEAK: &[i64] = &[

@@ -54,6 +54,7 @@ fn trial() {
             let asked = UnixStream::connect(&socket).unwrap();
             attester.accept().is_ok() && asked.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
         }
+        "make an identifier" => getrandom::fill(&mut [0; 16]).is_ok(),
         "run tasks" => runtime.block_on(async {
             let blocking = tokio::task::spawn_blocking(|| 1);
             let task = tokio::spawn(tokio::time::sleep(Duration::from_millis(1)));
@@ -75,7 +76,7 @@ fn trial() {
 
 #[test]
 fn it_can_serve() {
-    for trial in ["accept and answer", "ask the attester", "run tasks"] {
+    for trial in ["accept and answer", "ask the attester", "make an identifier", "run tasks"] {
         assert!(attempt(trial), "{trial}");
     }
 }

@@ -83,7 +83,7 @@ fn serve(config: &GuestConfig, inherits_stderr: bool) -> Program<'static> {
         descriptors: Vec::new(),
         without_network: false,
         locks_memory: false,
-        reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) },
+        reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) }.with_randomness(),
         inherits_stderr,
     }
 }

@@ -114,7 +114,9 @@ mod tests {
         let base = fragment("base.config", &read("config/base.config"));
         let debug = fragment("debug.config", &read("config/debug.config"));
         check(&required, std::slice::from_ref(&base)).unwrap();
-        check(&required, &[base, debug.clone()]).unwrap();
+        let emulation = fragment("emulation.config", &read("config/emulation.config"));
+        check(&required, &[base.clone(), emulation.clone()]).unwrap();
+        check(&required, &[base, emulation, debug.clone()]).unwrap();
         // It can fail.
         assert!(check(&required, &[debug]).is_err());
     }
