@@ -7,6 +7,7 @@ mod fuzz;
 mod labels;
 mod layers;
 mod process;
+mod repro;
 mod setup;
 mod stock_verifier;
 mod test;
@@ -39,6 +40,8 @@ enum Task {
     Layers,
     /// Have npm's @sigstore/verify judge a bundle made here, and changed copies of it.
     StockVerifier,
+    /// Build images twice with everything different that must not matter, and compare every byte.
+    Repro(repro::ReproArgs),
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
     /// Give invented bytes to every reader of hostile bytes, for so much processor time each.
@@ -53,6 +56,11 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Layers => layers::run(),
         Task::StockVerifier => stock_verifier::run(),
+        Task::Repro(args) => match repro::run(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(NOT_IDENTICAL),
+            Err(error) => Err(error),
+        },
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };
@@ -64,3 +72,6 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// What was judged and refused, as everywhere.
+const NOT_IDENTICAL: u8 = 2;

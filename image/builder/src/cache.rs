@@ -5,6 +5,7 @@
 //! <root>/<kind>/<key>/...      finished; `entry.json` lists its files with size and SHA-256
 //! <root>/tmp/<kind>-<key>/     being made; removed when the next run makes it again
 //! <root>/locks/<kind>-<key>    held while it is made
+//! <root>/<kind>/<key>/tree/    a finished tree; `tree.json` holds its digest
 //! <root>/work/<name>/          scratch that tools keep for themselves (cargo); never read as a result
 //! ```
 //! An entry appears by one rename after its files are on disk, and is compared with its list each time it is used: an
@@ -19,6 +20,7 @@ use types::Sha256Digest;
 
 use crate::files::{self, FileError};
 use crate::progress::Progress;
+use crate::tree::{self, TreeDigest};
 
 /// Why the cache could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +126,36 @@ impl Cache {
         made
     }
 
+    /// The tree `key` of `kind`, made by `make` in an empty directory when it is not there or not intact. Its digest is
+    /// compared at each use, so nothing of it needs to be flushed to disk.
+    ///
+    /// # Errors
+    /// What `make` returns, or a [`CacheError`]. Nothing is kept then.
+    pub(crate) fn tree<E: From<CacheError>>(
+        &self,
+        kind: &str,
+        key: &Sha256Digest,
+        progress: &dyn Progress,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let path = self.root.join(kind).join(key.to_string());
+        if let Some(tree) = intact_tree(&path)? {
+            return Ok(tree);
+        }
+        let _lock = self.lock(&format!("{kind}-{key}"), progress)?;
+        if let Some(tree) = intact_tree(&path)? {
+            return Ok(tree);
+        }
+        let tmp = self.root.join("tmp").join(format!("{kind}-{key}"));
+        prepare(&tmp, &path)?;
+        files::create_directories(&tmp.join(TREE)).map_err(CacheError::File)?;
+        let made = make(&tmp.join(TREE)).and_then(|()| commit_tree(&tmp, &path).map_err(E::from));
+        if made.is_err() {
+            files::remove_tree(&tmp).map_err(CacheError::File)?;
+        }
+        made
+    }
+
     fn lock(&self, name: &str, progress: &dyn Progress) -> Result<File, CacheError> {
         let directory = self.root.join("locks");
         files::create_directories(&directory)?;
@@ -193,6 +225,25 @@ fn intact(path: &Path) -> Result<Option<Entry>, CacheError> {
     Ok(Some(Entry { path: path.to_owned(), files: list }))
 }
 
+fn commit_tree(tmp: &Path, path: &Path) -> Result<PathBuf, CacheError> {
+    let index = tmp.join(TREE_INDEX);
+    let digest = tree::digest(&tmp.join(TREE))?;
+    let text = serde_json::to_vec(&digest).map_err(|e| FileError::at(&index, e.into()))?;
+    files::write_whole(&index, &text)?;
+    std::fs::rename(tmp, path).map_err(|e| FileError::at(path, e))?;
+    Ok(path.join(TREE))
+}
+
+/// The tree at `path` if it is there and is what was made.
+fn intact_tree(path: &Path) -> Result<Option<PathBuf>, CacheError> {
+    let Ok(text) = files::read_capped(&path.join(TREE_INDEX), MAX_INDEX) else { return Ok(None) };
+    let Ok(expected) = serde_json::from_slice::<TreeDigest>(&text) else { return Ok(None) };
+    let tree = path.join(TREE);
+    Ok(matches!(tree::digest(&tree), Ok(found) if found == expected).then_some(tree))
+}
+
+const TREE: &str = "tree";
+const TREE_INDEX: &str = "tree.json";
 const INDEX: &str = "entry.json";
 const MAX_INDEX: u64 = 1 << 20;
 
@@ -253,6 +304,20 @@ mod tests {
         std::fs::remove_file(entry.file(INDEX)).unwrap();
         cache.entry("k", &key, &Silent, make("three")).unwrap();
         assert_eq!(std::fs::read(entry.file("f")).unwrap(), b"three");
+    }
+
+    #[test]
+    fn a_tree_is_made_once_and_again_when_it_changed() {
+        let (_dir, cache, key) = setup();
+        let get = |text| cache.tree("k", &key, &Silent, make(text)).unwrap();
+        assert_eq!(std::fs::read(get("one").join("f")).unwrap(), b"one");
+        assert_eq!(std::fs::read(get("two").join("f")).unwrap(), b"one");
+        std::fs::write(get("two").join("g"), "stray").unwrap();
+        assert_eq!(std::fs::read(get("three").join("f")).unwrap(), b"three");
+        assert!(!get("four").join("g").exists());
+        let fails = |_: &Path| Err(CacheError::NoDirectory);
+        assert!(cache.tree("k", &Sha256Digest::of(b"other"), &Silent, fails).is_err());
+        assert!(!cache.root().join("k").join(Sha256Digest::of(b"other").to_string()).exists());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::progress::{Progress, Unit};
+use crate::room::{NO_ROOM, Room, VARIABLES};
 
 /// Why a tool's run failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,14 @@ pub enum ToolError {
         #[source]
         source: std::io::Error,
     },
+    /// The build root could not be entered.
+    #[error("{tool} could not be run in the build root: {detail}")]
+    NoRoom {
+        /// Program name.
+        tool: String,
+        /// What was tried and the operating system's reason.
+        detail: String,
+    },
     /// The tool ended with a failure.
     #[error("{tool} failed ({status}):\n{tail}")]
     Failed {
@@ -49,6 +58,7 @@ pub struct Tool {
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
+    room: Option<Room>,
 }
 
 impl Tool {
@@ -57,7 +67,15 @@ impl Tool {
     pub fn new(program: &str, fix: &'static str) -> Self {
         let keep = |(name, _): &(OsString, OsString)| name.to_str().is_some_and(is_machine_setting);
         let variables = std::env::vars_os().filter(keep).collect();
-        Self { program: program.to_owned(), fix, arguments: Vec::new(), variables, directory: None }
+        Self { program: program.to_owned(), fix, arguments: Vec::new(), variables, directory: None, room: None }
+    }
+
+    /// A program inside `room`, with a fixed environment: nothing of this process's own enters.
+    #[must_use]
+    pub(crate) fn inside(room: &Room, program: &str) -> Self {
+        let variables = VARIABLES.iter().map(|(n, v)| (n.into(), v.into())).collect();
+        let (program, room) = (program.to_owned(), Some(room.clone()));
+        Self { program, fix: "", arguments: Vec::new(), variables, directory: None, room }
     }
 
     /// Adds an argument.
@@ -93,7 +111,7 @@ impl Tool {
     /// # Errors
     /// [`ToolError`].
     pub fn output(self) -> Result<String, ToolError> {
-        let output = self.command().output().map_err(|e| self.not_run(e))?;
+        let output = self.command()?.output().map_err(|e| self.not_run(e))?;
         if !output.status.success() {
             let tail = String::from_utf8_lossy(&output.stderr);
             return Err(self.failed(output.status, tail.trim_end().to_owned()));
@@ -108,7 +126,7 @@ impl Tool {
     pub fn run(self, what: &str, progress: &dyn Progress) -> Result<(), ToolError> {
         let (reader, writer) = std::io::pipe().map_err(|e| self.not_run(e))?;
         let errors = writer.try_clone().map_err(|e| self.not_run(e))?;
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.stdout(writer).stderr(errors);
         let mut child = command.spawn().map_err(|e| self.not_run(e))?;
         // The parent's ends of the pipe close with the command, so reading ends when the tool does.
@@ -137,14 +155,31 @@ impl Tool {
     }
 
     /// The command as it will be started, for a caller that reads its output as it comes.
-    pub fn command(&self) -> Command {
+    ///
+    /// # Errors
+    /// [`ToolError::Run`] when the plan of a build root cannot be written.
+    pub fn command(&self) -> Result<Command, ToolError> {
+        if let Some(room) = &self.room {
+            return self.command_inside(room).map_err(|e| self.not_run(e));
+        }
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().envs(self.variables.iter().map(|(n, v)| (n, v)));
         command.stdin(Stdio::null());
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        command
+        Ok(command)
+    }
+
+    fn command_inside(&self, room: &Room) -> std::io::Result<Command> {
+        let text = |word: &OsString| {
+            word.to_str().map(str::to_owned).ok_or_else(|| std::io::Error::other("an argument is not UTF-8"))
+        };
+        let arguments = self.arguments.iter().map(text).collect::<Result<_, _>>()?;
+        let variables = self.variables.iter().map(|(name, value)| Ok((text(name)?, text(value)?)));
+        let variables = variables.collect::<Result<_, std::io::Error>>()?;
+        let directory = self.directory.as_deref().unwrap_or_else(|| Path::new("/"));
+        room.command(&self.program, arguments, variables, directory)
     }
 
     /// The error of a command that could not be started or waited for.
@@ -157,6 +192,9 @@ impl Tool {
     }
 
     fn failed(&self, status: std::process::ExitStatus, tail: String) -> ToolError {
+        if self.room.is_some() && status.code() == Some(NO_ROOM.into()) {
+            return ToolError::NoRoom { tool: self.program.clone(), detail: tail };
+        }
         ToolError::Failed {
             tool: self.program.clone(),
             status: status.code().map_or_else(|| "ended by a signal".to_owned(), |c| format!("exit code {c}")),

@@ -3,18 +3,25 @@
 
 use types::Refusal;
 
+use crate::audit::AuditError;
+use crate::build_root::RootError;
 use crate::cache::CacheError;
 use crate::command::ToolError;
+use crate::crates::CratesError;
 use crate::fetch::FetchError;
 use crate::files::FileError;
 use crate::host_tool::HostToolError;
 use crate::image::BuildError;
+use crate::inputs::InputsError;
 use crate::kernel::KernelError;
+use crate::lock_update::UpdateError;
 use crate::locks::LockError;
 use crate::model::ModelError;
 use crate::newc::NewcError;
 use crate::profile::ProfileError;
 use crate::runtime::RuntimeError;
+use crate::rust::RustError;
+use crate::sbom::SbomError;
 use crate::unpack::UnpackError;
 use crate::workspace::WorkspaceError;
 
@@ -22,6 +29,16 @@ use crate::workspace::WorkspaceError;
 pub trait Explain {
     /// Code, field, detail and fix.
     fn refusal(&self) -> Refusal;
+
+    /// All independent reasons, where there are several.
+    fn reasons(&self) -> Vec<Refusal> {
+        vec![self.refusal()]
+    }
+
+    /// What `--json` prints besides the reasons.
+    fn document(&self) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::Map::new()
+    }
 
     /// Whether something was judged and refused (exit code 2), rather than having failed on the way (1).
     fn is_refusal(&self) -> bool {
@@ -58,6 +75,7 @@ impl Explain for ToolError {
         match self {
             Self::Missing { tool, fix } => Refusal::new("tool_missing", tool, self.to_string(), *fix),
             Self::Run { tool, .. } => Refusal::new("tool_failed", tool, self.to_string(), "see the detail"),
+            Self::NoRoom { tool, .. } => Refusal::new("no_build_root", tool, self.to_string(), ALLOW_NAMESPACES),
             Self::Failed { tool, .. } => {
                 let full = self.to_string().contains("No space left on device");
                 let (code, fix) =
@@ -142,6 +160,7 @@ impl Explain for KernelError {
                 "required".to_owned(),
                 "state the option in a fragment, or change required.toml with a reason",
             ),
+            Self::Root(e) => return e.refusal(),
             Self::Unpack(e) => return e.refusal(),
             Self::Tool(e) => return e.refusal(),
             Self::Cache(e) => return e.refusal(),
@@ -166,6 +185,54 @@ impl Explain for RuntimeError {
             Self::SourcesChanged => ("sources_changed", "sources", "run again when nobody edits them"),
             Self::NotStatic { program, .. } => ("not_static", program.as_str(), "link its libraries statically"),
             Self::Workspace(e) => return e.refusal(),
+            Self::Root(e) => return e.refusal(),
+            Self::Rust(e) => return e.refusal(),
+            Self::Crates(e) => return e.refusal(),
+            Self::Tool(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for RootError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Lock(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Unpack(e) => e.refusal(),
+            Self::Cache(e) => e.refusal(),
+        }
+    }
+}
+
+impl Explain for RustError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Lock(e) => return e.refusal(),
+            Self::Workspace(e) => return e.refusal(),
+            Self::File(e) => return e.refusal(),
+            Self::NoComponent { component, .. } => {
+                ("toolchain_incomplete", component.as_str(), "install the toolchain of rust-toolchain.toml with rustup")
+            }
+            Self::Manifest { component, .. } => ("toolchain_differs", component.as_str(), REINSTALL_RUST),
+            Self::Differs { .. } => ("toolchain_differs", "rust", REINSTALL_RUST),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for CratesError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Lock(_) => ("lock_refused", "Cargo.lock", "correct Cargo.lock"),
+            Self::Source { package } => {
+                ("lock_refused", package.as_str(), "use a package of the registry, or one of this tree")
+            }
+            Self::Missing { package } => {
+                ("digest_mismatch", package.as_str(), "remove the package from cargo's cache, or use another mirror")
+            }
+            Self::Unpack(e) => return e.refusal(),
             Self::Tool(e) => return e.refusal(),
             Self::Cache(e) => return e.refusal(),
         };
@@ -214,16 +281,78 @@ impl Explain for BuildError {
             Self::Lock(e) => e.refusal(),
             Self::Fetch(e) => e.refusal(),
             Self::Unpack(e) => e.refusal(),
+            Self::Root(e) => e.refusal(),
+            Self::Model(e) => e.refusal(),
             Self::Kernel(e) => e.refusal(),
             Self::Runtime(e) => e.refusal(),
+            Self::Crates(e) => e.refusal(),
+            Self::Sbom(e) => e.refusal(),
             Self::Newc(e) => e.refusal(),
             Self::Cache(e) => e.refusal(),
         }
     }
 }
 
+impl Explain for SbomError {
+    fn refusal(&self) -> Refusal {
+        Refusal::new(
+            "sbom_failed",
+            "dependencies",
+            self.to_string(),
+            "remove the cache's directory programs, build again",
+        )
+    }
+}
+
+impl Explain for InputsError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Lock(e) => return e.refusal(),
+            Self::Crates(e) => return e.refusal(),
+            Self::Fetch(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+            Self::Unknown(name) => ("input_unknown", name.as_str(), "see `image inputs`"),
+            Self::Format { .. } => ("archive_refused", "archive", OTHER_ARCHIVE),
+            Self::DigestMismatch { .. } => ("digest_mismatch", "archive", OTHER_ARCHIVE),
+            Self::Incomplete { first, .. } => ("archive_incomplete", first.as_str(), OTHER_ARCHIVE),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for AuditError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Published { .. } => {
+                ("published_refused", "against", "name an image's directory, a statement or a bundle")
+            }
+            Self::Inconsistent { file, .. } => ("digest_mismatch", file.as_str(), "fetch the published files again"),
+            Self::NotBuilt(_) => ("not_built", "built", "build it with `image build`"),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for UpdateError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Lock(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Unpack(e) => e.refusal(),
+            Self::Tool(e) => e.refusal(),
+            Self::Rust(e) => e.refusal(),
+            Self::File(e) => e.refusal(),
+            Self::Apt(_) => {
+                Refusal::new("apt_failed", "apt", self.to_string(), "check the suite and the packages it names")
+            }
+            Self::NoLine { field, .. } => Refusal::new("lock_refused", field, self.to_string(), "write the line"),
+        }
+    }
+}
+
 /// Codes that stand for a judgement about bytes or settings.
-const REFUSED: [&str; 11] = [
+const REFUSED: [&str; 17] = [
     "digest_mismatch",
     "size_exceeded",
     "member_missing",
@@ -233,10 +362,21 @@ const REFUSED: [&str; 11] = [
     "kernel_fragment",
     "kernel_option_unknown",
     "kernel_option_differs",
+    "kernel_option_required",
     "not_static",
+    "toolchain_differs",
+    "archive_refused",
+    "archive_incomplete",
+    "published_refused",
+    "image_differs",
     "initrd_refused",
 ];
 const BAD_BYTES: &str = "use another mirror; if several agree, the lock is wrong";
+const ALLOW_NAMESPACES: &str = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), \
+     or run as root; in a container, give it CAP_SYS_ADMIN";
+const REINSTALL_RUST: &str =
+    "install the toolchain of rust-toolchain.toml with rustup, unchanged; if it is, the lock is wrong";
+const OTHER_ARCHIVE: &str = "use the archive of this very source tree, as `image inputs export` writes it";
 const FREE_SPACE: &str = "free some space (a first build needs about 4 GB in the cache), then run again";
 
 #[cfg(test)]

@@ -131,14 +131,30 @@ pub fn fetch_input(lock: &NamedLock, sources: &Sources, progress: &dyn Progress)
     Ok(Input { path: entry.file(lock.file_name()), lock: lock.clone() })
 }
 
-fn from_debian(lock: &NamedLock, sources: &Sources, target: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
+/// Where the file with a digest stands in the cache when it is one of the inputs.
+pub(crate) fn place(sources: &Sources, sha256: &Sha256Digest, file_name: &str) -> PathBuf {
+    sources.cache.root().join(CACHE_KIND).join(sha256.to_string()).join(file_name)
+}
+
+/// The directories in which cargo keeps the packages that it fetched, one for each registry or mirror.
+pub(crate) fn cargo_cache() -> Result<Vec<PathBuf>, FileError> {
+    package::cargo_cache()
+}
+
+/// The Debian archives to ask, in order: those that were chosen, else those of apt's settings.
+pub(crate) fn debian_mirrors(sources: &Sources) -> Result<Vec<String>, FetchError> {
     let mirrors = match sources.debian_mirrors.as_slice() {
         [] => apt::configured_mirrors(Path::new("/etc/apt"))?,
         chosen => chosen.to_vec(),
     };
-    if let Some(bad) = mirrors.iter().find(|m| !apt::is_http(m)) {
-        return Err(FetchError::BadMirror(bad.clone()));
+    match mirrors.iter().find(|m| !apt::is_http(m)) {
+        Some(bad) => Err(FetchError::BadMirror(bad.clone())),
+        None => Ok(mirrors),
     }
+}
+
+fn from_debian(lock: &NamedLock, sources: &Sources, target: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
+    let mirrors = debian_mirrors(sources)?;
     let mut last = FetchError::NoMirror;
     for mirror in &mirrors {
         let address = format!("{}/{}", mirror.trim_end_matches('/'), lock.lock.path);
@@ -164,5 +180,5 @@ fn check(lock: &NamedLock, path: &Path) -> Result<(), FetchError> {
     }
 }
 
-const CACHE_KIND: &str = "inputs";
+pub(crate) const CACHE_KIND: &str = "inputs";
 const MIRROR_VARIABLE: &str = "CHRYSALIS_DEBIAN_MIRROR";

@@ -1,21 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Puts an image together: firmware, kernel, initial RAM disk, command line, and the description of it all.
 
+mod manifest;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
-use types::{Sha256Digest, Sha384Digest};
+use types::Sha256Digest;
 
+pub use self::manifest::{ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA, ToolVersions};
+use crate::build_root::{BuildRoot, RootError};
 use crate::cache::{Cache, CacheError};
+use crate::crates::{self, CratesError};
 use crate::fetch::{self, FetchError, Input, Sources};
 use crate::files::{self, FileDigest, FileError};
 use crate::kernel::{Kernel, KernelError, Recipe};
 use crate::locks::{LockError, NamedLock};
+use crate::model::{self, ModelError};
 use crate::newc::{Archive, NewcError};
 use crate::profile::{Profile, ProfileError};
 use crate::progress::Progress;
 use crate::runtime::{self, Runtime, RuntimeError};
+use crate::rust::NamedRust;
+use crate::sbom::{self, SbomError};
+use crate::shop::Shop;
 use crate::unpack::{self, UnpackError};
 use crate::workspace::{Workspace, WorkspaceError};
 
@@ -37,12 +45,24 @@ pub enum BuildError {
     /// A package does not hold what its lock states.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// There is no build root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The model for tests could not be had.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The kernel was not built.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// The programs were not built.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// `Cargo.lock` was refused.
+    #[error(transparent)]
+    Crates(#[from] CratesError),
+    /// The bill of materials could not be written.
+    #[error(transparent)]
+    Sbom(#[from] SbomError),
     /// The initial RAM disk could not be written.
     #[error(transparent)]
     Newc(#[from] NewcError),
@@ -68,117 +88,17 @@ pub struct BuildOptions {
     pub out: PathBuf,
     /// Where inputs come from, and the cache.
     pub sources: Sources,
+    /// Compilations at a time; `None` stands for the number of processors. It shapes nothing.
+    pub jobs: Option<usize>,
 }
 
 /// A built image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Holds `firmware.fd`, `vmlinuz`, `initrd`, `cmdline` and `image.json`.
+    /// Holds `firmware.fd`, `vmlinuz`, `initrd`, `cmdline`, the bills of materials and `image.json`.
     pub directory: PathBuf,
     /// What `image.json` says.
     pub manifest: ImageManifest,
-}
-
-/// `image.json`: what an image consists of and where each part comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageManifest {
-    /// [`SCHEMA`].
-    pub schema: String,
-    /// The profile.
-    pub profile: String,
-    /// The kernel's command line, as in `cmdline`.
-    pub command_line: String,
-    /// The one date that the build knows, seconds since 1970; the guest's floor for the time.
-    pub source_date_epoch: u64,
-    /// The image's files.
-    pub files: Vec<ManifestFile>,
-    /// Everything inside the initial RAM disk.
-    pub initrd: Vec<RootEntry>,
-    /// The locked inputs that entered.
-    pub inputs: Vec<ManifestInput>,
-    /// What compiled it and is not locked yet.
-    pub toolchain: ToolVersions,
-}
-
-/// A file of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestFile {
-    /// File name.
-    pub name: String,
-    /// Bytes.
-    pub size: u64,
-    /// SHA-256 of the bytes.
-    pub sha256: Sha256Digest,
-    /// SHA-384 of the bytes. A TDX event's digest of the same file can differ (Authenticode for the kernel).
-    pub sha384: Sha384Digest,
-    /// Where it comes from, in words.
-    pub origin: String,
-}
-
-/// A path inside the initial RAM disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RootEntry {
-    /// Absolute path.
-    pub path: String,
-    /// Permissions, octal.
-    pub mode: String,
-    /// What stands there.
-    pub node: RootNode,
-}
-
-/// What stands at a path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum RootNode {
-    /// An empty directory.
-    Directory,
-    /// A character device.
-    Device {
-        /// Major number.
-        major: u32,
-        /// Minor number.
-        minor: u32,
-    },
-    /// A program of this repository.
-    Program {
-        /// Its package.
-        package: String,
-        /// Bytes.
-        size: u64,
-        /// SHA-256 of the bytes.
-        sha256: Sha256Digest,
-    },
-}
-
-/// A locked input of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ManifestInput {
-    /// Lock name.
-    pub name: String,
-    /// Package.
-    pub package: String,
-    /// Version.
-    pub version: String,
-    /// SHA-256 of the fetched file.
-    pub sha256: Sha256Digest,
-    /// SHA-256 of the lock file.
-    pub lock_sha256: Sha256Digest,
-}
-
-/// Compilers of this machine that shaped the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ToolVersions {
-    /// Of the kernel.
-    pub kernel: String,
-    /// Of the programs.
-    pub programs: String,
-    /// Digest over the sources of the programs.
-    pub sources: Sha256Digest,
 }
 
 /// Builds one image. Parts that did not change come from the cache. The output directory has `image.json` only when all
@@ -189,22 +109,73 @@ pub struct ToolVersions {
 pub fn build(options: &BuildOptions, progress: &dyn Progress) -> Result<Image, BuildError> {
     let workspace = &options.workspace;
     let profile = Profile::read(&workspace.image("profiles"), &options.profile)?;
-    let cache = &options.sources.cache;
     let firmware_input = input(workspace, "ovmf", &options.sources, progress)?;
     let source = input(workspace, "linux-source", &options.sources, progress)?;
     let firmware = firmware(&firmware_input)?;
-    let recipe = Recipe::read(&workspace.image("kernel"), &profile.kernel, source.clone())?;
-    let kernel = recipe.build(cache, SOURCE_DATE_EPOCH, progress)?;
-    let programs = &profile.programs;
-    let runtime = runtime::build(workspace, &profile.compile, programs, cache, SOURCE_DATE_EPOCH, progress)?;
+    let (root, rust) = means(workspace)?;
+    let inputs = [
+        manifest_input(&firmware_input.lock),
+        manifest_input(&source.lock),
+        ManifestInput {
+            name: root.set().name.clone(),
+            package: format!("{} packages", root.set().set.packages.len()),
+            version: root.set().set.suite.clone(),
+            sha256: root.set().content(),
+            lock_sha256: root.set().lock_sha256,
+        },
+        ManifestInput {
+            name: "rust".to_owned(),
+            package: "rust".to_owned(),
+            version: rust.lock.channel.clone(),
+            sha256: rust.lock.sha256,
+            lock_sha256: rust.lock_sha256,
+        },
+    ];
+    let shop = Shop {
+        workspace,
+        root: &root,
+        rust: &rust,
+        sources: &options.sources,
+        source_date_epoch: SOURCE_DATE_EPOCH,
+        jobs: options.jobs.unwrap_or_else(processors),
+        progress,
+    };
+    let source_lock = source.lock.lock.clone();
+    let kernel = Recipe::read(&workspace.image("kernel"), &profile.kernel, source)?.build(&shop)?;
+    let runtime = runtime::build(&shop, &profile.compile, &profile.programs)?;
     progress.step("put the image together");
-    let (initrd, root) = initrd(&profile, &runtime)?;
-    let parts = Parts { profile: &profile, firmware, kernel: &kernel, initrd, root, runtime: &runtime };
-    parts.write(&options.out, &[firmware_input, source])
+    let (initrd, entries) = initrd(&profile, &runtime)?;
+    let parts = Parts { profile: &profile, firmware, kernel: &kernel, initrd, root: entries, runtime: &runtime };
+    let manifest = parts.write(&options.out, &inputs)?;
+    let origins = sbom::Origins {
+        manifest: &manifest,
+        firmware: &firmware_input.lock.lock,
+        kernel: &source_lock,
+        root: root.set(),
+        rust: &rust.lock,
+        crates: &crates::read_cargo_lock(workspace)?,
+        dependencies: &runtime.dependencies,
+    };
+    describe(&options.out, &manifest, &sbom::bill(&origins)?)?;
+    Ok(Image { directory: options.out.clone(), manifest })
+}
+
+/// Writes the bills of materials, then `image.json`: the image is finished.
+fn describe(out: &Path, manifest: &ImageManifest, bill: &sbom::Bill) -> Result<(), BuildError> {
+    let documents = [
+        ("sbom.spdx.json", serde_json::to_vec_pretty(&sbom::to_spdx(bill))),
+        ("sbom.cdx.json", serde_json::to_vec_pretty(&sbom::to_cyclonedx(bill))),
+        (DESCRIPTION, serde_json::to_vec_pretty(manifest)),
+    ];
+    for (name, text) in documents {
+        let path = out.join(name);
+        files::write_whole(&path, &text.map_err(|e| FileError::at(&path, e.into()))?)?;
+    }
+    Ok(())
 }
 
 /// Cargo with what shapes the guest's programs in a profile, unstarted: for lints and tests of the programs that are too
-/// dear to compile twice.
+/// dear to compile twice. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -213,9 +184,24 @@ pub fn guest_cargo(
     profile: &str,
     arguments: &[String],
     sources: &Sources,
+    progress: &dyn Progress,
 ) -> Result<Command, BuildError> {
     let profile = Profile::read(&workspace.image("profiles"), profile)?;
-    Ok(runtime::cargo(workspace, &profile.compile, &sources.cache, SOURCE_DATE_EPOCH, arguments)?)
+    let model = model::fetch_model(&workspace.image("locks").join("model-smollm2.toml"), sources, progress)?;
+    let (root, rust) = means(workspace)?;
+    let (source_date_epoch, jobs) = (SOURCE_DATE_EPOCH, processors());
+    let shop = Shop { workspace, root: &root, rust: &rust, sources, source_date_epoch, jobs, progress };
+    Ok(runtime::cargo(&shop, &profile.compile, arguments, &model.weights)?)
+}
+
+/// Build root and toolchain, as locked.
+fn means(workspace: &Workspace) -> Result<(BuildRoot, NamedRust), BuildError> {
+    let locks = workspace.image("locks");
+    Ok((BuildRoot::read(&locks)?, NamedRust::read(&locks)?))
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The cache that an environment names, with the sources of its inputs.
@@ -236,7 +222,8 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn write(self, out: &Path, inputs: &[Input]) -> Result<Image, BuildError> {
+    /// Writes the image's files; the description is removed first.
+    fn write(self, out: &Path, inputs: &[ManifestInput]) -> Result<ImageManifest, BuildError> {
         files::create_directories(out)?;
         let description = out.join(DESCRIPTION);
         match std::fs::remove_file(&description) {
@@ -256,23 +243,20 @@ impl Parts<'_> {
             let FileDigest { size, sha256, sha384 } = FileDigest::of(bytes);
             listed.push(ManifestFile { name: (*name).to_owned(), size, sha256, sha384, origin: (*origin).to_owned() });
         }
-        let manifest = ImageManifest {
+        Ok(ImageManifest {
             schema: SCHEMA.to_owned(),
             profile: self.profile.name.clone(),
             command_line: self.profile.command_line.clone(),
             source_date_epoch: SOURCE_DATE_EPOCH,
             files: listed,
             initrd: self.root,
-            inputs: inputs.iter().map(|i| manifest_input(&i.lock)).collect(),
+            inputs: inputs.to_vec(),
             toolchain: ToolVersions {
                 kernel: self.kernel.compiler.clone(),
                 programs: self.runtime.toolchain.clone(),
                 sources: self.runtime.sources,
             },
-        };
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|e| FileError::at(&description, e.into()))?;
-        files::write_whole(&description, &text)?;
-        Ok(Image { directory: out.to_owned(), manifest })
+        })
     }
 }
 
@@ -325,8 +309,6 @@ fn manifest_input(lock: &NamedLock) -> ManifestInput {
     }
 }
 
-/// The format of `image.json`.
-pub const SCHEMA: &str = "chrysalis/image/v1";
 /// 2026-01-01T00:00:00Z.
 pub const SOURCE_DATE_EPOCH: u64 = 1_767_225_600;
 const DESCRIPTION: &str = "image.json";
@@ -351,7 +333,8 @@ mod tests {
             (p.clone(), file)
         };
         let programs = profile.programs.iter().map(program).collect();
-        let runtime = Runtime { programs, sources: Sha256Digest::ZERO, toolchain: "t".into() };
+        let runtime =
+            Runtime { programs, sources: Sha256Digest::ZERO, toolchain: "t".into(), dependencies: String::new() };
         let image = dir.join("bzImage");
         std::fs::write(&image, "kernel").unwrap();
         (profile, runtime, Kernel { config: image.clone(), image, compiler: "c".into() })
@@ -365,7 +348,10 @@ mod tests {
             let (initrd, root) = initrd(&profile, &runtime).unwrap();
             let firmware = b"firmware".to_vec();
             let parts = Parts { profile: &profile, firmware, kernel: &kernel, initrd, root, runtime: &runtime };
-            parts.write(&dir.path().join(out), &[]).unwrap()
+            let directory = dir.path().join(out);
+            let manifest = parts.write(&directory, &[]).unwrap();
+            describe(&directory, &manifest, &sbom::tests::example()).unwrap();
+            Image { directory, manifest }
         };
         let (a, b) = (write("a", 0o644), write("b", 0o700));
         for file in &a.manifest.files {

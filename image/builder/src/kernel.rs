@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the guest's kernel from Debian's source, our fragments and our patches.
+//! Builds the guest's kernel from Debian's source, our fragments and our patches, in the build root.
 
 mod config;
 mod required;
@@ -10,11 +10,13 @@ use types::Sha256Digest;
 
 pub use self::config::{Difference, Fragment};
 pub use self::required::RequirementError;
-use crate::cache::{Cache, CacheError, Entry};
+use crate::build_root::RootError;
+use crate::cache::{CacheError, Entry};
 use crate::command::{Tool, ToolError};
 use crate::fetch::Input;
 use crate::files::{self, FileError};
-use crate::progress::Progress;
+use crate::room::Room;
+use crate::shop::Shop;
 use crate::unpack::{self, UnpackError};
 
 /// Why no kernel was built.
@@ -40,7 +42,10 @@ pub enum KernelError {
     /// The source could not be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// A tool is missing or failed (a patch that does not apply, a compiler error).
+    /// There is no build root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// A tool failed (a patch that does not apply, a compiler error).
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// The cache failed.
@@ -54,7 +59,7 @@ impl From<FileError> for KernelError {
     }
 }
 
-/// Everything that determines a kernel, but the compiler, which is asked for its version.
+/// Everything that determines a kernel, but the build root.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     /// Debian's source package.
@@ -72,7 +77,7 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The resolved configuration.
     pub config: PathBuf,
-    /// Versions of the tools that compiled it.
+    /// Versions of the locked tools that compiled it.
     pub compiler: String,
 }
 
@@ -98,32 +103,36 @@ impl Recipe {
     }
 
     /// The kernel from the cache, or built now (minutes). The cache key covers the source, configuration, patches, fixed
-    /// build settings and the versions of compiler, linker and compressor.
+    /// build settings and everything in the build root.
     ///
     /// # Errors
     /// [`KernelError`]; nothing is kept then.
-    pub fn build(&self, cache: &Cache, source_date_epoch: u64, progress: &dyn Progress) -> Result<Kernel, KernelError> {
-        let compiler = compiler_version()?;
-        let key = self.key(&compiler, source_date_epoch);
-        let entry: Entry = cache.entry("kernels", &key, progress, |directory| {
+    pub(crate) fn build(&self, shop: &Shop<'_>) -> Result<Kernel, KernelError> {
+        let Shop { root, sources, progress, source_date_epoch, .. } = *shop;
+        let key = self.key(&root.digest(), source_date_epoch);
+        let entry: Entry = sources.cache.entry("kernels", &key, progress, |directory| {
             let tree = directory.join("tree");
             files::create_directories(&tree)?;
-            self.prepare(&tree, progress)?;
-            compile(&tree, source_date_epoch, progress)?;
+            progress.step("unpack the kernel's source");
+            let member = format!("usr/src/{}.tar.xz", self.source.lock.lock.package);
+            unpack::debian_source_tree(&self.source, &member, &tree, progress)?;
+            let room = root.room(sources, progress)?.lend(&tree, PLACE);
+            self.prepare(&tree, &room)?;
+            compile(&room, shop)?;
             for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", CONFIG)] {
                 let (from, to) = (tree.join(from), directory.join(to));
                 std::fs::copy(&from, &to).map_err(|e| FileError::at(&to, e))?;
             }
             Ok::<(), KernelError>(files::remove_tree(&tree)?)
         })?;
-        Ok(Kernel { image: entry.file(IMAGE), config: entry.file(CONFIG), compiler })
+        Ok(Kernel { image: entry.file(IMAGE), config: entry.file(CONFIG), compiler: root.versions(&COMPILERS) })
     }
 
-    fn key(&self, compiler: &str, source_date_epoch: u64) -> Sha256Digest {
+    fn key(&self, root: &Sha256Digest, source_date_epoch: u64) -> Sha256Digest {
         let mut parts = vec![
             ("recipe", Sha256Digest::of(RECIPE_VERSION.as_bytes())),
             ("source", self.source.lock.lock.sha256),
-            ("compiler", Sha256Digest::of(compiler.as_bytes())),
+            ("build root", *root),
             ("epoch", Sha256Digest::of(&source_date_epoch.to_be_bytes())),
             ("config", Sha256Digest::of(config::merged_text(&self.fragments).as_bytes())),
         ];
@@ -135,70 +144,52 @@ impl Recipe {
         Sha256Digest::of(lines.as_bytes())
     }
 
-    /// Source, patches, configuration: checked against what the fragments want before anything is compiled.
-    fn prepare(&self, tree: &Path, progress: &dyn Progress) -> Result<(), KernelError> {
-        progress.step("unpack the kernel's source");
-        let member = format!("usr/src/{}.tar.xz", self.source.lock.lock.package);
-        unpack::debian_source_tree(&self.source, &member, tree, progress)?;
+    /// Patches and configuration: checked against what the fragments want before anything is compiled.
+    fn prepare(&self, tree: &Path, room: &Room) -> Result<(), KernelError> {
         for (name, text) in &self.patches {
-            let path = tree.join(name);
-            files::write_whole(&path, text)?;
-            Tool::new("patch", "install the Debian package patch")
+            files::write_whole(&tree.join(name), text)?;
+            Tool::inside(room, "patch")
                 .args(["--strip=1", "--fuzz=0", "--forward", "--batch", "--input", name.as_str()])
-                .directory(tree)
+                .directory(Path::new(PLACE))
                 .output()?;
         }
         config::check_known(tree, &self.fragments)?;
-        let wanted = tree.join("wanted.config");
-        files::write_whole(&wanted, config::merged_text(&self.fragments).as_bytes())?;
-        make(tree).env("KCONFIG_ALLCONFIG", &wanted).args(["-s", "allnoconfig"]).output()?;
+        files::write_whole(&tree.join(WANTED), config::merged_text(&self.fragments).as_bytes())?;
+        make(room).env("KCONFIG_ALLCONFIG", WANTED).args(["-s", "allnoconfig"]).output()?;
         let resolved = files::read_capped(&tree.join(".config"), MAX_TEXT)?;
         config::check_resolved(&self.fragments, &String::from_utf8_lossy(&resolved))
     }
 }
 
-fn compile(tree: &Path, source_date_epoch: u64, progress: &dyn Progress) -> Result<(), KernelError> {
-    progress.step("compile the kernel");
-    let map = format!("-ffile-prefix-map={}=/kernel", tree.display());
-    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    make(tree)
-        .env("SOURCE_DATE_EPOCH", source_date_epoch.to_string())
-        .env("KBUILD_BUILD_TIMESTAMP", format!("@{source_date_epoch}"))
-        .args([format!("KCFLAGS={map}"), format!("KAFLAGS={map}"), format!("-j{jobs}"), "bzImage".to_owned()])
-        .run("kernel: files compiled", progress)?;
+fn compile(room: &Room, shop: &Shop<'_>) -> Result<(), KernelError> {
+    shop.progress.step("compile the kernel");
+    make(room)
+        .env("SOURCE_DATE_EPOCH", shop.source_date_epoch.to_string())
+        .env("KBUILD_BUILD_TIMESTAMP", format!("@{}", shop.source_date_epoch))
+        .args([format!("-j{}", shop.jobs), "bzImage".to_owned()])
+        .run("kernel: files compiled", shop.progress)?;
     Ok(())
 }
 
-fn make(tree: &Path) -> Tool {
-    Tool::new("make", "install the Debian packages build-essential, flex, bison, bc, libelf-dev and zstd")
-        .directory(tree)
-        .env("LC_ALL", "C")
-        .env("TZ", "UTC")
+fn make(room: &Room) -> Tool {
+    Tool::inside(room, "make")
+        .directory(Path::new(PLACE))
         .env("KBUILD_BUILD_USER", "chrysalis")
         .env("KBUILD_BUILD_HOST", "chrysalis")
         .env("KBUILD_BUILD_VERSION", "1")
         .arg("ARCH=x86_64")
 }
 
-/// The versions that end up in the kernel or shape its code.
-fn compiler_version() -> Result<String, ToolError> {
-    let mut lines = Vec::new();
-    for (tool, fix) in [
-        ("gcc", "install the Debian package build-essential"),
-        ("ld", "install the Debian package binutils"),
-        ("zstd", "install the Debian package zstd"),
-    ] {
-        let said = Tool::new(tool, fix).env("LC_ALL", "C").arg("--version").output()?;
-        lines.push(said.lines().next().unwrap_or_default().to_owned());
-    }
-    Ok(lines.join("; "))
-}
-
+/// Where the source stands while it is compiled.
+const PLACE: &str = "/build";
+const WANTED: &str = "wanted.config";
+/// Packages of the build root whose versions end up in the kernel or shape its code.
+const COMPILERS: [&str; 3] = ["gcc-14", "binutils", "zstd"];
 const IMAGE: &str = "bzImage";
 const CONFIG: &str = "config";
 const MAX_TEXT: u64 = 1 << 20;
 /// Changes when this file builds another way.
-const RECIPE_VERSION: &str = "kernel/1";
+const RECIPE_VERSION: &str = "kernel/2";
 
 #[cfg(test)]
 mod tests {
@@ -215,6 +206,7 @@ mod tests {
             sha256: Sha256Digest::of(b"source"),
             licence: "x".into(),
             reason: "x".into(),
+            suite: None,
             members: Vec::new(),
         };
         let lock = NamedLock { name: "l".into(), lock, lock_sha256: Sha256Digest::ZERO };
@@ -227,13 +219,14 @@ mod tests {
 
     #[test]
     fn every_part_of_a_recipe_is_in_the_key() {
-        let base = recipe("CONFIG_A=y\n", "x").key("gcc 1", 1);
-        assert_eq!(base, recipe("# reason\nCONFIG_A=y\n", "x").key("gcc 1", 1));
+        let (one, two) = (Sha256Digest::of(b"1"), Sha256Digest::of(b"2"));
+        let base = recipe("CONFIG_A=y\n", "x").key(&one, 1);
+        assert_eq!(base, recipe("# reason\nCONFIG_A=y\n", "x").key(&one, 1));
         for other in [
-            recipe("CONFIG_A=n\n", "x").key("gcc 1", 1),
-            recipe("CONFIG_A=y\n", "y").key("gcc 1", 1),
-            recipe("CONFIG_A=y\n", "x").key("gcc 2", 1),
-            recipe("CONFIG_A=y\n", "x").key("gcc 1", 2),
+            recipe("CONFIG_A=n\n", "x").key(&one, 1),
+            recipe("CONFIG_A=y\n", "y").key(&one, 1),
+            recipe("CONFIG_A=y\n", "x").key(&two, 1),
+            recipe("CONFIG_A=y\n", "x").key(&one, 2),
         ] {
             assert_ne!(base, other);
         }

@@ -3,31 +3,44 @@
 //!
 //! An image is four files and their description: TDX firmware, kernel, initial RAM disk and command line. Everything in
 //! it is either taken out of a package pinned by digest (`image/locks`) or compiled from source that is pinned or part of
-//! this repository. Nothing is copied from the machine that builds.
+//! this repository. Nothing is copied from the machine that builds.. Everything is compiled
+//! in the build root: a tree unpacked from locked Debian packages, with the locked Rust toolchain, without network.
 //!
-//! What this does **not** establish yet: the C compiler, linker and system C library of the building machine are recorded
-//! in `image.json`, not pinned; two machines with other versions of them build other bytes.
+//! What this does **not** establish: that the locked compilers are honest, or that the machine that builds is.
 
+mod audit;
+mod build_root;
 mod cache;
 mod command;
+mod crates;
 mod elf;
 mod explain;
 mod fetch;
 mod files;
 mod host_tool;
 mod image;
+mod inputs;
 mod kernel;
+mod lock_update;
 mod locks;
 mod model;
 mod newc;
 mod profile;
 mod progress;
+mod room;
 mod runtime;
+mod rust;
+mod sbom;
+mod shop;
+mod tree;
 mod unpack;
 mod workspace;
 
+pub use audit::{Audit, AuditError, FileAudit, InputAudit, Place, Published, audit};
+pub use build_root::RootError;
 pub use cache::{Cache, CacheError, Entry, EntryFile};
 pub use command::ToolError;
+pub use crates::{CratesError, LockedCrate, read_cargo_lock};
 pub use explain::Explain;
 pub use fetch::{FetchError, Input, Sources, fetch_input};
 pub use files::{FileDigest, FileError};
@@ -36,12 +49,23 @@ pub use image::{
     BuildError, BuildOptions, Image, ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA,
     SOURCE_DATE_EPOCH, ToolVersions, build, default_sources, guest_cargo,
 };
-pub use kernel::{Difference, Fragment, Kernel, KernelError, Recipe};
-pub use locks::{Kind, Lock, LockError, Member, NamedLock, read_all};
+pub use inputs::{
+    ARCHIVE_SCHEMA, ArchiveIndex, ArchivedInput, CARGO_LOCK, Inputs, InputsError, export_inputs, import_inputs,
+    kind_name,
+};
+pub use kernel::{Difference, Fragment, Kernel, KernelError, Recipe, RequirementError};
+pub use lock_update::{Change, UpdateError, Updated, update_locks};
+pub use locks::{
+    Kind, Linked, Lock, LockError, LockedPackage, Member, NamedLock, NamedSet, PackageSet, read_all, read_sets,
+};
 pub use model::{Model, ModelError, fetch_model};
 pub use newc::{Archive, NewcError};
 pub use profile::{Compile, Device, Profile, ProfileError, Program};
 pub use progress::{Console, Progress, Silent, Unit};
+pub use room::{EnterError, Stage, enter};
 pub use runtime::{Runtime, RuntimeError};
+pub use rust::{NamedRust, RustError, RustLock};
+pub use sbom::SbomError;
+pub use tree::TreeDigest;
 pub use unpack::UnpackError;
 pub use workspace::{Workspace, WorkspaceError};

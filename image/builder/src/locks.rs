@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lock files: one TOML file per thing that enters from outside, pinned by digest. They never name a host.
 
+mod set;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use types::Sha256Digest;
 
+pub use self::set::{Linked, LockedPackage, NamedSet, PackageSet, read_sets};
 use crate::files::{self, FileError};
 
 /// Why a lock file was refused.
@@ -67,6 +70,9 @@ pub struct Lock {
     pub licence: String,
     /// Why the project needs it.
     pub reason: String,
+    /// The Debian suite that updates are taken from; without it a lock is bumped by hand.
+    #[serde(default)]
+    pub suite: Option<String>,
     /// Files taken out of it.
     #[serde(default, rename = "member")]
     pub members: Vec<Member>,
@@ -122,14 +128,36 @@ impl NamedLock {
     }
 }
 
-/// All lock files of a directory, by name.
+/// All lock files of a directory that state one file, by name. Sets of packages and the Rust toolchain are left out: see
+/// [`read_sets`].
 ///
 /// # Errors
 /// [`LockError`] for the first one refused.
 pub fn read_all(directory: &Path) -> Result<Vec<NamedLock>, LockError> {
-    let names = files::list_files(directory)?;
-    let locks = names.iter().filter(|n| n.extension().is_some_and(|e| e == "toml"));
-    locks.map(|name| NamedLock::read(&directory.join(name))).collect()
+    of_kind(directory, |kind| !matches!(kind, "debian-set" | "rust"))?
+        .iter()
+        .map(|path| NamedLock::read(path))
+        .collect()
+}
+
+/// Paths of the lock files in `directory` whose field `kind` is wanted, sorted.
+fn of_kind(directory: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, LockError> {
+    let mut found = Vec::new();
+    for name in files::list_files(directory)?.iter().filter(|n| n.extension().is_some_and(|e| e == "toml")) {
+        let path = directory.join(name);
+        let text = files::read_capped(&path, MAX_LOCK)?;
+        // A file without a readable kind is refused by whoever reads it in full.
+        let kind = toml::from_str::<KindOnly>(&String::from_utf8_lossy(&text)).map(|k| k.kind).unwrap_or_default();
+        if is_wanted(&kind) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[derive(Deserialize)]
+struct KindOnly {
+    kind: String,
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Lock, LockError> {
@@ -165,6 +193,9 @@ pub(crate) fn check(path: &Path, lock: &Lock) -> Result<(), LockError> {
     if lock.licence.trim().is_empty() || lock.reason.trim().is_empty() {
         return Err(refuse("licence, reason", "must be stated"));
     }
+    if lock.suite.as_deref().is_some_and(|suite| !is_word(suite)) {
+        return Err(refuse("suite", "must be letters, digits and .+-_"));
+    }
     for member in &lock.members {
         if !is_plain_path(&member.path) || !is_word(&member.name) {
             return Err(refuse("member", "path and name must be plain"));
@@ -187,7 +218,7 @@ fn is_plain_path(text: &str) -> bool {
     text.split('/').all(|part| !matches!(part, "" | "." | "..") && part.bytes().all(plain))
 }
 
-const MAX_LOCK: u64 = 64 << 10;
+const MAX_LOCK: u64 = 256 << 10;
 const MAX_INPUT: u64 = 4 << 30;
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `image`: builds guest images and shows what enters them.
 
+mod commands;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image::{BuildOptions, Console, Explain, Image, Kind, NamedLock, Sources, Workspace};
+use image::{BuildOptions, Console, Explain, Image, NamedLock, Sources, Workspace};
 use serde_json::{Value, json};
 
 /// Builds guest images reproducibly from locked inputs.
@@ -29,6 +31,34 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+enum InputsAction {
+    /// Write locked inputs as one archive, from which a build without network succeeds.
+    Export {
+        /// The archive.
+        #[arg(long)]
+        out: PathBuf,
+        /// Lock names, and `Cargo.lock` [default: all].
+        names: Vec<String>,
+    },
+    /// Bring the inputs of an archive into the cache, each compared with its digest.
+    Import {
+        /// The archive.
+        archive: PathBuf,
+        /// Lock names, and `Cargo.lock`, that it must hold [default: all].
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum LockAction {
+    /// Bump locks to what the machine's own apt configuration offers [default: all].
+    Update {
+        /// Lock names.
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Build an image: firmware.fd, vmlinuz, initrd, cmdline and image.json.
     Build {
@@ -38,9 +68,30 @@ enum Command {
         /// Directory for the result.
         #[arg(long)]
         out: PathBuf,
+        /// Compilations at a time [default: the number of processors]. The result does not depend on it.
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
     },
-    /// List what enters from outside, with digests.
-    Inputs,
+    /// List what enters from outside, with digests; or move it as one archive.
+    #[command(args_conflicts_with_subcommands = true)]
+    Inputs {
+        #[command(subcommand)]
+        action: Option<InputsAction>,
+    },
+    /// Compare a published image with one that is built here, and say what differs.
+    Audit {
+        /// What was published: an image's directory, or a release's statement or bundle (its signature is not checked).
+        #[arg(long, value_name = "RELEASE")]
+        against: PathBuf,
+        /// An image that was built before [default: build the published profile now].
+        #[arg(long, value_name = "DIR")]
+        built: Option<PathBuf>,
+    },
+    /// Maintain lock files.
+    Lock {
+        #[command(subcommand)]
+        action: LockAction,
+    },
     /// Bring locked inputs into the cache without building [default: all].
     Fetch {
         /// Lock names, as `inputs` lists them.
@@ -63,6 +114,13 @@ enum Command {
         #[arg(default_value = "vhost-device-vsock")]
         name: String,
     },
+    /// A stage of entering the build root; its plan stands on standard input.
+    #[command(hide = true)]
+    EnterRoom {
+        /// `outer` or `inner`.
+        #[arg(long)]
+        stage: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +133,9 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Command::EnterRoom { stage } = &arguments.command {
+        return enter(stage);
+    }
     match run(&arguments) {
         Ok(document) => {
             if arguments.json {
@@ -90,16 +151,15 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
     let start = arguments.workspace.clone().unwrap_or_else(|| PathBuf::from("."));
     let workspace = Workspace::containing(&start).map_err(boxed)?;
     match &arguments.command {
-        Command::Build { profile, out } => {
+        Command::Build { profile, out, jobs } => {
             let sources = sources(arguments)?;
-            let options = BuildOptions { workspace, profile: profile.clone(), out: out.clone(), sources };
+            let options = BuildOptions { workspace, profile: profile.clone(), out: out.clone(), sources, jobs: *jobs };
             let image = image::build(&options, &Console::new()).map_err(boxed)?;
             Ok(report_image(&image, arguments.json))
         }
-        Command::Inputs => {
-            let locks = image::read_all(&workspace.image("locks")).map_err(boxed)?;
-            Ok(report_inputs(&locks, arguments.json))
-        }
+        Command::Inputs { action } => commands::inputs(&workspace, action.as_ref(), arguments),
+        Command::Audit { against, built } => commands::audit(&workspace, against, built.as_deref(), arguments),
+        Command::Lock { action: LockAction::Update { names } } => commands::update(&workspace, names, arguments),
         Command::Fetch { names } => {
             let locks = image::read_all(&workspace.image("locks")).map_err(boxed)?;
             fetch(&select(locks, names)?, &sources(arguments)?, arguments.json)
@@ -111,6 +171,24 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
         }
         Command::Cargo { profile, arguments: words } => cargo(&workspace, profile, words, &sources(arguments)?),
         Command::HostTool { name } => host_tool(&workspace, name, &sources(arguments)?, arguments.json),
+        // Never comes here: it ends in `main`.
+        Command::EnterRoom { .. } => Ok(json!({})),
+    }
+}
+
+/// Ends with the tool's status. Nothing else of this program has run in the process.
+fn enter(stage: &str) -> ExitCode {
+    let stage = match stage {
+        "outer" => image::Stage::Outer,
+        "inner" => image::Stage::Inner,
+        _ => return ExitCode::from(WRONG_USAGE),
+    };
+    match image::enter(stage) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.status())
+        }
     }
 }
 
@@ -128,11 +206,8 @@ fn host_tool(workspace: &Workspace, name: &str, sources: &Sources, quiet: bool) 
 
 /// Runs cargo on this terminal; the demonstration model is named in `CHRYSALIS_TEST_MODEL` for tests that want one.
 fn cargo(workspace: &Workspace, profile: &str, words: &[String], sources: &Sources) -> Result<Value, Box<dyn Explain>> {
-    let lock = workspace.image("locks").join("model-smollm2.toml");
-    let model = image::fetch_model(&lock, sources, &Console::new()).map_err(boxed)?;
-    let mut command = image::guest_cargo(workspace, profile, words, sources).map_err(boxed)?;
-    let status = command.env("CHRYSALIS_TEST_MODEL", &model.weights).status();
-    match status {
+    let mut command = image::guest_cargo(workspace, profile, words, sources, &Console::new()).map_err(boxed)?;
+    match command.status() {
         Ok(status) if status.success() => Ok(json!({})),
         Ok(status) => Err(boxed(CargoFailed(format!("cargo failed with {status}")))),
         Err(error) => Err(boxed(CargoFailed(format!("cargo could not be started: {error}")))),
@@ -186,22 +261,6 @@ fn report_image(image: &Image, quiet: bool) -> Value {
     json!({"directory": image.directory, "image": image.manifest})
 }
 
-fn report_inputs(locks: &[NamedLock], quiet: bool) -> Value {
-    let mut list = Vec::new();
-    for NamedLock { name, lock, lock_sha256 } in locks {
-        if !quiet {
-            println!("{name}: {} {} ({})", lock.package, lock.version, lock.licence);
-            println!("  {}\n  {} {} bytes, sha256 {}", lock.reason, lock.path, lock.size, lock.sha256);
-        }
-        list.push(json!({
-            "name": name, "kind": kind(lock.kind), "package": lock.package, "version": lock.version,
-            "path": lock.path, "size": lock.size, "sha256": lock.sha256, "licence": lock.licence,
-            "reason": lock.reason, "lock_sha256": lock_sha256,
-        }));
-    }
-    json!({"inputs": list})
-}
-
 fn report_paths(paths: &[(&str, &PathBuf)], quiet: bool) -> Value {
     if !quiet {
         paths.iter().for_each(|(_, path)| println!("{}", path.display()));
@@ -209,20 +268,16 @@ fn report_paths(paths: &[(&str, &PathBuf)], quiet: bool) -> Value {
     paths.iter().map(|(name, path)| ((*name).to_owned(), json!(path))).collect()
 }
 
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Debian => "debian",
-        Kind::Pypi => "pypi",
-        Kind::Crate => "crate",
-    }
-}
-
 fn fail(error: &dyn Explain, json: bool) -> ExitCode {
     let refusal = error.refusal();
-    eprintln!("error: {}", refusal.detail);
-    eprintln!("fix: {}", refusal.fix);
+    for reason in error.reasons() {
+        eprintln!("error: {}: {}", reason.field, reason.detail);
+        eprintln!("fix: {}", reason.fix);
+    }
     if json {
-        println!("{}", json!({"reasons": [&refusal]}));
+        let mut document = error.document();
+        document.insert("reasons".to_owned(), json!(error.reasons()));
+        println!("{}", Value::Object(document));
     }
     let usage = ["profile_unknown", "input_unknown", "host_tool_unknown"].contains(&refusal.code.as_str());
     ExitCode::from(if usage {
@@ -257,6 +312,9 @@ Examples:
   image build --profile cpu --out out/cpu --json | tail -n 1
   image model                             the demonstration's model
   image host-tool qemu-10.0               a QEMU to compare predictions with
+  image audit --against release.sigstore.json
+  image inputs export --out inputs.tar    for a build without network: image inputs import inputs.tar
+  image lock update build-root            take current packages into a lock
   image fetch ovmf --debian-mirror http://mirror.example/debian
 
 Exit codes: 0 done, 2 refused (digest, size, lock, profile, kernel option), 64 wrong usage, 1 anything else.";

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Compiles the guest's programs: static, for one processor level, without paths of this machine in them.
+//! Compiles the guest's programs in the build root: static, for one processor level.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use types::Sha256Digest;
 
-use crate::cache::{Cache, CacheError};
+use crate::build_root::RootError;
+use crate::cache::CacheError;
 use crate::command::{Tool, ToolError};
+use crate::crates::{self, CratesError};
 use crate::elf;
 use crate::files::{self, FileError};
 use crate::profile::{Compile, Program};
-use crate::progress::Progress;
-use crate::workspace::{Workspace, WorkspaceError};
+use crate::room::{Mount, Room};
+use crate::rust::{self, RustError};
+use crate::shop::Shop;
+use crate::workspace::WorkspaceError;
 
 /// Why the guest's programs were not built.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +35,16 @@ pub enum RuntimeError {
     /// The source tree could not be used.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
-    /// The compiler is missing or failed.
+    /// There is no build root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The Rust toolchain is not the locked one.
+    #[error(transparent)]
+    Rust(#[from] RustError),
+    /// The Rust packages could not be had.
+    #[error(transparent)]
+    Crates(#[from] CratesError),
+    /// The compiler failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
     /// The cache failed.
@@ -52,31 +65,24 @@ pub struct Runtime {
     pub programs: Vec<(Program, PathBuf)>,
     /// Digest of the sources they come from.
     pub sources: Sha256Digest,
-    /// Versions of the compilers.
+    /// Versions of the locked compilers.
     pub toolchain: String,
+    /// What is linked into the programs: cargo's list, for the bill of materials.
+    pub dependencies: String,
 }
 
-/// The programs from the cache, or compiled now. The cache key covers the sources, `Cargo.lock`, flags and compilers.
-/// Sources that change meanwhile are compiled again, a few times.
+/// The programs from the cache, or compiled now. The cache key covers the sources, `Cargo.lock`, flags, the build root and
+/// the Rust toolchain. Sources that change meanwhile are compiled again, a few times.
 ///
 /// # Errors
 /// [`RuntimeError`]; nothing is kept then.
-pub(crate) fn build(
-    workspace: &Workspace,
-    compile: &Compile,
-    programs: &[Program],
-    cache: &Cache,
-    source_date_epoch: u64,
-    progress: &dyn Progress,
-) -> Result<Runtime, RuntimeError> {
-    let target = cache.work(&format!("cargo-{}", compile.target_cpu))?;
-    let settings = Settings::new(workspace, compile, &target, source_date_epoch)?;
-    let toolchain = toolchain(workspace)?;
+pub(crate) fn build(shop: &Shop<'_>, compile: &Compile, programs: &[Program]) -> Result<Runtime, RuntimeError> {
+    let settings = Settings::new(compile, shop.source_date_epoch);
     let mut attempts = 1..ATTEMPTS;
     loop {
-        match build_once(workspace, &settings, programs, cache, &toolchain, progress) {
+        match build_once(shop, &settings, programs) {
             Err(RuntimeError::SourcesChanged) if attempts.next().is_some() => {
-                progress.step("the sources changed meanwhile: compile again");
+                shop.progress.step("the sources changed meanwhile: compile again");
             }
             other => return other,
         }
@@ -84,69 +90,64 @@ pub(crate) fn build(
 }
 
 /// Cargo as for the guest's programs, so that their lints and tests share what was compiled for the image.
-/// `arguments` are cargo's own, a subcommand first; target and profile are added behind it. It is returned unstarted.
+/// `arguments` are cargo's own, a subcommand first; target and profile are added behind it. The test model stands at
+/// [`TEST_MODEL`]. It is returned unstarted.
 ///
 /// # Errors
 /// [`RuntimeError`].
 pub(crate) fn cargo(
-    workspace: &Workspace,
+    shop: &Shop<'_>,
     compile: &Compile,
-    cache: &Cache,
-    source_date_epoch: u64,
     arguments: &[String],
+    model: &Path,
 ) -> Result<Command, RuntimeError> {
-    let target = cache.work(&format!("cargo-{}", compile.target_cpu))?;
-    let settings = Settings::new(workspace, compile, &target, source_date_epoch)?;
+    let settings = Settings::new(compile, shop.source_date_epoch);
+    let room = rust::show_unchecked(shop.workspace, settings.room(shop)?, &["clippy-preview".to_owned()])?;
+    let room = match on_path("cargo-nextest") {
+        Some(nextest) => room.show(&nextest, Path::new(rust::PLACE).join("bin/cargo-nextest")),
+        None => room,
+    };
+    let room = room.mount(Mount::Scratch { to: "/model".into() }).show(model, TEST_MODEL);
     let words = arguments.iter().take_while(|argument| !argument.starts_with('-')).count();
     let (subcommand, rest) = arguments.split_at_checked(words).unwrap_or((arguments, &[]));
-    let tool = settings.cargo(workspace).args(subcommand).args(["--release", "--locked", "--target", TARGET]);
-    Ok(tool.args(rest).command())
+    let tool = settings.cargo(&room, shop.jobs).env("CHRYSALIS_TEST_MODEL", TEST_MODEL);
+    let tool = tool.args(subcommand).args(["--release", "--locked", "--target", TARGET]);
+    Ok(tool.args(rest).command()?)
 }
 
-fn build_once(
-    workspace: &Workspace,
-    settings: &Settings,
-    programs: &[Program],
-    cache: &Cache,
-    toolchain: &str,
-    progress: &dyn Progress,
-) -> Result<Runtime, RuntimeError> {
+fn build_once(shop: &Shop<'_>, settings: &Settings, programs: &[Program]) -> Result<Runtime, RuntimeError> {
     let packages: Vec<&str> = programs.iter().map(|p| p.package.as_str()).collect();
-    let sources = workspace.source_digest(&packages)?;
-    let key = key(&[&sources.to_string(), &settings.described(), toolchain, &packages.join(" ")]);
-    let entry = cache.entry("programs", &key, progress, |directory| {
-        progress.step(&format!("compile {}", packages.join(", ")));
-        settings.compile(workspace, &packages, progress)?;
-        packages.iter().try_for_each(|name| keep_static(&settings.target, name, directory))?;
-        let unchanged = workspace.source_digest(&packages)? == sources;
+    let sources = shop.workspace.source_digest(&packages)?;
+    let root = shop.root.digest().to_string();
+    let rust = shop.rust.lock.sha256.to_string();
+    let key = key(&[&sources.to_string(), &settings.described(), &root, &rust, &packages.join(" ")]);
+    let entry = shop.sources.cache.entry("programs", &key, shop.progress, |directory| {
+        shop.progress.step(&format!("compile {}", packages.join(", ")));
+        let room = settings.room(shop)?;
+        settings.compile(&room, shop, &packages)?;
+        let target = settings.target(shop)?;
+        packages.iter().try_for_each(|name| keep_static(&target, name, directory))?;
+        let listed = settings.dependencies(&room, shop.jobs, &packages)?;
+        files::write_whole(&directory.join(DEPENDENCIES), listed.as_bytes())?;
+        let unchanged = shop.workspace.source_digest(&packages)? == sources;
         if unchanged { Ok(()) } else { Err(RuntimeError::SourcesChanged) }
     })?;
     let programs = programs.iter().map(|p| (p.clone(), entry.file(&p.package))).collect();
-    Ok(Runtime { programs, sources, toolchain: toolchain.to_owned() })
+    let toolchain = format!("rust {}; {}", shop.rust.lock.channel, shop.root.versions(&COMPILERS));
+    let dependencies = files::read_capped(&entry.file(DEPENDENCIES), MAX_LIST)?;
+    let dependencies = String::from_utf8_lossy(&dependencies).into_owned();
+    Ok(Runtime { programs, sources, toolchain, dependencies })
 }
 
-/// Flags and variables of a build. Paths of this machine appear only to be mapped away.
+/// Flags and variables of a build.
 struct Settings {
+    processor: String,
     flags: Vec<String>,
-    maps: Vec<(PathBuf, &'static str)>,
     variables: Vec<(String, String)>,
-    target: PathBuf,
 }
 
 impl Settings {
-    fn new(
-        workspace: &Workspace,
-        compile: &Compile,
-        target: &Path,
-        source_date_epoch: u64,
-    ) -> Result<Self, RuntimeError> {
-        let sysroot = workspace.rust_tool("rustc").args(["--print", "sysroot"]).directory(workspace.root()).output()?;
-        let maps = vec![
-            (workspace.root().to_owned(), "/chrysalis"),
-            (cargo_home(), "/cargo"),
-            (PathBuf::from(sysroot.trim()), "/rust"),
-            (target.to_owned(), "/target"),
-        ];
+    fn new(compile: &Compile, source_date_epoch: u64) -> Self {
         let flags = [
             "-Ctarget-feature=+crt-static".to_owned(),
             "-Crelocation-model=static".to_owned(),
@@ -156,48 +157,70 @@ impl Settings {
         let mut variables = vec![
             ("SOURCE_DATE_EPOCH".to_owned(), source_date_epoch.to_string()),
             ("CARGO_INCREMENTAL".to_owned(), "0".to_owned()),
-            ("TZ".to_owned(), "UTC".to_owned()),
+            ("CARGO_HOME".to_owned(), crates::HOME.to_owned()),
+            ("CARGO_TARGET_DIR".to_owned(), TARGET_PLACE.to_owned()),
+            ("LIBCLANG_PATH".to_owned(), LIBCLANG.to_owned()),
         ];
         for (name, on) in &compile.ggml {
             variables.push((format!("GGML_{name}"), if *on { "ON" } else { "OFF" }.to_owned()));
         }
-        Ok(Self { flags: flags.to_vec(), maps, variables, target: target.to_owned() })
+        Self { processor: compile.target_cpu.clone(), flags: flags.to_vec(), variables }
     }
 
     /// What of the settings shapes the result.
     fn described(&self) -> String {
-        let places: Vec<_> = self.maps.iter().map(|(_, to)| *to).collect();
-        format!("{RECIPE_VERSION} {:?} {places:?} {:?}", self.flags, self.variables)
+        format!("{RECIPE_VERSION} {:?} {:?}", self.flags, self.variables)
+    }
+
+    /// Cargo's own directory between builds. Cargo judges by times and paths, and every tree has the same path in the room:
+    /// so each tree of this machine, build root and toolchain has its own.
+    fn target(&self, shop: &Shop<'_>) -> Result<PathBuf, RuntimeError> {
+        let tree = shop.workspace.root().to_string_lossy();
+        let key = key(&[&tree, &shop.root.digest().to_string(), &shop.rust.lock.sha256.to_string()]).to_string();
+        let short = key.get(..16).unwrap_or(&key);
+        Ok(shop.sources.cache.work(&format!("cargo-{}-{short}", self.processor))?)
+    }
+
+    /// The build root with the toolchain, the Rust packages, the source and cargo's own directory.
+    fn room(&self, shop: &Shop<'_>) -> Result<Room, RuntimeError> {
+        let Shop { workspace, sources, progress, .. } = *shop;
+        let room = shop.root.room(sources, progress)?;
+        let room = crates::show(workspace, shop.rust.show(workspace, room)?, sources, progress)?;
+        Ok(room.show(workspace.root(), SOURCE_PLACE).lend(&self.target(shop)?, TARGET_PLACE))
     }
 
     /// Programs compiled together share features of their dependencies. Those of [`ALONE`] are compiled by themselves, so
     /// that linting and testing one of them finds the very same dependencies compiled.
-    fn compile(&self, workspace: &Workspace, packages: &[&str], progress: &dyn Progress) -> Result<(), RuntimeError> {
+    fn compile(&self, room: &Room, shop: &Shop<'_>, packages: &[&str]) -> Result<(), RuntimeError> {
         let (alone, together): (Vec<&str>, Vec<&str>) = packages.iter().partition(|package| ALONE.contains(package));
         let groups = alone.into_iter().map(|package| vec![package]).chain([together]);
         for group in groups.filter(|group| !group.is_empty()) {
-            let mut tool = self.cargo(workspace).args(["build", "--release", "--locked", "--target", TARGET]);
+            let mut tool = self.cargo(room, shop.jobs);
+            tool = tool.args(["build", "--release", "--locked", "--target", TARGET]);
             for package in group {
                 tool = tool.args(["--package", package]);
             }
-            tool.run("programs: packages compiled", progress)?;
+            tool.run("programs: packages compiled", shop.progress)?;
         }
         Ok(())
     }
 
+    /// What cargo says is linked into the programs: `name version|licence` lines, packages often more than once.
+    fn dependencies(&self, room: &Room, jobs: usize, packages: &[&str]) -> Result<String, RuntimeError> {
+        let mut tool = self.cargo(room, jobs).args(["tree", "--locked", "--target", TARGET, "--edges", "normal"]);
+        tool = tool.args(["--prefix", "none", "--format", "{p}|{l}"]);
+        for package in packages {
+            tool = tool.args(["--package", package]);
+        }
+        Ok(tool.output()?)
+    }
+
     /// Cargo with everything that shapes the guest's programs.
-    fn cargo(&self, workspace: &Workspace) -> Tool {
-        let rust_map = |(from, to): &(PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
-        let c_map = |(from, to): &(PathBuf, &str)| format!("-ffile-prefix-map={}={to}", from.display());
-        let flags: Vec<String> = self.flags.iter().cloned().chain(self.maps.iter().map(rust_map)).collect();
-        let c_flags: Vec<String> = self.maps.iter().map(c_map).collect();
-        let tool = workspace
-            .rust_tool("cargo")
-            .directory(workspace.root())
-            .env("CARGO_TARGET_DIR", &self.target)
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-            .env("CFLAGS", c_flags.join(" "))
-            .env("CXXFLAGS", c_flags.join(" "));
+    fn cargo(&self, room: &Room, jobs: usize) -> Tool {
+        let tool = Tool::inside(room, "cargo")
+            .directory(Path::new(SOURCE_PLACE))
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags.join("\x1f"))
+            .env("CARGO_BUILD_JOBS", jobs.to_string());
         self.variables.iter().fold(tool, |tool, (name, value)| tool.env(name, value))
     }
 }
@@ -208,25 +231,9 @@ fn keep_static(target: &Path, name: &str, directory: &Path) -> Result<(), Runtim
     Ok(files::write_whole(&directory.join(name), &bytes)?)
 }
 
-/// The compilers that shape the programs.
-fn toolchain(workspace: &Workspace) -> Result<String, RuntimeError> {
-    let mut said = workspace.rustc_version()?.trim().replace('\n', "; ");
-    for (tool, fix) in [
-        ("cc", "install the Debian package build-essential"),
-        ("c++", "install the Debian package build-essential"),
-        ("ld", "install the Debian package binutils"),
-        ("cmake", "install the Debian package cmake"),
-    ] {
-        let version = Tool::new(tool, fix).env("LC_ALL", "C").arg("--version").output()?;
-        said.push_str("; ");
-        said.push_str(version.lines().next().unwrap_or_default());
-    }
-    Ok(said)
-}
-
-fn cargo_home() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo");
-    std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 fn key(parts: &[&str]) -> Sha256Digest {
@@ -234,12 +241,24 @@ fn key(parts: &[&str]) -> Sha256Digest {
     Sha256Digest::of(lines.as_bytes())
 }
 
+/// Where the test model stands for tests of the engine.
+const TEST_MODEL: &str = "/model/model.gguf";
+/// Where a build finds the source tree.
+const SOURCE_PLACE: &str = "/chrysalis";
+/// Where a build writes.
+const TARGET_PLACE: &str = "/target";
+const LIBCLANG: &str = "/usr/lib/x86_64-linux-gnu";
+/// Packages of the build root whose versions shape the programs.
+const COMPILERS: [&str; 4] = ["gcc-14", "binutils", "libc6-dev", "cmake"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Compilations before giving up on sources that keep changing.
 const ATTEMPTS: u32 = 3;
+/// Beside the programs in their cache entry. No package has a dot in its name.
+const DEPENDENCIES: &str = "dependencies.txt";
+const MAX_LIST: u64 = 4 << 20;
 const MAX_PROGRAM: u64 = 256 << 20;
 /// Changes when this file builds another way.
-const RECIPE_VERSION: &str = "programs/2";
+const RECIPE_VERSION: &str = "programs/3";
 /// Programs whose dependencies take minutes to compile.
 const ALONE: &[&str] = &["engine"];
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Takes files out of locked packages: `.deb` (deb(5)), `.tar.xz` inside one, and wheels.
 
+mod tree;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
+pub(crate) use self::tree::Growing;
 use liblzma::read::XzDecoder;
 use types::Sha256Digest;
 
@@ -58,6 +61,18 @@ pub enum UnpackError {
 /// [`UnpackError`].
 pub(crate) fn debian_member(input: &Input, member: &Member) -> Result<Vec<u8>, UnpackError> {
     with_debian_member(&input.path, &member.path, |reader| read_member(reader, member))
+}
+
+/// Size and digest of a file in a Debian package: what a lock would state.
+///
+/// # Errors
+/// [`UnpackError`].
+pub(crate) fn debian_member_digest(input: &Input, member: &str) -> Result<(u64, Sha256Digest), UnpackError> {
+    with_debian_member(&input.path, member, |reader| {
+        let mut bytes = Vec::new();
+        reader.take(MAX_MEMBER).read_to_end(&mut bytes)?;
+        Ok(Ok((bytes.len() as u64, Sha256Digest::of(&bytes))))
+    })
 }
 
 /// A locked member of a wheel, digest checked.
@@ -175,6 +190,7 @@ fn is_wanted_source(path: &Path) -> bool {
     !(document || is_code && (other_arch || unused))
 }
 
+const MAX_MEMBER: u64 = 256 << 20;
 const UNUSED_CODE: [&str; 5] = ["drivers/gpu", "drivers/media", "drivers/staging", "sound", "tools/testing"];
 
 #[cfg(test)]
@@ -211,6 +227,7 @@ mod tests {
             sha256: Sha256Digest::of(bytes),
             licence: "x".into(),
             reason: "x".into(),
+            suite: None,
             members: Vec::new(),
         };
         Input { path, lock: NamedLock { name: "p".into(), lock, lock_sha256: Sha256Digest::ZERO } }

@@ -59,6 +59,12 @@ impl Workspace {
         &self.root
     }
 
+    /// The Rust version that the tree pins.
+    #[must_use]
+    pub fn toolchain(&self) -> &str {
+        &self.toolchain
+    }
+
     /// A directory of `image/`.
     #[must_use]
     pub fn image(&self, name: &str) -> PathBuf {

@@ -41,14 +41,9 @@ pub(super) fn from_crate_registry(lock: &NamedLock, target: &Path) -> Result<(),
 
 /// The package in cargo's cache: the one with the locked digest, else any (so that the mismatch can be reported).
 fn cached_package(lock: &NamedLock) -> Result<Option<PathBuf>, FetchError> {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
-        .unwrap_or_default();
-    let cache = home.join("registry/cache");
     let mut other = None;
-    for registry in std::fs::read_dir(&cache).map_err(|e| FileError::at(&cache, e))?.flatten() {
-        let path = registry.path().join(lock.file_name());
+    for registry in cargo_cache()? {
+        let path = registry.join(lock.file_name());
         if !path.is_file() {
             continue;
         }
@@ -58,6 +53,20 @@ fn cached_package(lock: &NamedLock) -> Result<Option<PathBuf>, FetchError> {
         other = Some(path);
     }
     Ok(other)
+}
+
+/// The directories in which cargo keeps the packages that it fetched.
+pub(super) fn cargo_cache() -> Result<Vec<PathBuf>, FileError> {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+        .unwrap_or_default();
+    let cache = home.join("registry/cache");
+    match std::fs::read_dir(&cache) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(FileError::at(&cache, e)),
+    }
 }
 
 fn not_found(lock: &NamedLock) -> FetchError {
@@ -99,6 +108,7 @@ mod tests {
             sha256: Sha256Digest::ZERO,
             licence: "x".into(),
             reason: "x".into(),
+            suite: None,
             members: Vec::new(),
         };
         let lock = NamedLock { name: "p".into(), lock, lock_sha256: Sha256Digest::ZERO };

@@ -26,7 +26,7 @@ pub(super) fn download(
         .args(["--fail", "--silent", "--show-error", "--location", "--max-redirs", "5"])
         .args(["--proto", "=http,https", "--connect-timeout", "30", "--speed-limit", "100", "--speed-time", "60"])
         .args(["--output", "-", "--", address]);
-    let mut command = tool.command();
+    let mut command = tool.command()?;
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| tool.not_run(e))?;
     let copied = copy(lock, &mut child, target, progress);
@@ -114,6 +114,7 @@ mod tests {
             sha256: Sha256Digest::of(content),
             licence: "x".into(),
             reason: "x".into(),
+            suite: None,
             members: Vec::new(),
         };
         NamedLock { name: "p".into(), lock, lock_sha256: Sha256Digest::ZERO }

@@ -131,6 +131,7 @@ impl ToolLock {
                 sha256: package.sha256,
                 licence: package.licence.clone(),
                 reason: self.reason.clone(),
+                suite: None,
                 members: package.members.clone(),
             },
             lock_sha256: package.sha256,
