@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks of this repository: set-up, demo, test, bench.
+//! Tasks of this repository: set-up, demo, test, bench, fuzz.
 
 mod bench;
 mod demo;
@@ -40,10 +40,10 @@ enum Task {
     Layers,
     /// Have npm's @sigstore/verify judge a bundle made here, and changed copies of it.
     StockVerifier,
-    /// Build images twice with everything different that must not matter, and compare every byte.
-    Repro(repro::ReproArgs),
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
+    /// Build images twice with everything different that must not matter, and compare every byte.
+    Repro(repro::ReproArgs),
     /// Give invented bytes to every reader of hostile bytes, for so much processor time each.
     Fuzz(fuzz::FuzzArgs),
 }
@@ -56,12 +56,12 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Layers => layers::run(),
         Task::StockVerifier => stock_verifier::run(),
+        Task::Bench(args) => bench::run(&args),
         Task::Repro(args) => match repro::run(&args) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::from(NOT_IDENTICAL),
             Err(error) => Err(error),
         },
-        Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
     };
     match result {

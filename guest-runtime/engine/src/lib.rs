@@ -14,8 +14,8 @@ mod sandbox;
 mod serving;
 mod text;
 
-pub use llama::{LlamaEngine, LoadError, Model, Settings};
 pub use linux_sys::seccomp::SeccompError;
+pub use llama::{LlamaEngine, LoadError, Model, Settings};
 pub use sandbox::{Stage, confine};
 pub use serving::{ServeError, serve_client};
 pub use text::Answer;

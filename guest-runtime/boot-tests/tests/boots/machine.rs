@@ -72,7 +72,17 @@ pub(crate) fn qemu() -> PathBuf {
 pub(crate) fn machine(kernel: &Path, initrd: &Path, command_line: &str) -> Command {
     let mut command = Command::new(qemu());
     command
-        .args(["-machine", "q35,memory-backend=mem0,smm=off,pic=off", "-accel", "tcg", "-m", "512M", "-smp", "1", "-nodefaults"])
+        .args([
+            "-machine",
+            "q35,memory-backend=mem0,smm=off,pic=off",
+            "-accel",
+            "tcg",
+            "-m",
+            "512M",
+            "-smp",
+            "1",
+            "-nodefaults",
+        ])
         .args(["-cpu", "max,-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq"])
         .args(["-no-user-config", "-no-reboot", "-display", "none"])
         .arg("-kernel")

@@ -182,7 +182,14 @@ pub(crate) fn model() -> ModelId {
 
 pub(crate) fn shape() -> MachineShape {
     let devices = vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock];
-    MachineShape::new(ShapeFacts { vcpus: 2, memory_mib: 1024, physical_bits: 46, qemu: "10.1".parse().unwrap(), devices }).unwrap()
+    MachineShape::new(ShapeFacts {
+        vcpus: 2,
+        memory_mib: 1024,
+        physical_bits: 46,
+        qemu: "10.1".parse().unwrap(),
+        devices,
+    })
+    .unwrap()
 }
 
 fn guest_config(pin: Sha256Digest) -> GuestConfig {
