@@ -160,7 +160,7 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), FileError> {
 }
 
 /// Temporary files are made for their owner alone; results are not secret.
-fn set_public(path: &Path) -> io::Result<()> {
+pub(crate) fn set_public(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
 }

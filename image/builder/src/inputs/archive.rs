@@ -73,6 +73,7 @@ pub fn export_inputs(
     };
     write_archive(io::BufWriter::with_capacity(1 << 20, file.as_file()), &index, &places, progress).map_err(at)?;
     file.as_file().sync_all().map_err(at)?;
+    files::set_public(file.path()).map_err(at)?;
     file.persist(out).map_err(|e| at(e.error))?;
     Ok(files::sha256_file(out)?)
 }
