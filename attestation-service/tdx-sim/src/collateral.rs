@@ -51,6 +51,14 @@ impl SimulatedPlatform {
     /// # Errors
     /// [`PkiError::Certificate`], [`PkiError::Time`].
     pub fn collateral(&self, now: u64, fault: Option<Fault>) -> Result<Collateral, PkiError> {
+        self.collateral_numbered(now, EVALUATION_DATA_NUMBER, fault)
+    }
+
+    /// [`SimulatedPlatform::collateral`] with another `tcbEvaluationDataNumber`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn collateral_numbered(&self, now: u64, number: u32, fault: Option<Fault>) -> Result<Collateral, PkiError> {
         let window = window(now, fault)?;
         let lists = match fault {
             Some(Fault::FutureCollateral) => self::window(now, None)?,
@@ -62,8 +70,8 @@ impl SimulatedPlatform {
             Some(Fault::RevokedTcbSigner) => vec![tcb_signer_serial()],
             _ => Vec::new(),
         };
-        let mut tcb_info = tcb_info(window, fault)?.to_string();
-        let mut qe_identity = qe_identity(window, fault)?.to_string();
+        let mut tcb_info = tcb_info(window, number, fault)?.to_string();
+        let mut qe_identity = qe_identity(window, number, fault)?.to_string();
         let tcb_info_signature = sign_raw("tcb_signer", &self.keys.tcb_signer, tcb_info.as_bytes())?.to_vec();
         let qe_identity_signature = sign_raw("tcb_signer", &self.keys.tcb_signer, qe_identity.as_bytes())?.to_vec();
         match fault {
@@ -98,7 +106,7 @@ fn window(now: u64, fault: Option<Fault>) -> Result<(i64, i64), PkiError> {
     })
 }
 
-fn tcb_info((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value, PkiError> {
+fn tcb_info((from, until): (i64, i64), number: u32, fault: Option<Fault>) -> Result<Value, PkiError> {
     let fmspc = if fault == Some(Fault::OtherFmspc) { *b"OTHER\0" } else { FMSPC };
     let module = json!({"mrsigner": "0".repeat(96), "attributes": "0".repeat(16), "attributesMask": "F".repeat(16)});
     let mut identity = module.clone();
@@ -117,7 +125,7 @@ fn tcb_info((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value, Pk
         "fmspc": hex::encode_upper(fmspc),
         "pceId": "0000",
         "tcbType": 0,
-        "tcbEvaluationDataNumber": EVALUATION_DATA_NUMBER,
+        "tcbEvaluationDataNumber": number,
         "tdxModule": module,
         "tdxModuleIdentities": [identity],
         "tcbLevels": tcb_levels(from, fault)?,
@@ -159,7 +167,7 @@ fn level(pce_svn: u16, date: i64, status: &str, advisories: &[&str]) -> Result<V
     Ok(level)
 }
 
-fn qe_identity((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value, PkiError> {
+fn qe_identity((from, until): (i64, i64), number: u32, fault: Option<Fault>) -> Result<Value, PkiError> {
     let raised = matches!(fault, Some(Fault::OutOfDateQe | Fault::RevokedQe));
     let newest = QE_ISV_SVN + u16::from(raised);
     let below = if fault == Some(Fault::RevokedQe) { "Revoked" } else { "OutOfDate" };
@@ -168,7 +176,7 @@ fn qe_identity((from, until): (i64, i64), fault: Option<Fault>) -> Result<Value,
         "version": 2,
         "issueDate": rfc3339(from)?,
         "nextUpdate": rfc3339(until)?,
-        "tcbEvaluationDataNumber": EVALUATION_DATA_NUMBER,
+        "tcbEvaluationDataNumber": number,
         "miscselect": "00000000",
         "miscselectMask": "FFFFFFFF",
         "attributes": hex::encode_upper(QE_ATTRIBUTES),

@@ -2,6 +2,7 @@
 //! Whom to believe about hardware.
 
 use serde::{Deserialize, Serialize};
+use types::Sha256Digest;
 
 /// The root under which quotes, collateral and revocation lists must stand.
 ///
@@ -49,6 +50,14 @@ impl TrustAnchors {
         }
     }
 
+    /// Whether `der` is the root certificate, byte by byte.
+    pub(crate) fn is_root(&self, der: &[u8]) -> bool {
+        match &self.0 {
+            Root::Intel => Sha256Digest::of(der).as_bytes() == &INTEL_ROOT_SHA256,
+            Root::Custom(root) => root == der,
+        }
+    }
+
     pub(crate) fn verifier(&self) -> dcap_qvl::verify::QuoteVerifier {
         match &self.0 {
             Root::Intel => dcap_qvl::verify::QuoteVerifier::new_prod(),
@@ -73,3 +82,9 @@ impl core::fmt::Display for Hardware {
         f.write_str(self.as_str())
     }
 }
+
+/// SHA-256 of "Intel SGX Root CA", the certificate that `dcap-qvl` has compiled in.
+const INTEL_ROOT_SHA256: [u8; 32] = [
+    0x44, 0xa0, 0x19, 0x6b, 0x2b, 0x99, 0xf8, 0x89, 0xb8, 0xe1, 0x49, 0xe9, 0x5b, 0x80, 0x7a, 0x35, 0x0e, 0x74, 0x24,
+    0x96, 0x43, 0x99, 0xe8, 0x85, 0xa7, 0xcb, 0xb8, 0xcc, 0xfa, 0xb6, 0x74, 0xd3,
+];

@@ -170,7 +170,7 @@ pub enum ChainRule {
 
 impl ChainRule {
     /// Code, field and fix.
-    const fn facts(self) -> (&'static str, &'static str, &'static str) {
+    pub(crate) const fn facts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::RootUntrusted => (
                 "root_untrusted",

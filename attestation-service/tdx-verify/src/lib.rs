@@ -11,6 +11,7 @@ mod body;
 mod chain;
 mod collateral;
 mod fault;
+mod issued;
 mod policy;
 mod signature;
 mod verified;
@@ -23,6 +24,7 @@ pub use anchors::{Hardware, TrustAnchors};
 pub use body::{ATTRIBUTES_ALLOWED, XFAM_ALLOWED, XFAM_REQUIRED};
 pub use collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN};
 pub use fault::{ChainRule, QuoteFault, QuoteRefused, SignatureForm};
+pub use issued::{CollateralFacts, CollateralFault, Span};
 pub use policy::{AcceptedTcb, PlatformPolicy, Tcb, TcbStatus};
 pub use verified::VerifiedQuote;
 
