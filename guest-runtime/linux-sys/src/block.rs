@@ -14,8 +14,13 @@ use crate::SysError;
 /// # Errors
 /// [`BlockError`].
 pub fn open_by_serial(serial: &str) -> Result<File, BlockError> {
-    let name = find(Path::new("/sys/class/block"), serial)?;
+    let name = name_by_serial(serial)?;
     File::open(Path::new("/dev").join(name)).map_err(SysError::when("open a disk")).map_err(BlockError::Sys)
+}
+
+/// The kernel's name of the only disk whose serial is `serial`.
+pub(crate) fn name_by_serial(serial: &str) -> Result<PathBuf, BlockError> {
+    find(Path::new("/sys/class/block"), serial)
 }
 
 /// Why no disk was opened.

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use crate::SysError;
+use crate::{SysError, mounts};
 
 /// Writes every setting of [`SETTINGS`] and reads it back. A setting that this kernel was built without is closed
 /// already.
@@ -16,6 +16,27 @@ use crate::SysError;
 /// [`SysError`] at the first setting that exists and does not hold its value.
 pub fn lock_down() -> Result<(), SysError> {
     close(Path::new("/proc/sys"), SETTINGS)
+}
+
+/// Forbids root itself to read or change the running kernel (`kernel_lockdown.7`), as a kernel without modules does from its start:
+/// raises the level to `confidentiality` and reads it back. The level never falls again.
+///
+/// # Errors
+/// [`SysError`].
+pub fn raise_lockdown() -> Result<(), SysError> {
+    mounts::pseudo("securityfs", "/sys/kernel/security", None)?;
+    raise(Path::new("/sys/kernel/security/lockdown"))
+}
+
+fn raise(file: &Path) -> Result<(), SysError> {
+    let what = "raise the kernel's lockdown";
+    let holds = || -> Result<bool, SysError> {
+        Ok(fs::read_to_string(file).map_err(SysError::when(what))?.contains(CONFIDENTIALITY))
+    };
+    if !holds()? {
+        fs::write(file, "confidentiality").map_err(SysError::when(what))?;
+    }
+    if holds()? { Ok(()) } else { Err(SysError { what, source: io::Error::other("the level does not hold") }) }
 }
 
 fn close(root: &Path, settings: &[(&str, &str)]) -> Result<(), SysError> {
@@ -75,9 +96,24 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("fs/protected_regular", "2"),
 ];
 
+/// The level in force stands in brackets.
+const CONFIDENTIALITY: &str = "[confidentiality]";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_level_that_does_not_hold_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("lockdown");
+        assert!(raise(&file).is_err());
+        fs::write(&file, "none integrity [confidentiality]\n").unwrap();
+        raise(&file).unwrap();
+        // A plain file does not take a level as the kernel's does: what is read back decides.
+        fs::write(&file, "[none] integrity confidentiality\n").unwrap();
+        assert!(raise(&file).is_err());
+    }
 
     #[test]
     fn existing_settings_are_written_and_missing_ones_are_closed_already() {

@@ -5,17 +5,22 @@
 
 pub mod block;
 pub mod descriptors;
+mod device_mapper;
 pub mod entropy;
 pub mod kernel;
 pub mod landlock;
 pub mod memory;
+pub mod modules;
 pub mod mounts;
 pub mod net;
+pub mod nodes;
+pub mod pci;
 pub mod power;
 pub mod process;
 pub mod seccomp;
 pub mod tdx_guest;
 pub mod usage;
+pub mod verity;
 pub mod vsock;
 
 /// A system call failed.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pseudo file systems. Nothing that a host made is ever mounted.
+//! Pseudo file systems, and the root that the image's measured hash verifies. Nothing that a host made is ever mounted.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -18,6 +18,17 @@ pub fn pseudo(kind: &str, target: &str, options: Option<&str>) -> Result<(), Sys
         flags |= MsFlags::MS_NODEV;
     }
     mount(Some(kind), target, Some(kind), flags, options).map_err(SysError::when("mount a pseudo file system"))
+}
+
+/// Mounts the read-only file system on a device that [`crate::verity`] made. Programs in it may be executed; none of them gets
+/// another user's rights, and no device in it is one.
+///
+/// # Errors
+/// [`SysError`].
+pub fn verified(device: &Path, target: &str) -> Result<(), SysError> {
+    directory(target, 0o755)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some(device), target, Some("erofs"), flags, None::<&str>).map_err(SysError::when("mount the verified root"))
 }
 
 /// Remounts the root file system read-only.
