@@ -5,21 +5,21 @@
 //! command lines. Only the hardware is simulated, and each line that shows a simulated result says so.
 
 mod chat;
-mod guest;
-mod programs;
+pub(crate) mod guest;
+pub(crate) mod programs;
 mod refusals;
-mod report;
-mod scene;
+pub(crate) mod report;
+pub(crate) mod scene;
 
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::{process, setup};
-use guest::Guest;
+use guest::{Guest, Launch};
 use programs::Programs;
 use report::Report;
-use scene::Scene;
+use scene::{Machine, Scene};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     setup::check_platform()?;
     setup::run()?;
     let programs = Programs::build(&mut report)?;
-    let scene = Scene::prepare(&programs, &mut report)?;
+    let scene = Scene::prepare(&programs, &mut report, &[Machine::DEMO])?;
     let played = play(args, &programs, &scene, &mut report);
     if played.is_err() && process::check_interrupt().is_ok() {
         eprintln!("logs are kept in {}", scene.keep().display());
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
 /// The measured run: boot, conversation, refusals.
 fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let measured_from = Instant::now();
-    let mut guest = Guest::boot(programs, scene, &scene.image, "guest", |_| Ok(()))?;
+    let mut guest = Guest::boot(programs, scene, Launch::demo(&scene.image), "guest", |_| Ok(()))?;
     guest.wait_until_serving(report)?;
     scene.keep_measured(guest.measured()?)?;
     let conversation = chat::ask(programs, scene, &guest, &args.question, report)?;

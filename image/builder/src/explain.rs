@@ -288,6 +288,9 @@ impl Explain for BuildError {
             Self::Crates(e) => e.refusal(),
             Self::Sbom(e) => e.refusal(),
             Self::Newc(e) => e.refusal(),
+            Self::Compression(_) => {
+                Refusal::new("initrd_refused", "initrd", self.to_string(), "give the machine more memory")
+            }
             Self::Cache(e) => e.refusal(),
         }
     }

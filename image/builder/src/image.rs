@@ -11,6 +11,7 @@ use types::Sha256Digest;
 pub use self::manifest::{ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA, ToolVersions};
 use crate::build_root::{BuildRoot, RootError};
 use crate::cache::{Cache, CacheError};
+use crate::compression;
 use crate::crates::{self, CratesError};
 use crate::fetch::{self, FetchError, Input, Sources};
 use crate::files::{self, FileDigest, FileError};
@@ -66,6 +67,9 @@ pub enum BuildError {
     /// The initial RAM disk could not be written.
     #[error(transparent)]
     Newc(#[from] NewcError),
+    /// Compressing the initial RAM disk failed.
+    #[error("the initial RAM disk cannot be compressed")]
+    Compression(#[source] std::io::Error),
     /// The cache or the output failed.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -274,7 +278,7 @@ fn firmware(input: &Input) -> Result<Vec<u8>, BuildError> {
     Ok(unpack::debian_member(input, member)?)
 }
 
-/// The archive and the list of what is in it.
+/// The compressed archive and the list of what is in it.
 fn initrd(profile: &Profile, runtime: &Runtime) -> Result<(Vec<u8>, Vec<RootEntry>), BuildError> {
     let mut archive = Archive::new();
     let mut root = Vec::new();
@@ -296,7 +300,8 @@ fn initrd(profile: &Profile, runtime: &Runtime) -> Result<(Vec<u8>, Vec<RootEntr
         archive.file(&program.path, 0o755, bytes)?;
         list(&program.path, 0o755, RootNode::Program { package, size, sha256 });
     }
-    Ok((archive.to_bytes()?, root))
+    let bytes = compression::compress(&archive.to_bytes()?).map_err(BuildError::Compression)?;
+    Ok((bytes, root))
 }
 
 fn manifest_input(lock: &NamedLock) -> ManifestInput {

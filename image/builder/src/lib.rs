@@ -12,6 +12,7 @@ mod audit;
 mod build_root;
 mod cache;
 mod command;
+mod compression;
 mod crates;
 mod elf;
 mod explain;

@@ -3,6 +3,7 @@
 
 mod demo;
 mod figure;
+mod image;
 mod measure;
 
 use anyhow::Context as _;
@@ -16,12 +17,17 @@ pub(crate) struct BenchArgs {
     /// What to measure; everything, one after another, when it is left out.
     #[arg(value_enum)]
     name: Option<Bench>,
+    /// Of the image, measure a build with an empty cache as well: a quarter of an hour.
+    #[arg(long)]
+    cold: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Bench {
     /// Registers, replay and release verification, in one process on one core.
     Measure,
+    /// The image: building it, its size, booting it on machines of several shapes.
+    Image,
     /// The demo: its phases, the image's size, the guest's memory.
     Demo,
 }
@@ -35,17 +41,19 @@ struct Outcome {
 /// Measures and writes the figures. A goal that is missed is shown, not an error: machines are noisy.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let benches = args.name.map_or_else(|| Bench::value_variants().to_vec(), |name| vec![name]);
-    benches.into_iter().try_for_each(Bench::run)
+    benches.into_iter().try_for_each(|bench| bench.run(args.cold))
 }
 
 impl Bench {
-    fn run(self) -> anyhow::Result<()> {
+    fn run(self, cold: bool) -> anyhow::Result<()> {
         let name = match self {
             Self::Measure => "measure",
+            Self::Image => "image",
             Self::Demo => "demo",
         };
         let Outcome { figures, mut details } = match self {
             Self::Measure => measure::run()?,
+            Self::Image => image::run(cold)?,
             Self::Demo => demo::run()?,
         };
         for figure in &figures {

@@ -11,7 +11,7 @@ use crate::process::{self, Background};
 
 use super::programs::Programs;
 use super::report::Report;
-use super::scene::Scene;
+use super::scene::{Machine, Scene};
 
 /// How a boot ended.
 pub(crate) enum Ending {
@@ -19,6 +19,22 @@ pub(crate) enum Ending {
     Serving(String),
     /// It halted itself: phase and numeric code.
     Halted { phase: String, code: u64 },
+}
+
+/// What is launched.
+#[derive(Clone, Copy)]
+pub(crate) struct Launch<'a> {
+    pub(crate) image: &'a Path,
+    pub(crate) machine: Machine,
+    /// Another QEMU than the one on the path.
+    pub(crate) qemu: Option<&'a Path>,
+}
+
+impl<'a> Launch<'a> {
+    /// The demo's machine with this image.
+    pub(crate) fn demo(image: &'a Path) -> Self {
+        Self { image, machine: Machine::DEMO, qemu: None }
+    }
 }
 
 /// A launched guest.
@@ -35,10 +51,11 @@ impl Guest {
     pub(crate) fn boot(
         programs: &Programs,
         scene: &Scene,
-        image: &Path,
+        launch: Launch<'_>,
         name: &str,
         tamper: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
+        let Launch { image, machine, qemu } = launch;
         let directory = scene.directory().join(name);
         let mut prepare = programs.command("host-agent");
         prepare
@@ -52,8 +69,11 @@ impl Guest {
             .args(["--model", &scene.model])
             .args(["--service", scene.service_address(), "--service-spki", &scene.service_spki])
             .args(["--tee", "simulated", "--accel", "tcg"])
-            .args(scene::SHAPE_ARGUMENTS)
+            .args(machine.arguments())
             .args(["--context-tokens", "512", "--threads-decode", "1", "--threads-prefill", "2"]);
+        if let Some(qemu) = qemu {
+            prepare.arg("--qemu").arg(qemu);
+        }
         process::run("host-agent prepare", &mut prepare)?;
         tamper(&directory)?;
         let started = Instant::now();
@@ -68,7 +88,7 @@ impl Guest {
             .arg(programs.path("tdx-sim"))
             .arg("--simulator-pki")
             .arg(&scene.pki)
-            .args(["--boot-timeout", "180", "--json"]);
+            .args(["--boot-timeout", &BOOT_TIMEOUT.to_string(), "--json"]);
         let log = scene.directory().join(format!("{name}.agent.log"));
         let agent = Background::start("host-agent", &mut launch, &log)?;
         Ok(Self { agent, directory, started, address: String::new(), measured: None })
@@ -91,8 +111,7 @@ impl Guest {
 
     /// Follows the boot until it serves or halts.
     pub(crate) fn follow(&mut self, mut report: Option<&mut Report>) -> anyhow::Result<Ending> {
-        while let Some(line) = self.agent.line(Duration::from_secs(200))? {
-            let event: Value = serde_json::from_str(&line).context("host-agent: not an event")?;
+        while let Some(event) = self.event()? {
             let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             let number = |name: &str| event.get(name).and_then(Value::as_u64).unwrap_or_default();
             match text("event").as_str() {
@@ -119,6 +138,12 @@ impl Guest {
             }
         }
         anyhow::bail!("host-agent ended without a word: logs are in {}", self.directory.display())
+    }
+
+    /// The host agent's next event.
+    pub(crate) fn event(&mut self) -> anyhow::Result<Option<Value>> {
+        let Some(line) = self.agent.line(Duration::from_secs(BOOT_TIMEOUT + 20))? else { return Ok(None) };
+        serde_json::from_str(&line).map(Some).context("host-agent: not an event")
     }
 
     /// What the simulator measured of the launch.
@@ -148,4 +173,4 @@ fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
 
-use super::scene;
+const BOOT_TIMEOUT: u64 = 180;

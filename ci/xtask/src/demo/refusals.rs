@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::process;
 
-use super::guest::{Ending, Guest};
+use super::guest::{Ending, Guest, Launch};
 use super::programs::Programs;
 use super::report::Report;
 use super::scene::Scene;
@@ -37,7 +37,10 @@ fn command_line(programs: &Programs, scene: &Scene, report: &mut Report) -> anyh
 fn initrd(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let image = tampered_image(scene, "image-initrd")?;
     let path = image.join("initrd");
-    std::fs::copy(scene.image.join("initrd"), &path).context("initrd")?;
+    // The kernel takes an archive that is not compressed as well.
+    let published = std::fs::File::open(scene.image.join("initrd")).context("initrd")?;
+    let mut unpacked = std::fs::File::create(&path).context("initrd")?;
+    zstd::stream::copy_decode(published, &mut unpacked).context("initrd")?;
     flip(&path, NEWC_DATE_LAST_DIGIT, 0x01)?;
     refused_by_service(programs, scene, report, "a byte changed in the initrd", &image, "t2")
 }
@@ -96,7 +99,7 @@ fn refused_by_service(
     run: &str,
 ) -> anyhow::Result<()> {
     let before = scene.audit_entries(programs)?;
-    let mut guest = Guest::boot(programs, scene, image, run, |_| Ok(()))?;
+    let mut guest = Guest::boot(programs, scene, Launch::demo(image), run, |_| Ok(()))?;
     let ending = guest.follow(None)?;
     report.part(&format!("boot, refused: {name}"), guest.seconds());
     guest.stop()?;
@@ -122,7 +125,7 @@ fn halted_by_guest(
     tamper: impl FnOnce(&Path) -> anyhow::Result<()>,
     expected: (&str, u64, &str),
 ) -> anyhow::Result<()> {
-    let mut guest = Guest::boot(programs, scene, &scene.image, run, tamper)?;
+    let mut guest = Guest::boot(programs, scene, Launch::demo(&scene.image), run, tamper)?;
     let ending = guest.follow(None)?;
     report.part(&format!("boot, refused: {name}"), guest.seconds());
     guest.stop()?;

@@ -17,13 +17,38 @@ use super::report::Report;
 
 /// Most bytes of kernel and initrd.
 const MAX_IMAGE: u64 = 40 << 20;
-/// The machine of the demo: small, since it is emulated.
-pub(crate) const SHAPE_ARGUMENTS: [&str; 6] = ["--vcpus", "2", "--memory-mib", "1024", "--physical-bits", "40"];
-const SHAPE: &str = "vcpus = 2\nmemory_mib = 1024\nphysical_bits = 40\nqemu = \"QEMU\"\ndevices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n";
 /// What the simulator measured of the first launch.
 pub(crate) const MEASURED: &str = "measured.json";
 const MODEL_NAME: &str = "smollm2-135m-instruct";
 const REVISION: &str = "q4_1";
+
+/// A guest's machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) vcpus: u16,
+    pub(crate) memory_mib: u32,
+}
+
+impl Machine {
+    /// That of the demo: small, since it is emulated.
+    pub(crate) const DEMO: Self = Self { vcpus: 2, memory_mib: 1024 };
+
+    /// For the host agent.
+    pub(crate) fn arguments(self) -> [String; 6] {
+        let Self { vcpus, memory_mib } = self;
+        ["--vcpus", &vcpus.to_string(), "--memory-mib", &memory_mib.to_string(), "--physical-bits", "40"]
+            .map(str::to_owned)
+    }
+
+    /// For a release.
+    fn shape(self, qemu: &str) -> String {
+        let Self { vcpus, memory_mib } = self;
+        format!(
+            "vcpus = {vcpus}\nmemory_mib = {memory_mib}\nphysical_bits = 40\nqemu = \"{qemu}\"\n\
+             devices = [\"config-disk\", \"model-disk\", \"network\", \"vsock\"]\n"
+        )
+    }
+}
 
 /// What a launch needs.
 pub(crate) struct Scene {
@@ -44,7 +69,9 @@ pub(crate) struct Scene {
 
 impl Scene {
     /// Builds and starts all of it.
-    pub(crate) fn prepare(programs: &Programs, report: &mut Report) -> anyhow::Result<Self> {
+    ///
+    /// The release is good for `machines`.
+    pub(crate) fn prepare(programs: &Programs, report: &mut Report, machines: &[Machine]) -> anyhow::Result<Self> {
         let root = workspace::root()?;
         let directory = tempfile::Builder::new().prefix("chrysalis-").tempdir().context("temporary directory")?;
         // An image of this run's own: another run may build another one at the same time.
@@ -62,7 +89,7 @@ impl Scene {
             let paths = process::json_with_progress("host tool", programs.image(&root).arg("host-tool"))?;
             path_in(&paths, "vhost_device_vsock")
         })?;
-        let scene = Unserved { programs, directory: directory.path(), image: &image };
+        let scene = Unserved { programs, directory: directory.path(), image: &image, machines };
         let (pack, model, weights) =
             report.step("model", "SmolLM2-135M-Instruct: fetch, pack, encrypt", || scene.pack_model(&root))?;
         let pki = directory.path().join("pki");
@@ -183,6 +210,7 @@ struct Unserved<'a> {
     programs: &'a Programs,
     directory: &'a Path,
     image: &'a Path,
+    machines: &'a [Machine],
 }
 
 impl Unserved<'_> {
@@ -205,10 +233,9 @@ impl Unserved<'_> {
         Ok((pack, model, size))
     }
 
-    /// The publisher's part: registers for the demo's shape, statement, signature, log with a witness.
+    /// The publisher's part: registers for the shapes, statement, signature, log with a witness.
     fn release(&self) -> anyhow::Result<()> {
         let file = |name: &str| self.directory.join(name);
-        std::fs::write(file("shape.toml"), SHAPE.replace("QEMU", &qemu_version()?)).context("shape.toml")?;
         for (kind, name) in [
             ("release", None),
             ("log", Some("demo.chrysalis.invalid/log")),
@@ -219,7 +246,13 @@ impl Unserved<'_> {
             process::json("measure release keygen", &mut keygen)?;
         }
         let mut create = self.measure(&["create", "--out"], &file("statement.json"));
-        create.arg("--image").arg(self.image).arg("--shape").arg(file("shape.toml"));
+        create.arg("--image").arg(self.image);
+        let qemu = qemu_version()?;
+        for machine in self.machines {
+            let shape = file(&format!("shape-{}-{}.toml", machine.vcpus, machine.memory_mib));
+            std::fs::write(&shape, machine.shape(&qemu)).context("shape")?;
+            create.arg("--shape").arg(shape);
+        }
         create.args(["--qemu", "qemu-system-x86_64"]);
         create.args([
             "--source-commit",

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::compression::decompress;
+
 /// A place where two files differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
@@ -56,8 +58,10 @@ fn words(published: &[u8], rebuilt: &[u8]) -> Vec<Place> {
         .collect()
 }
 
-/// Differences between two `newc` archives; none when one of them is not such an archive.
+/// Differences between two compressed `newc` archives; none when one of them is not such an archive.
 fn root(published: &[u8], rebuilt: &[u8]) -> Vec<Place> {
+    let unpacked = [published, rebuilt].map(|frame| decompress(frame, MAX_ROOT));
+    let [Some(published), Some(rebuilt)] = &unpacked else { return Vec::new() };
     let (Some(published), Some(rebuilt)) = (entries(published), entries(rebuilt)) else { return Vec::new() };
     let mut places = Vec::new();
     let names = published.keys().chain(rebuilt.keys().filter(|name| !published.contains_key(*name)));
@@ -184,13 +188,15 @@ fn sections(file: &[u8]) -> Option<BTreeMap<String, &[u8]>> {
 
 /// Most places named for one file.
 const MAX_PLACES: usize = 40;
+/// Most bytes of an unpacked root; a larger one is compared by offset.
+const MAX_ROOT: usize = 1 << 30;
 const HEADER: usize = 110;
 const SHT_NOBITS: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::newc::Archive;
+    use crate::{compression::compress, newc::Archive};
 
     fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut archive = Archive::new();
@@ -198,7 +204,7 @@ mod tests {
         for (path, data) in files {
             archive.file(path, 0o755, data.to_vec()).unwrap();
         }
-        archive.to_bytes().unwrap()
+        compress(&archive.to_bytes().unwrap()).unwrap()
     }
 
     /// An ELF file with sections `.text`, `.data` and the names.
