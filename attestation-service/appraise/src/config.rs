@@ -5,7 +5,7 @@ use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signature, VerifyingKey};
 use release::VerifiedRelease;
 use tdx_verify::VerifiedQuote;
-use types::{Evidence, GuestConfig, RegisterName, Role, Sha384Digest, evidence::AttestedTime};
+use types::{Evidence, GpuEvidence, GuestConfig, RegisterName, Role, Sha384Digest, evidence::AttestedTime};
 
 use crate::{Binding, Policy, registers::role_name, verdict::Checks};
 
@@ -30,7 +30,7 @@ pub(crate) fn check_identity(evidence: &Evidence, quote: &VerifiedQuote, checks:
 /// The configuration and GPUs against policy.
 pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &Policy, checks: &mut Checks) {
     // Every field of the configuration has its judge: fixed, by policy, or free. A new one must be handled here.
-    let GuestConfig { schema: _, role, shape: _, model, service, network: _, engine: _ } = config;
+    let GuestConfig { schema: _, role, shape: _, model, service, network: _, engine: _, gpus } = config;
     checks.add(role.0 == evidence.role, ROLE, role_name(role.0), role_name(evidence.role));
     let serves = role.0 == Role::Inference;
     checks.add(serves, ROLE_SERVED, role_name(Role::Inference), role_name(role.0));
@@ -41,13 +41,13 @@ pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &P
     checks.add(allowed, PIN, "a service of the policy's list", pin);
     let allowed = policy.instances.as_ref().is_none_or(|list| list.contains(&evidence.instance_key));
     checks.add(allowed, INSTANCE, "an instance of the policy's list", evidence.instance_key);
-    check_gpu(evidence, checks);
+    check_gpu(evidence, gpus.0, checks);
 }
 
 /// No release has GPUs yet: evidence about one can't be appraised, so it is refused.
-fn check_gpu(evidence: &Evidence, checks: &mut Checks) {
+fn check_gpu(evidence: &Evidence, configured: u8, checks: &mut Checks) {
     let gpu = &evidence.gpu;
-    let none = gpu.reports.is_empty() && gpu.epoch == 0 && *gpu.random.as_bytes() == [0; 32];
+    let none = *gpu == GpuEvidence::NONE && configured == 0;
     checks.add(none, GPU, "no GPU", format!("{} reports, epoch {}", gpu.reports.len(), gpu.epoch));
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use attested_channel::BootFacts;
 use linux_sys::usage;
-use types::{EventName, GpuEvidence, Hex32, ModelId, RuntimeEvent, Sha384Digest, TimeState};
+use types::{EventName, GpuEvidence, ModelId, RuntimeEvent, Sha384Digest, TimeState};
 
 use crate::{
     attester::Attester,
@@ -190,7 +190,7 @@ fn event(name: EventName, facts: Option<&Facts>, attester: &Attester) -> Result<
 
 /// GPU evidence of a guest without a GPU.
 pub(crate) fn no_gpu() -> GpuEvidence {
-    GpuEvidence { epoch: 0, random: Hex32::default(), reports: Vec::new() }
+    GpuEvidence::NONE
 }
 
 #[cfg(test)]

@@ -270,6 +270,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Pa
         accelerator: if record.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
         config_disk: run_dir.join(CONFIG_DISK),
         model_disk: run_dir.join(MODEL_DISK),
+        root_disk: None,
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: match host {
             VsockHost::Kernel { cid } => VsockBackend::Kernel { cid: *cid },

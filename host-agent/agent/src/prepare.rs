@@ -110,6 +110,7 @@ fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
             threads_decode: Free(args.threads_decode),
             threads_prefill: Free(args.threads_prefill),
         },
+        gpus: Free(0),
     }
 }
 

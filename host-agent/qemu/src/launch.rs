@@ -21,6 +21,8 @@ pub struct LaunchSpec {
     pub config_disk: PathBuf,
     /// The raw disk with the encrypted model pack.
     pub model_disk: PathBuf,
+    /// The raw disk with the image's root and its hash tree, where the shape has [`Device::RootDisk`].
+    pub root_disk: Option<PathBuf>,
     /// The one port that reaches the guest.
     pub network: PortForward,
     /// Who answers the guest's vsock.
@@ -123,6 +125,17 @@ pub enum LaunchError {
     /// A device that the guest cannot boot without is missing from the shape.
     #[error("shape.devices lacks {0:?}, which every guest needs")]
     MissingDevice(Device),
+    /// The shape has a root disk, and the image has no root.
+    #[error(
+        "shape.devices has root-disk, and the image has no file rootfs: launch an image that has one, or correct the shape"
+    )]
+    RootDiskMissing,
+    /// The image has a root, and the shape has no disk for it.
+    #[error("the image has a file rootfs, and shape.devices lacks root-disk: add it after the other devices")]
+    RootDiskWithoutDevice,
+    /// The root disk's place is part of what ACPI references are published for.
+    #[error("shape.devices must have root-disk after the other devices")]
+    RootDiskOrder,
 }
 
 impl LaunchSpec {
@@ -140,6 +153,15 @@ impl LaunchSpec {
             if !facts.devices.contains(&needed) {
                 return Err(LaunchError::MissingDevice(needed));
             }
+        }
+        let root = facts.devices.iter().position(|device| *device == Device::RootDisk);
+        match (root, &self.root_disk) {
+            (Some(_), None) => return Err(LaunchError::RootDiskMissing),
+            (None, Some(_)) => return Err(LaunchError::RootDiskWithoutDevice),
+            (Some(at), Some(_)) if at.checked_add(1) != Some(facts.devices.len()) => {
+                return Err(LaunchError::RootDiskOrder);
+            }
+            _ => {}
         }
         if let VsockBackend::Kernel { cid: 0..=2 } = self.vsock {
             return Err(LaunchError::ReservedCid);

@@ -17,6 +17,8 @@ use arguments::Arguments;
 pub const CONFIG_DISK_SERIAL: &str = "chrysalis-config";
 /// Serial of the disk with the encrypted model.
 pub const MODEL_DISK_SERIAL: &str = "chrysalis-model";
+/// Serial of the disk with the verified root of an image that has one.
+pub const ROOT_DISK_SERIAL: &str = "chrysalis-root";
 /// PCI slot of the first device; the others follow in the shape's order.
 pub const FIRST_SLOT: usize = 2;
 
@@ -26,7 +28,8 @@ pub const FIRST_SLOT: usize = 2;
 /// [`LaunchError`] names the field and the rule.
 pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
     spec.check()?;
-    let LaunchSpec { shape, image, tee, accelerator, config_disk, model_disk, network, vsock, qmp, paused } = spec;
+    let LaunchSpec { shape, image, tee, accelerator, config_disk, model_disk, root_disk, network, vsock, qmp, paused } =
+        spec;
     let ShapeFacts { vcpus, memory_mib, physical_bits, qemu: _, devices } = shape.facts();
     let mut out = Arguments::default();
     machine(&mut out, tee);
@@ -46,6 +49,10 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
             Device::ModelDisk => out.disk("model", model_disk, MODEL_DISK_SERIAL, slot)?,
             Device::Network => out.network(network, slot),
             Device::Vsock => out.vsock(vsock, slot)?,
+            Device::RootDisk => {
+                let root_disk = root_disk.as_deref().ok_or(LaunchError::RootDiskMissing)?;
+                out.disk("root", root_disk, ROOT_DISK_SERIAL, slot)?;
+            }
         }
     }
     out.option("-qmp", &format!("unix:{},server=on,wait=off", arguments::escaped("qmp", qmp)?));

@@ -30,6 +30,7 @@ fn spec() -> LaunchSpec {
         accelerator: Accelerator::Tcg,
         config_disk: "/r/config.disk".into(),
         model_disk: "/r/model.disk".into(),
+        root_disk: None,
         network: PortForward {
             listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443),
             address: Ipv4Addr::new(10, 0, 2, 15),
@@ -59,6 +60,29 @@ fn devices_stand_in_the_shapes_order() {
     }
     assert!(value_after(&arguments, "-netdev").contains("restrict=on"));
     assert!(!arguments.iter().any(|a| a.contains("virtio-rng") || a.contains("9p") || a.contains("fw_cfg")));
+}
+
+#[test]
+fn the_root_disk_stands_last_and_only_with_its_device() {
+    let with_root = |devices: Vec<Device>| {
+        let facts = ShapeFacts { devices, ..shape("7.2").facts() };
+        LaunchSpec { shape: MachineShape::new(facts).unwrap(), root_disk: Some("/i/rootfs".into()), ..spec() }
+    };
+    let good = with_root([shape("7.2").facts().devices, vec![Device::RootDisk]].concat());
+    let found = arguments(&good).unwrap();
+    let device = format!("serial={ROOT_DISK_SERIAL},disable-legacy=on,addr={:#x}", FIRST_SLOT + 4);
+    assert!(found.iter().any(|a| a.starts_with("virtio-blk-pci,drive=root,") && a.ends_with(&device)));
+    let node = found.iter().find(|a| a.contains("\"root\"")).unwrap();
+    let node: serde_json::Value = serde_json::from_str(node).unwrap();
+    assert_eq!(node["read-only"], true);
+    assert_eq!(node["file"]["read-only"], true);
+    assert_eq!(table_arguments(&good.shape).iter().filter(|a| *a == "-device").count(), 5);
+    let missing = LaunchSpec { root_disk: None, ..good };
+    assert_eq!(arguments(&missing), Err(LaunchError::RootDiskMissing));
+    let without = LaunchSpec { root_disk: Some("/i/rootfs".into()), ..spec() };
+    assert_eq!(arguments(&without), Err(LaunchError::RootDiskWithoutDevice));
+    let first = with_root([vec![Device::RootDisk], shape("7.2").facts().devices].concat());
+    assert_eq!(arguments(&first), Err(LaunchError::RootDiskOrder));
 }
 
 /// Attack 26: newline and path tricks in what the host composes.

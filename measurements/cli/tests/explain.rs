@@ -180,10 +180,11 @@ fn evidence_brings_its_own_log_configuration_and_events() {
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
         network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        gpus: Free(0),
     };
     let bytes = config.to_canonical().unwrap();
     let time = TimeState { floor: 1, attested: None };
-    let gpu = GpuEvidence { epoch: 0, random: Hex32::new([0; 32]), reports: vec![] };
+    let gpu = GpuEvidence::NONE;
     let facts = BootFacts {
         config: GuestConfig::mr_config_id(&bytes),
         time: &time,

@@ -109,5 +109,6 @@ const fn device_name(device: Device) -> &'static str {
         Device::ModelDisk => "model-disk",
         Device::Network => "network",
         Device::Vsock => "vsock",
+        Device::RootDisk => "root-disk",
     }
 }

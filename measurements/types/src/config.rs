@@ -43,6 +43,10 @@ pub struct GuestConfig {
     pub network: Network,
     /// How the engine is run.
     pub engine: EngineSettings,
+    /// Number of GPUs, 0 to 16; left out where it is 0. The guest halts with any other number of devices, and the evidence has a
+    /// report of each.
+    #[serde(skip_serializing_if = "no_gpus", default = "zero_gpus")]
+    pub gpus: Free<u8>,
 }
 
 /// The attestation service as the guest sees it: a vsock port of the host that forwards bytes, and the key
@@ -125,8 +129,21 @@ impl GuestConfig {
         )?;
         range((64..=1 << 20).contains(&self.engine.context_tokens.0), "engine.context_tokens", "64 to 1048576")?;
         range((1..=512).contains(&self.engine.threads_decode.0), "engine.threads_decode", "1 to 512")?;
-        range((1..=512).contains(&self.engine.threads_prefill.0), "engine.threads_prefill", "1 to 512")
+        range((1..=512).contains(&self.engine.threads_prefill.0), "engine.threads_prefill", "1 to 512")?;
+        range(self.gpus.0 <= MAX_GPUS, "gpus", "0 to 16")
     }
+}
+
+/// Most GPUs of a guest.
+pub const MAX_GPUS: u8 = 16;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn no_gpus(gpus: &Free<u8>) -> bool {
+    gpus.0 == 0
+}
+
+const fn zero_gpus() -> Free<u8> {
+    Free(0)
 }
 
 impl Document for GuestConfig {
@@ -161,6 +178,7 @@ mod tests {
             service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
             network: Network { address: Free(Ipv4Addr::new(10, 0, 2, 15)), prefix: Free(24), port: Free(8443) },
             engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+            gpus: Free(0),
         }
     }
 
@@ -172,6 +190,22 @@ mod tests {
         bad.network.prefix.0 = 31;
         let error = GuestConfig::parse(&bad.to_canonical().unwrap()).unwrap_err();
         assert!(matches!(error, ConfigError::Range { field: "network.prefix", .. }));
+    }
+
+    #[test]
+    fn the_number_of_gpus_has_one_form_and_a_limit() {
+        let none = String::from_utf8(sample().to_canonical().unwrap()).unwrap();
+        assert!(!none.contains("gpus"));
+        let mut config = sample();
+        config.gpus.0 = MAX_GPUS;
+        assert_eq!(GuestConfig::parse(&config.to_canonical().unwrap()).unwrap(), config);
+        config.gpus.0 = MAX_GPUS + 1;
+        let error = GuestConfig::parse(&config.to_canonical().unwrap()).unwrap_err();
+        assert!(matches!(error, ConfigError::Range { field: "gpus", .. }));
+        // Zero is written by leaving it out, so that one configuration has one digest.
+        let written = none.replacen(",\"model\":", ",\"gpus\":0,\"model\":", 1);
+        assert_ne!(none, written);
+        assert!(matches!(GuestConfig::parse(written.as_bytes()), Err(ConfigError::Document(_))));
     }
 
     #[test]

@@ -56,15 +56,41 @@ pub struct Evidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuEvidence {
-    /// Counts collections; one lasts at most ten minutes. 0 without a GPU.
+    /// Counts collections of a boot, from 1. 0 without a GPU.
     pub epoch: u64,
     /// The guest's own randomness in the GPU nonce. Zero without a GPU.
     pub random: Hex32,
     /// Reports, sorted by device UUID.
     pub reports: Vec<GpuReport>,
+    /// Reports of NVSwitches, sorted by device UUID; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub switches: Vec<GpuReport>,
+    /// What the driver says of itself; left out without a GPU.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub driver: Option<GpuDriver>,
 }
 
-/// Evidence of one GPU.
+impl GpuEvidence {
+    /// Of a guest without a GPU.
+    pub const NONE: Self =
+        Self { epoch: 0, random: Hex32::new([0; 32]), reports: Vec::new(), switches: Vec::new(), driver: None };
+}
+
+/// What the driver told the measured guest (NVML). No GPU signs it: it is worth as much as the image that states it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuDriver {
+    /// Version of the driver, e.g. `550.163.01`.
+    pub version: String,
+    /// Confidential mode is on (`ccFeature`), or protected PCIe is.
+    pub confidential: bool,
+    /// DevTools mode is on: no confidentiality.
+    pub dev_tools: bool,
+    /// Protected PCIe is on (`multiGpuMode`).
+    pub protected_pcie: bool,
+}
+
+/// Evidence of one GPU or NVSwitch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuReport {

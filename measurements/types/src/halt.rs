@@ -56,6 +56,8 @@ codes! {
     ConfigDigestMismatch = 43 "config_digest_mismatch" "SHA-384 of the configuration is not MRCONFIGID";
     ConfigRole = 44 "config_role" "the configuration asks for a role that this image has not";
     LockdownFailed = 50 "lockdown_failed" "a kernel interface could not be closed";
+    RootDiskFailed = 51 "root_disk_failed" "the verified root's disk is missing, is not the one that the command line names, or could not be mounted";
+    ModulesFailed = 52 "modules_failed" "a kernel module could not be loaded, or module loading could not be closed";
     NetworkFailed = 60 "network_failed" "there is not exactly one network interface, or it did not take its address";
     ServiceUnreachable = 70 "service_unreachable" "no connection to the attestation service through the host";
     ServiceNotPinned = 71 "service_not_pinned" "the service's TLS key is not the one pinned in the configuration";
@@ -64,6 +66,11 @@ codes! {
     TimeNotSigned = 74 "time_not_signed" "the service's time is not signed by the pinned key for our nonce";
     TimeBeforeFloor = 75 "time_before_floor" "the service's time lies before the image was built";
     GpuUnexpected = 80 "gpu_unexpected" "an NVIDIA device is present, and this image has no driver for it";
+    GpuCountMismatch = 81 "gpu_count_mismatch" "the machine does not have the number of NVIDIA GPUs that the configuration names";
+    GpuDriverFailed = 82 "gpu_driver_failed" "the NVIDIA driver or one of its libraries failed, or the process that asks them";
+    GpuEvidenceFailed = 83 "gpu_evidence_failed" "a GPU or a switch gave no report or certificates, or ones that break a limit";
+    GpuRefused = 84 "gpu_refused" "the guest's own appraisal refused the evidence of a GPU";
+    GpuFabricMissing = 85 "gpu_fabric_missing" "the machine has NVSwitches, and this image has no fabric manager or no library that reads their reports";
     KeyRefused = 90 "key_refused" "the service refused to release the model key; its log and audit log have the reasons";
     KeyNotOpened = 91 "key_not_opened" "the released key does not open, or its audit proof does not verify";
     NoRandomness = 92 "no_randomness" "the kernel's generator gave nothing";
@@ -83,6 +90,7 @@ codes! {
     AttesterEnded = 122 "attester_ended" "the attester ended";
     EngineEnded = 123 "engine_ended" "the engine ended";
     ServeEnded = 124 "serve_ended" "the API process ended";
+    GpuDaemonEnded = 125 "gpu_daemon_ended" "a daemon of the GPUs ended";
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub use canonical::{CanonicalError, Document};
 pub use config::GuestConfig;
 pub use digest::{Blake3Digest, Sha256Digest, Sha384Digest};
 pub use event::{EventName, RuntimeEvent};
-pub use evidence::{ConnectionProof, Evidence, Freshness, FreshnessKind, GpuEvidence, GpuReport, TimeState};
+pub use evidence::{ConnectionProof, Evidence, Freshness, FreshnessKind, GpuDriver, GpuEvidence, GpuReport, TimeState};
 pub use halt::HaltCode;
 pub use model::ModelId;
 pub use refusal::{Refusal, Refusals};

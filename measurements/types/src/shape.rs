@@ -27,6 +27,9 @@ pub enum Device {
     Network,
     /// virtio-vsock.
     Vsock,
+    /// Read-only virtio-blk disk with serial `chrysalis-root`: the root of an image that has one, and its hash tree. Stands
+    /// after the other devices.
+    RootDisk,
 }
 
 /// Version of QEMU as it enters measurements.

@@ -153,7 +153,12 @@ fn the_nonce_of_a_guest_is_made_of_its_keys() {
         chain: Base64::new(vec![2]).unwrap(),
     };
     let (instance, hpke) = (Hex32::new([1; 32]), Hex32::new([2; 32]));
-    let good = GpuEvidence { epoch: 1, random: Hex32::new([3; 32]), reports: vec![report("GPU-a"), report("GPU-b")] };
+    let good = GpuEvidence {
+        epoch: 1,
+        random: Hex32::new([3; 32]),
+        reports: vec![report("GPU-a"), report("GPU-b")],
+        ..GpuEvidence::NONE
+    };
     let nonce = |gpu: &GpuEvidence| bound_nonce(Role::Inference, &instance, &hpke, gpu);
     let expected = attested_channel::gpu_nonce(Role::Inference, &instance, &hpke, 1, &good.random);
     assert_eq!(nonce(&good).unwrap(), *expected.as_bytes());

@@ -281,11 +281,12 @@ fn config(pin: Sha256Digest) -> GuestConfig {
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(pin) },
         network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        gpus: Free(0),
     }
 }
 
 const fn no_gpu() -> GpuEvidence {
-    GpuEvidence { epoch: 0, random: Hex32::new([0; 32]), reports: Vec::new() }
+    GpuEvidence::NONE
 }
 
 /// A release for both shapes that is signed, logged as the only entry of a log, and witnessed.

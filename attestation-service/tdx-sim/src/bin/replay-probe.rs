@@ -175,7 +175,7 @@ fn configuration(disk: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 const fn no_gpu() -> GpuEvidence {
-    GpuEvidence { epoch: 0, random: Hex32::new([0; 32]), reports: Vec::new() }
+    GpuEvidence::NONE
 }
 
 fn random() -> anyhow::Result<[u8; 32]> {

@@ -180,7 +180,7 @@ pub(crate) fn time() -> TimeState {
 }
 
 pub(crate) fn gpu() -> GpuEvidence {
-    GpuEvidence { epoch: 0, random: Hex32::default(), reports: vec![] }
+    GpuEvidence::NONE
 }
 
 pub(crate) fn model() -> ModelId {
@@ -203,6 +203,7 @@ pub(crate) fn config_bytes() -> Vec<u8> {
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
         network: Network { address: Free(Ipv4Addr::new(10, 0, 2, 15)), prefix: Free(24), port: Free(8443) },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        gpus: Free(0),
     };
     config.to_canonical().unwrap()
 }

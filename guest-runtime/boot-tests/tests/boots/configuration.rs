@@ -124,6 +124,7 @@ fn configuration() -> Vec<u8> {
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
         network: Network { address: Free(Ipv4Addr::new(10, 0, 2, 15)), prefix: Free(24), port: Free(8443) },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(1) },
+        gpus: Free(0),
     };
     config.to_canonical().unwrap()
 }

@@ -201,6 +201,7 @@ fn guest_config(pin: Sha256Digest) -> GuestConfig {
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: config::Policy(pin) },
         network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        gpus: Free(0),
     }
 }
 
@@ -234,7 +235,7 @@ fn boot(td: SimulatedTd, keys: Keys, config: &[u8], time: TimeState, socket: &Pa
     let listener = UnixListener::bind(socket).unwrap();
     let (spki_sha256, instance_key) = (keys.spki_sha256(), keys.instance_key());
     std::thread::spawn(move || attester::serve(SimulatedDevice(td), keys, theirs, listener));
-    let gpu = GpuEvidence { epoch: 0, random: Hex32::default(), reports: vec![] };
+    let gpu = GpuEvidence::NONE;
     let mut ask = |request: ControlRequest| {
         call::<_, _, ControlAnswer>(&mut control, 1, &request).unwrap();
     };

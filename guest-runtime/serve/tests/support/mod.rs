@@ -54,6 +54,7 @@ fn guest_config() -> Vec<u8> {
             threads_decode: config::Free(1),
             threads_prefill: config::Free(1),
         },
+        gpus: config::Free(0),
     }
     .to_canonical()
     .unwrap()
@@ -81,7 +82,7 @@ impl FakeAttester {
             spki_sha256,
             instance_key,
             hpke_key: Hex32::default(),
-            gpu: GpuEvidence { epoch: 0, random: Hex32::default(), reports: vec![] },
+            gpu: GpuEvidence::NONE,
             receipt_head: Sha256Digest::ZERO,
             receipt_count: 0,
             freshness: Freshness::none(),

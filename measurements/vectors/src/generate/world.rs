@@ -135,6 +135,7 @@ impl World {
             },
             network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
             engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+            gpus: Free(0),
         })
     }
 
@@ -317,4 +318,4 @@ pub(super) fn file_name(input: &str) -> &'static str {
 }
 
 const INSTANCE: Hex32 = Hex32::new([5; 32]);
-const NO_GPU: GpuEvidence = GpuEvidence { epoch: 0, random: Hex32::new([0; 32]), reports: Vec::new() };
+const NO_GPU: GpuEvidence = GpuEvidence::NONE;
