@@ -87,9 +87,29 @@ fn list(inputs: &Inputs, quiet: bool) -> Value {
         println!("{CARGO_LOCK}: {} Rust packages", inputs.crates.len());
         inputs.crates.iter().for_each(|c| println!("  {} {} sha256 {}", c.name, c.version, c.sha256));
     }
+    let mut tool = "";
+    for lock in &inputs.tools {
+        if !quiet {
+            if tool != image::tool_of(lock) {
+                tool = image::tool_of(lock);
+                println!("{tool} (host tool)\n  {}", lock.lock.reason);
+            }
+            println!("  {} {} sha256 {}", lock.lock.package, lock.lock.version, lock.lock.sha256);
+        }
+    }
+    let tools: Vec<Value> = inputs
+        .tools
+        .iter()
+        .map(|NamedLock { name, lock, lock_sha256: _ }| {
+            json!({
+                "name": name, "package": lock.package, "version": lock.version, "path": lock.path, "size": lock.size,
+                "sha256": lock.sha256,
+            })
+        })
+        .collect();
     let crates: Vec<Value> =
         inputs.crates.iter().map(|c| json!({"package": c.name, "version": c.version, "sha256": c.sha256})).collect();
-    json!({"inputs": listed, "rust": rust, "crates": crates})
+    json!({"inputs": listed, "rust": rust, "crates": crates, "host_tools": tools})
 }
 
 /// `image lock update`.

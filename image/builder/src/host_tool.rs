@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::unpack::UnpackError;
 use crate::workspace::{Workspace, WorkspaceError};
 
+pub(crate) use packaged::tool_locks;
 pub use packaged::{PackagedTool, host_tool_packaged, packaged_tools};
 
 /// Why a host tool could not be had.

@@ -14,6 +14,7 @@ use crate::cache::CacheError;
 use crate::crates::{self, CratesError, LockedCrate};
 use crate::fetch::FetchError;
 use crate::files::FileError;
+use crate::host_tool;
 use crate::locks::{self, Kind, LockError, NamedLock, NamedSet};
 use crate::rust::NamedRust;
 use crate::workspace::Workspace;
@@ -83,6 +84,8 @@ pub struct Inputs {
     pub rust: NamedRust,
     /// Packages that `Cargo.lock` names.
     pub crates: Vec<LockedCrate>,
+    /// Packages of the tools in `image/host-tools`, named `TOOL/PACKAGE`.
+    pub tools: Vec<NamedLock>,
 }
 
 impl Inputs {
@@ -97,10 +100,11 @@ impl Inputs {
             sets: locks::read_sets(&directory)?,
             rust: NamedRust::read(&directory)?,
             crates: crates::read_cargo_lock(workspace)?,
+            tools: host_tool::tool_locks(workspace)?,
         })
     }
 
-    /// Only the named locks (a set or `Cargo.lock` counts as one); all when no name is given.
+    /// Only the named locks (a set, a tool or `Cargo.lock` counts as one); all when no name is given.
     ///
     /// # Errors
     /// [`InputsError::Unknown`].
@@ -108,6 +112,7 @@ impl Inputs {
         let known = |name: &&String| {
             self.files.iter().any(|l| l.name == **name)
                 || self.sets.iter().any(|s| s.name == **name)
+                || self.tools.iter().any(|l| tool_of(l) == **name)
                 || *name == CARGO_LOCK
         };
         if let Some(unknown) = names.iter().find(|name| !known(name)) {
@@ -116,6 +121,7 @@ impl Inputs {
         if !names.is_empty() {
             self.files.retain(|l| names.contains(&l.name));
             self.sets.retain(|s| names.contains(&s.name));
+            self.tools.retain(|l| names.iter().any(|name| name == tool_of(l)));
             if !names.iter().any(|name| name == CARGO_LOCK) {
                 self.crates.clear();
             }
@@ -123,10 +129,11 @@ impl Inputs {
         Ok(self)
     }
 
-    /// Files and packages of sets, each as a lock.
+    /// Files and packages of sets and tools, each as a lock.
     #[must_use]
     pub fn locks(&self) -> Vec<NamedLock> {
-        self.files.iter().cloned().chain(self.sets.iter().flat_map(NamedSet::locks)).collect()
+        let files = self.files.iter().chain(&self.tools).cloned();
+        files.chain(self.sets.iter().flat_map(NamedSet::locks)).collect()
     }
 
     /// Every file by digest.
@@ -147,6 +154,12 @@ impl Inputs {
         let all = all.iter().map(lock).chain(self.crates.iter().map(package));
         all.map(|input| (input.sha256, input)).collect()
     }
+}
+
+/// The tool that a package belongs to.
+#[must_use]
+pub fn tool_of(lock: &NamedLock) -> &str {
+    lock.name.split_once('/').map_or(lock.name.as_str(), |(tool, _)| tool)
 }
 
 /// How a kind of source is called in lists.

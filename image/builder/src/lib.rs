@@ -52,7 +52,7 @@ pub use image::{
 };
 pub use inputs::{
     ARCHIVE_SCHEMA, ArchiveIndex, ArchivedInput, CARGO_LOCK, Inputs, InputsError, export_inputs, import_inputs,
-    kind_name,
+    kind_name, tool_of,
 };
 pub use kernel::{Difference, Fragment, Kernel, KernelError, Recipe, RequirementError};
 pub use lock_update::{Change, UpdateError, Updated, update_locks};

@@ -79,6 +79,20 @@ pub fn packaged_tools(workspace: &Workspace) -> Result<Vec<String>, FileError> {
     names(&workspace.image("host-tools"))
 }
 
+/// Every package of `image/host-tools` as a lock, named `TOOL/PACKAGE`: fetched to run, part of no image.
+///
+/// # Errors
+/// [`LockError`] naming the file and the rule.
+pub(crate) fn tool_locks(workspace: &Workspace) -> Result<Vec<NamedLock>, LockError> {
+    let directory = workspace.image("host-tools");
+    let mut found = Vec::new();
+    for path in files::list_files(&directory)?.iter().filter(|path| path.extension().is_some_and(|e| e == "toml")) {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        found.extend(ToolLock::read(&directory, &name)?.locks(&name));
+    }
+    Ok(found)
+}
+
 fn names(directory: &Path) -> Result<Vec<String>, FileError> {
     let files = files::list_files(directory)?;
     let stems = files.iter().filter(|file| file.extension().is_some_and(|e| e == "toml")).filter_map(|f| f.file_stem());
