@@ -50,9 +50,11 @@ impl Attester {
             without_network: true,
             locks_memory: true,
             reach: Reach { paths: tee::tdx::paths(), tcp_listen: None }.with_randomness(),
+            filter: None,
             inherits_stderr,
         };
-        children.attester = start(program).map_err(Code::AttesterNotStarted.because())?;
+        let attester = start(program).map_err(Code::AttesterNotStarted.because())?;
+        children.watch(attester, Code::AttesterEnded);
         Self::meet(control)
     }
 

@@ -74,20 +74,19 @@ pub(crate) struct Facts {
     pub(crate) gpu: GpuEvidence,
 }
 
-/// Process ids of what runs; 0 for what does not.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Children {
-    pub(crate) attester: i32,
-    pub(crate) engine: i32,
-    pub(crate) serve: i32,
-}
+/// What runs, by process id, and the code for its end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Children(Vec<(i32, Code)>);
 
 impl Children {
+    /// From now on the end of this process is the end of the guest, with this code.
+    pub(crate) fn watch(&mut self, pid: i32, code: Code) {
+        self.0.push((pid, code));
+    }
+
     /// The code for the end of a process; `None` for an orphan that PID 1 only reaps.
     pub(crate) fn ended(&self, pid: i32) -> Option<Code> {
-        let Self { attester, engine, serve } = *self;
-        let known = [(attester, Code::AttesterEnded), (engine, Code::EngineEnded), (serve, Code::ServeEnded)];
-        known.into_iter().find(|(child, _)| *child == pid).map(|(_, code)| code)
+        self.0.iter().find(|(child, _)| *child == pid).map(|(_, code)| *code)
     }
 }
 
@@ -199,7 +198,10 @@ mod tests {
 
     #[test]
     fn every_child_has_its_code_and_orphans_have_none() {
-        let children = Children { attester: 10, engine: 11, serve: 12 };
+        let mut children = Children::default();
+        for (pid, code) in [(10, Code::AttesterEnded), (11, Code::EngineEnded), (12, Code::ServeEnded)] {
+            children.watch(pid, code);
+        }
         assert_eq!(children.ended(10), Some(Code::AttesterEnded));
         assert_eq!(children.ended(11), Some(Code::EngineEnded));
         assert_eq!(children.ended(12), Some(Code::ServeEnded));

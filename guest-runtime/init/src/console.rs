@@ -6,6 +6,8 @@ use std::{
     io::Write as _,
 };
 
+use linux_sys::verity::VerityRoot;
+
 use crate::boot::{Code, Fails as _, Failure};
 
 /// What the measured command line allows.
@@ -15,6 +17,8 @@ pub(crate) struct Allowances {
     pub(crate) simulated: bool,
     /// `chrysalis.profile=debug`: phases and errors are printed on the console.
     pub(crate) debug: bool,
+    /// `chrysalis.root=…`: the image has a root disk, which this verifies. Exactly the profiles for GPUs have one.
+    pub(crate) root: Option<VerityRoot>,
 }
 
 impl Allowances {
@@ -29,10 +33,18 @@ impl Allowances {
     fn of(command_line: &str) -> Option<Self> {
         let words = || command_line.split_ascii_whitespace().filter(|word| word.starts_with(PREFIX));
         let count = |word: &&str| words().filter(|found| found == word).count();
-        let profiles = words().filter(|word| PROFILES.contains(word)).count();
-        let known = words().all(|word| (PROFILES.contains(&word) || word == SIMULATED) && count(&word) == 1);
+        let is_known = |word: &str| PROFILES.contains(&word) || word == SIMULATED || word.starts_with(ROOT);
+        let known = words().all(|word| is_known(word) && count(&word) == 1);
         let has = |word: &str| words().any(|found| found == word);
-        (known && profiles == 1).then(|| Self { simulated: has(SIMULATED), debug: has(DEBUG) })
+        let profiles = words().filter(|word| PROFILES.contains(word)).count();
+        let mut roots = words().filter_map(|word| word.strip_prefix(ROOT));
+        let root = match (roots.next(), roots.next()) {
+            (None, _) => None,
+            (Some(root), None) => Some(root.parse().ok()?),
+            (Some(_), Some(_)) => return None,
+        };
+        let has_root = words().any(|word| GPU_PROFILES.contains(&word)) == root.is_some();
+        (known && profiles == 1 && has_root).then(|| Self { simulated: has(SIMULATED), debug: has(DEBUG), root })
     }
 }
 
@@ -40,7 +52,10 @@ const PREFIX: &str = "chrysalis.";
 const SIMULATED: &str = "chrysalis.tee=simulated";
 const DEBUG: &str = "chrysalis.profile=debug";
 /// Exactly one of them says which image this is.
-const PROFILES: [&str; 3] = ["chrysalis.profile=cpu", "chrysalis.profile=sim", DEBUG];
+const PROFILES: [&str; 5] =
+    ["chrysalis.profile=cpu", "chrysalis.profile=sim", DEBUG, "chrysalis.profile=gpu", "chrysalis.profile=gpu-sim"];
+const GPU_PROFILES: [&str; 2] = ["chrysalis.profile=gpu", "chrysalis.profile=gpu-sim"];
+const ROOT: &str = "chrysalis.root=";
 
 /// The console of a development image; silent in all others.
 #[derive(Debug, Default)]
@@ -72,9 +87,31 @@ mod tests {
     fn known_words_allow_what_they_say() {
         assert_eq!(Allowances::of("quiet chrysalis.profile=cpu\n"), Some(Allowances::default()));
         let both = Allowances::of("chrysalis.profile=debug chrysalis.tee=simulated initrd=initrd\n");
-        assert_eq!(both, Some(Allowances { simulated: true, debug: true }));
+        assert_eq!(both, Some(Allowances { simulated: true, debug: true, root: None }));
         // Not a word of ours: the kernel's or nobody's.
         assert!(Allowances::of("chrysalis.profile=sim xchrysalis.tee=simulated").is_some_and(|found| !found.simulated));
+    }
+
+    #[test]
+    fn exactly_the_images_for_gpus_have_a_root() {
+        let root = format!("chrysalis.root={}:{}:9", "0a".repeat(32), "0b".repeat(32));
+        let other = format!("chrysalis.root={}:{}:8", "0a".repeat(32), "0b".repeat(32));
+        for profile in ["gpu", "gpu-sim"] {
+            let found = Allowances::of(&format!("quiet chrysalis.profile={profile} {root}")).unwrap();
+            assert_eq!(found.root, root.strip_prefix(ROOT).unwrap().parse().ok());
+            assert!(found.root.is_some() && !found.debug);
+        }
+        for line in [
+            "chrysalis.profile=gpu".to_owned(),
+            format!("chrysalis.profile=cpu {root}"),
+            format!("chrysalis.profile=sim {root} chrysalis.tee=simulated"),
+            format!("chrysalis.profile=gpu {root} {other}"),
+            format!("chrysalis.profile=gpu {root} {root}"),
+            format!("chrysalis.profile=gpu {root}0x"),
+            "chrysalis.profile=gpu chrysalis.root=".to_owned(),
+        ] {
+            assert_eq!(Allowances::of(&line), None, "{line}");
+        }
     }
 
     #[test]

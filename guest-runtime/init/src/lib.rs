@@ -7,7 +7,9 @@
 
 mod attester;
 mod boot;
+mod confinement;
 mod console;
+mod gpus;
 mod phases;
 mod service;
 mod status;
@@ -18,6 +20,8 @@ use std::convert::Infallible;
 use types::EventName;
 
 use boot::{Boot, Halt};
+pub use confinement::{Stage, confine};
+pub use phases::mounts::mount;
 
 /// Boots, serves, and powers the machine off when anything fails.
 pub fn run() -> ! {
@@ -32,7 +36,7 @@ fn sequence(boot: &mut Boot) -> Result<Infallible, Halt> {
     boot.phase(EventName::Mounts, phases::mounts::run)?;
     boot.phase(EventName::Entropy, phases::entropy::run)?;
     let config = boot.phase(EventName::Configuration, phases::configuration::run)?;
-    boot.phase(EventName::Lockdown, |_| phases::lockdown::run())?;
+    boot.phase(EventName::Lockdown, |boot| phases::lockdown::run(boot, &config))?;
     boot.phase(EventName::Network, |_| phases::network::run(&config))?;
     boot.phase(EventName::Time, |boot| phases::time::run(boot, &config))?;
     boot.phase(EventName::Gpu, phases::gpu::run)?;

@@ -18,6 +18,16 @@ pub fn lock_down() -> Result<(), SysError> {
     close(Path::new("/proc/sys"), SETTINGS)
 }
 
+/// No module is loaded from now on, by whomever.
+///
+/// # Errors
+/// [`SysError`], also where the kernel was built without modules.
+pub fn close_module_loading() -> Result<(), SysError> {
+    let path = Path::new("/proc/sys/kernel/modules_disabled");
+    fs::metadata(path).map_err(SysError::when("close module loading"))?;
+    close(Path::new("/proc/sys"), &[("kernel/modules_disabled", "1")])
+}
+
 /// Forbids root itself to read or change the running kernel (`kernel_lockdown.7`), as a kernel without modules does from its start:
 /// raises the level to `confidentiality` and reads it back. The level never falls again.
 ///

@@ -36,6 +36,8 @@ pub enum Access {
     Device,
     /// Make Unix sockets in a directory.
     MakeSocket,
+    /// Make, read, write and remove files and Unix sockets in a directory.
+    Keep,
 }
 
 /// A ruleset that the kernel has taken, to be applied after a fork.
@@ -137,6 +139,7 @@ fn allow_beneath(ruleset: &OwnedFd, path: &File, access: Access) -> Result<(), S
         Access::Execute => EXECUTE | READ_FILE,
         Access::Device => READ_FILE | WRITE_FILE | READ_DIR | IOCTL_DEV,
         Access::MakeSocket => MAKE_SOCK,
+        Access::Keep => READ_FILE | WRITE_FILE | TRUNCATE | READ_DIR | MAKE_REG | MAKE_SOCK | REMOVE_FILE,
     };
     // The kernel refuses rights of directories on files, and rights it does not know.
     let allowed = wanted & Handled::of(abi()?).fs & if is_directory { u64::MAX } else { FILE_RIGHTS };
@@ -191,6 +194,8 @@ const EXECUTE: u64 = 1 << 0;
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const READ_DIR: u64 = 1 << 3;
+const REMOVE_FILE: u64 = 1 << 5;
+const MAKE_REG: u64 = 1 << 8;
 const MAKE_SOCK: u64 = 1 << 9;
 const TRUNCATE: u64 = 1 << 14;
 const IOCTL_DEV: u64 = 1 << 15;

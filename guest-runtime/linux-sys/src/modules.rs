@@ -67,7 +67,8 @@ fn order(directory: &Path) -> Result<Vec<String>, ModulesError> {
 /// Nothing in such a name leaves the directory.
 fn is_module(name: &str) -> bool {
     let plain = |stem: &str| {
-        !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+        !stem.is_empty()
+            && stem.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
     };
     name.len() <= 64 && name.strip_suffix(".ko").is_some_and(plain)
 }

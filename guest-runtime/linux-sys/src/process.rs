@@ -10,6 +10,8 @@ use std::{
         unix::process::CommandExt as _,
     },
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -20,12 +22,15 @@ use nix::{
         prctl,
         resource::{Resource, setrlimit},
         stat::{Mode, umask},
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
 };
 
-use crate::{SysError, landlock};
+use crate::{
+    SysError, landlock,
+    seccomp::{Compiled, Filter},
+};
 
 /// A process to start. Its environment is empty, its standard streams are `/dev/null`.
 #[derive(Debug)]
@@ -46,6 +51,9 @@ pub struct Program<'a> {
     pub locks_memory: bool,
     /// The files and ports it may reach beside its own program.
     pub reach: landlock::Reach,
+    /// The system calls it may make, for a program that does not confine itself. It must allow `execve`, by which the program
+    /// begins: which programs that starts, `reach` decides.
+    pub filter: Option<Filter>,
     /// Whether standard error stays that of this process (development images only).
     pub inherits_stderr: bool,
 }
@@ -55,8 +63,18 @@ pub struct Program<'a> {
 /// # Errors
 /// [`SysError`] when any step fails; then nothing runs.
 pub fn start(program: Program<'_>) -> Result<i32, SysError> {
-    let Program { path, arguments, uid, gid, descriptors, without_network, locks_memory, reach, inherits_stderr } =
-        program;
+    let Program {
+        path,
+        arguments,
+        uid,
+        gid,
+        descriptors,
+        without_network,
+        locks_memory,
+        reach,
+        filter,
+        inherits_stderr,
+    } = program;
     let sources = out_of_the_way(&descriptors)?;
     let raw: Vec<RawFd> = sources.iter().map(|fd| fd.as_raw_fd()).collect();
     let first_other = libc::c_uint::try_from(raw.len().saturating_add(3)).unwrap_or(3);
@@ -64,6 +82,8 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
     reach.paths.push((path.into(), landlock::Access::Execute));
     let ruleset = reach.ruleset()?;
     let rules = ruleset.as_raw_fd();
+    let filter = filter.map(|filter| filter.compile()).transpose();
+    let filter = filter.map_err(|error| SysError { what: "compile a filter", source: io::Error::other(error) })?;
     let memory = if locks_memory { libc::RLIM_INFINITY } else { 0 };
     let mut command = Command::new(path);
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
@@ -93,7 +113,8 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
         prctl::set_no_new_privs()?;
-        landlock::restrict_self(rules)
+        landlock::restrict_self(rules)?;
+        filter.as_ref().map_or(Ok(()), Compiled::apply_after_fork)
     };
     // SAFETY: between fork and exec the closure makes only system calls: it allocates nothing and takes no lock.
     unsafe { command.pre_exec(prepare) };
@@ -122,6 +143,34 @@ pub fn poll_any() -> Result<Option<i32>, SysError> {
     wait(Some(WaitPidFlag::WNOHANG))
 }
 
+/// Waits, at most `patience`, until the child `pid` ends, and says whether it ended by itself with exit code 0. `None`: it did
+/// not end in time.
+///
+/// # Errors
+/// [`SysError`] when there is no such child.
+pub fn wait_for(pid: i32, patience: Duration) -> Result<Option<bool>, SysError> {
+    let deadline = Instant::now().checked_add(patience);
+    loop {
+        match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
+            Ok(status) => return Ok(Some(matches!(status, WaitStatus::Exited(_, 0)))),
+            Err(error) => return Err(SysError::when("wait for a process")(error)),
+        }
+        if deadline.is_none_or(|deadline| Instant::now() > deadline) {
+            return Ok(None);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// User and parent of a process, by `/proc`; `None` when there is no such process.
+#[must_use]
+pub fn user_and_parent(pid: i32) -> Option<(u32, i32)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    Some((field("Uid:")?.parse().ok()?, field("PPid:")?.parse().ok()?))
+}
+
 fn wait(flags: Option<WaitPidFlag>) -> Result<Option<i32>, SysError> {
     match waitpid(None::<Pid>, flags) {
         Err(Errno::EINTR) => Ok(None),
@@ -143,6 +192,7 @@ fn out_of_the_way(descriptors: &[impl AsFd]) -> Result<Vec<OwnedFd>, SysError> {
 
 /// No program inherits more descriptors than fit below.
 const FIRST_FREE: RawFd = 64;
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
@@ -161,6 +211,7 @@ mod tests {
             without_network: true,
             locks_memory: false,
             reach: Reach { paths: vec![("/".into(), Access::Execute), ("/".into(), Access::Read)], tcp_listen: None },
+            filter: None,
             inherits_stderr: false,
         }
     }
@@ -236,6 +287,34 @@ mod tests {
         // The check can fail: with all of the directory, all of it works.
         let all = Reach { paths: vec![(directory.path().into(), Access::Device)], tcp_listen: None };
         assert_eq!(tried(&written, all), "rxwRxW");
+    }
+
+    /// The shell with a filter: it may run as far as the filter goes.
+    #[test]
+    fn a_filter_holds_from_the_program_s_first_call() {
+        if !Uid::effective().is_root() || abi().is_err() {
+            println!("SKIPPED: restricting a child needs root and a kernel with Landlock");
+            return;
+        }
+        let ended = |filter: Filter| {
+            let pid = start(Program { filter: Some(filter), ..program(&["-c", "cd /tmp"], vec![]) }).unwrap();
+            wait_for(pid, Duration::from_secs(60)).unwrap()
+        };
+        let everything: Vec<i64> = (0..=500).collect();
+        assert_eq!(ended(Filter::default().allow(&everything)), Some(true));
+        let but_chdir: Vec<i64> = everything.iter().copied().filter(|call| *call != libc::SYS_chdir).collect();
+        assert_eq!(ended(Filter::default().allow(&but_chdir)), Some(false));
+        // Such a call that fails leaves the program running, to its own error.
+        assert_eq!(ended(Filter::default().allow(&everything).refuse(&[libc::SYS_chdir])), Some(false));
+    }
+
+    #[test]
+    fn a_process_has_a_user_and_a_parent() {
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(user_and_parent(own), Some((Uid::current().as_raw(), parent)));
+        assert_eq!(user_and_parent(-1), None);
+        assert!(wait_for(i32::MAX, Duration::ZERO).is_err());
     }
 
     #[test]

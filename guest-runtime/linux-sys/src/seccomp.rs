@@ -4,11 +4,11 @@
 //! A filter sees numbers only. It cannot look into memory: which path is opened is Landlock's to decide
 //! ([`crate::landlock`]).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter_all_threads,
+    TargetArch, apply_filter, apply_filter_all_threads,
 };
 
 /// A filter under construction.
@@ -106,14 +106,36 @@ impl Filter {
     /// # Errors
     /// [`SeccompError`]; then the process must not go on.
     pub fn apply(&self) -> Result<(), SeccompError> {
-        // Two filters, since one has only one answer: the kernel takes the stricter of both, and a kill is stricter than
-        // an error.
-        let Self { allowed, refused } = self;
-        let allowed = program(allowed, SeccompAction::KillProcess, SeccompAction::Allow)?;
-        let refused = program(refused, SeccompAction::Allow, SeccompAction::Errno(ENOSYS))?;
+        let Compiled { refused, allowed } = self.compile()?;
         apply_filter_all_threads(&refused)?;
         apply_filter_all_threads(&allowed)?;
         Ok(())
+    }
+
+    /// Two filters, since one has only one answer: the kernel takes the stricter of both, and a kill is stricter than an
+    /// error.
+    pub(crate) fn compile(&self) -> Result<Compiled, SeccompError> {
+        let Self { allowed, refused } = self;
+        Ok(Compiled {
+            allowed: program(allowed, SeccompAction::KillProcess, SeccompAction::Allow)?,
+            refused: program(refused, SeccompAction::Allow, SeccompAction::Errno(ENOSYS))?,
+        })
+    }
+}
+
+/// A filter as the kernel takes it.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    refused: BpfProgram,
+    allowed: BpfProgram,
+}
+
+impl Compiled {
+    /// Confines this thread and what it will start. Only system calls: for use between fork and exec.
+    pub(crate) fn apply_after_fork(&self) -> io::Result<()> {
+        let failed = |_| io::Error::from_raw_os_error(libc::EINVAL);
+        apply_filter(&self.refused).map_err(failed)?;
+        apply_filter(&self.allowed).map_err(failed)
     }
 }
 

@@ -24,7 +24,9 @@ pub struct VerityRoot {
 
 /// The text is no description of a verified disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a verified disk is 64 lower-case hex digits, 64 more, and a number of blocks from 1 to 2^28, separated by colons")]
+#[error(
+    "a verified disk is 64 lower-case hex digits, 64 more, and a number of blocks from 1 to 2^28, separated by colons"
+)]
 pub struct ParseError;
 
 /// Why a disk is not readable through its hashes.
@@ -43,7 +45,8 @@ impl FromStr for VerityRoot {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut parts = text.split(':');
-        let (Some(root_hash), Some(salt), Some(blocks), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(root_hash), Some(salt), Some(blocks), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(ParseError);
         };

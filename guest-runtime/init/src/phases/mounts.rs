@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use linux_sys::{SysError, mounts};
+use linux_sys::{SysError, memory, mounts};
 
 use crate::boot::{Code, Fails as _};
 use crate::{
@@ -13,13 +13,18 @@ use crate::{
 };
 
 pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
+    memory::forbid_dumps().map_err(Code::MountFailed.because())?;
     mount().map_err(Code::MountFailed.because())?;
     boot.allowances = Allowances::read()?;
     boot.console = Console::open(boot.allowances);
     Ok(())
 }
 
-fn mount() -> Result<(), SysError> {
+/// Mounts what every guest has. Public for tests that look round in a guest.
+///
+/// # Errors
+/// [`SysError`] at the first that fails.
+pub fn mount() -> Result<(), SysError> {
     // A process sees no other user's processes.
     mounts::pseudo("proc", "/proc", Some("hidepid=2"))?;
     mounts::pseudo("sysfs", "/sys", None)?;

@@ -21,22 +21,26 @@ use super::mounts::{ENGINE, MODEL};
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
+    confinement::{Stage, confine},
     users,
 };
 
 /// Ends when the API listens. It does so once the engine has loaded the model.
 pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Path) -> Result<(), Failure> {
     let inherits_stderr = boot.console.is_open();
-    boot.children.engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
+    let engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
+    boot.children.watch(engine, Code::EngineEnded);
     wait_until(boot, Code::EngineNotStarted, || Path::new(ENGINE_SOCKET).exists())?;
-    boot.children.serve = start(serve(config, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let serve = start(serve(config, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    boot.children.watch(serve, Code::ServeEnded);
     let port = config.network.port.0;
     wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
     boot.report_resident();
-    Ok(())
+    // Nothing is started any more.
+    confine(Stage::Watch).map_err(Code::LockdownFailed.because())
 }
 
-/// The end of any of the three processes is the end of the guest.
+/// The end of any of the guest's processes is the end of the guest.
 pub(crate) fn supervise(boot: &Boot) -> Result<Infallible, Halt> {
     loop {
         let ended = wait_any().map_err(Code::ServeEnded.because());
@@ -68,6 +72,7 @@ fn engine(config: &GuestConfig, weights: &Path, inherits_stderr: bool) -> Progra
             paths: vec![(MODEL.into(), Access::Read), (ENGINE.into(), Access::MakeSocket)],
             tcp_listen: None,
         },
+        filter: None,
         inherits_stderr,
     }
 }
@@ -84,6 +89,7 @@ fn serve(config: &GuestConfig, inherits_stderr: bool) -> Program<'static> {
         without_network: false,
         locks_memory: false,
         reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) }.with_randomness(),
+        filter: None,
         inherits_stderr,
     }
 }
