@@ -13,6 +13,7 @@
 
 mod aml;
 mod configuration;
+mod hardening;
 mod machine;
 mod measured;
 mod tables;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! PID 1 of a test: looks round in a guest and writes what it sees, one fact a line, on the disk that QEMU gave it.
-//! It stands in no image.
+//! PID 1 of a test: looks round in a guest, or tries something, and writes what it sees, one fact a line, on the disk that QEMU
+//! gave it. What it does, the words after `--` on the kernel's command line say. It stands in no image.
+
+mod tries;
 
 use std::{
     fmt::Write as _,
@@ -18,13 +20,25 @@ use nix::{
 };
 
 fn main() {
-    let report = report().unwrap_or_else(|error| format!("failed {error}\n"));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let report = match words.as_slice() {
+        // A firmware's boot adds a word of its own.
+        [] | ["initrd=initrd"] => look(),
+        ["mounts", ..] => tries::mounts(),
+        ["call", stage, call, ..] => tries::call(stage, call),
+        ["root", root, ..] => tries::root(root),
+        _ => Err("unknown words".into()),
+    };
+    let report = report.unwrap_or_else(|error| format!("failed {error}\n"));
     // The end of the guest is the test's sign to read the disk; a report that was not written fails it.
-    let _ = write(&report);
+    let _ = report_disk().and_then(|mut disk| Ok(disk.write_all(report.as_bytes())?));
     power::off()
 }
 
-fn report() -> Result<String, Box<dyn std::error::Error>> {
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn look() -> Result<String> {
     mounts::pseudo("proc", "/proc", None)?;
     mounts::pseudo("sysfs", "/sys", None)?;
     mounts::pseudo("devtmpfs", "/dev", None)?;
@@ -72,15 +86,13 @@ fn kernel_log() -> std::io::Result<Vec<String>> {
     Ok(records)
 }
 
-fn write(report: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// Opened for writing; what is written is on the disk when the call returns.
+fn report_disk() -> Result<File> {
     // By serial for reading, to know which one it is; then the same disk for writing.
     let disk = open_by_serial("probe-report")?;
     let name = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&disk)))?;
     drop(disk);
-    let mut disk: File = OpenOptions::new().write(true).open(name)?;
-    disk.write_all(report.as_bytes())?;
-    disk.sync_all()?;
-    Ok(())
+    Ok(OpenOptions::new().write(true).custom_flags(OFlag::O_SYNC.bits()).open(name)?)
 }
 
 const PATHS: &[&str] = &[
