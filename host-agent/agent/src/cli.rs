@@ -46,7 +46,7 @@ pub(crate) struct PrepareArgs {
     /// Directory of this guest: disks, sockets, logs. Made if missing, readable by its owner alone.
     #[arg(long)]
     pub(crate) run_dir: PathBuf,
-    /// The image: firmware.fd, vmlinuz, initrd, cmdline.
+    /// The image: firmware.fd, vmlinuz, initrd, cmdline; the one for GPUs also has rootfs and image.json.
     #[arg(long)]
     pub(crate) image: PathBuf,
     /// The encrypted model pack.
@@ -70,6 +70,9 @@ pub(crate) struct PrepareArgs {
     /// Memory in MiB.
     #[arg(long, default_value_t = 1024)]
     pub(crate) memory_mib: u32,
+    /// NVIDIA GPUs that the guest shall find, 0 to 16; it halts when it finds another number.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) gpus: u8,
     /// Width of the guest's physical addresses in bits, part of its measured shape. Left out: that of this host's
     /// processor under KVM (TDX allows no other), 40 under emulation.
     #[arg(long)]

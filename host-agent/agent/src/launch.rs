@@ -17,10 +17,10 @@ use types::EventName;
 
 use crate::cli::{RunDirArgs, StartArgs};
 use crate::events::Event;
-use crate::files;
 use crate::process::Guarded;
 use crate::qmp::Qmp;
 use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, PID_FILE, STATE, TD_PARAMS};
+use crate::{files, image};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
 pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
@@ -270,7 +270,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Pa
         accelerator: if record.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
         config_disk: run_dir.join(CONFIG_DISK),
         model_disk: run_dir.join(MODEL_DISK),
-        root_disk: None,
+        root_disk: image::root_disk(&record.image),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: match host {
             VsockHost::Kernel { cid } => VsockBackend::Kernel { cid: *cid },

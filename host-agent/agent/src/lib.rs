@@ -7,6 +7,7 @@
 mod cli;
 mod events;
 mod files;
+mod image;
 mod launch;
 mod preflight;
 mod prepare;

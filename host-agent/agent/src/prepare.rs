@@ -10,8 +10,8 @@ use types::config::{EngineSettings, Fixed, Free, Network, Policy, ServiceLink};
 use types::{Device, Document, GuestConfig, MachineShape, QemuVersion, Role, Sha384Digest, shape::ShapeFacts};
 
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
-use crate::files;
 use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, TD_PARAMS};
+use crate::{files, image};
 
 /// Composes everything that a launch needs in the run directory.
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
@@ -24,11 +24,14 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         MAX_SOCKET_PATH - LONGEST_SOCKET_NAME
     );
     let image = args.image.canonicalize().with_context(|| format!("image {}", args.image.display()))?;
-    for name in ["firmware.fd", "vmlinuz", "initrd", "cmdline"] {
-        anyhow::ensure!(image.join(name).is_file(), "the image {} has no file {name}", image.display());
-    }
+    let devices = image::devices(&image)?;
+    anyhow::ensure!(
+        args.gpus == 0 || devices.contains(&Device::RootDisk),
+        "the image {} has no driver for a GPU: take the release's image for GPUs, or leave --gpus out",
+        image.display()
+    );
     let listen = free_port(args.listen)?;
-    let shape = shape(args)?;
+    let shape = shape(args, devices)?;
     let config = guest_config(args, &shape);
     let bytes = config.to_canonical().context("guest configuration")?;
     GuestConfig::parse(&bytes).context("guest configuration")?;
@@ -72,13 +75,13 @@ fn parse_version(text: &str) -> Option<QemuVersion> {
     Some(QemuVersion { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
 }
 
-fn shape(args: &PrepareArgs) -> anyhow::Result<MachineShape> {
+fn shape(args: &PrepareArgs, devices: Vec<Device>) -> anyhow::Result<MachineShape> {
     MachineShape::new(ShapeFacts {
         vcpus: args.vcpus,
         memory_mib: args.memory_mib,
         physical_bits: physical_bits(args)?,
         qemu: qemu_version(&args.qemu)?,
-        devices: vec![Device::ConfigDisk, Device::ModelDisk, Device::Network, Device::Vsock],
+        devices,
     })
     .context("machine shape")
 }
@@ -110,7 +113,7 @@ fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
             threads_decode: Free(args.threads_decode),
             threads_prefill: Free(args.threads_prefill),
         },
-        gpus: Free(0),
+        gpus: Free(args.gpus),
     }
 }
 
