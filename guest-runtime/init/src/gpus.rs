@@ -15,7 +15,7 @@ use linux_sys::{
     landlock::{Access, Reach},
     modules, mounts, nodes,
     pci::{self, Class},
-    process::{Program, start, user_and_parent, wait_for},
+    process::{End, Program, start, user_and_parent, wait_for},
     verity::VerityRoot,
 };
 
@@ -116,15 +116,21 @@ fn parameters(module: &str) -> String {
 }
 
 /// Where the persistence daemon keeps its process id and its socket; it knows the directory by its old name.
-fn runtime_directories() -> Result<(), SysError> {
+///
+/// # Errors
+/// [`SysError`] at the first that cannot be made.
+pub fn runtime_directories() -> Result<(), SysError> {
     mounts::directory(PERSISTENCE, 0o755)?;
     mounts::give(Path::new(PERSISTENCE), users::PERSISTENCE, users::GPU, 0o750)?;
     mounts::directory("/var", 0o755)?;
     symlink("/run", "/var/run").map_err(|source| SysError { what: "link a directory", source })
 }
 
-/// Keeps the driver's state while no other process has a GPU open.
-fn persistence(inherits_stderr: bool) -> Program<'static> {
+/// NVIDIA's persistence daemon, as it is started here: it keeps the driver's state while no other process has a GPU open.
+///
+/// Public, as [`runtime_directories`], for tests that look round in a guest.
+#[must_use]
+pub fn persistence(inherits_stderr: bool) -> Program<'static> {
     let mut program = daemon(PERSISTENCE_DAEMON, &["--uvm-persistence-mode"], users::PERSISTENCE, inherits_stderr);
     program.reach.paths.push((PERSISTENCE.into(), Access::Keep));
     program
@@ -164,7 +170,7 @@ pub(crate) fn device_files() -> Vec<std::path::PathBuf> {
 /// The process that was started ends when the daemon, its child, has opened the devices; then PID 1 is the daemon's parent.
 fn daemon_of(starter: i32) -> Result<i32, Failure> {
     match wait_for(starter, PATIENCE).map_err(Code::GpuDriverFailed.because())? {
-        Some(true) => {}
+        Some(End::Exit(0)) => {}
         ended => return Err(Code::GpuDriverFailed.because()(format_args!("the persistence daemon: {ended:?}"))),
     }
     let mut text = String::new();

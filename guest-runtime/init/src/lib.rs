@@ -21,6 +21,7 @@ use types::EventName;
 
 use boot::{Boot, Halt};
 pub use confinement::{Stage, confine};
+pub use gpus::{persistence, runtime_directories};
 pub use phases::mounts::mount;
 
 /// Boots, serves, and powers the machine off when anything fails.

@@ -143,17 +143,27 @@ pub fn poll_any() -> Result<Option<i32>, SysError> {
     wait(Some(WaitPidFlag::WNOHANG))
 }
 
-/// Waits, at most `patience`, until the child `pid` ends, and says whether it ended by itself with exit code 0. `None`: it did
-/// not end in time.
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this exit code.
+    Exit(i32),
+    /// By this signal; a filter's is 31 (SIGSYS).
+    Signal(i32),
+}
+
+/// Waits, at most `patience`, until the child `pid` ends. `None`: it did not end in time.
 ///
 /// # Errors
 /// [`SysError`] when there is no such child.
-pub fn wait_for(pid: i32, patience: Duration) -> Result<Option<bool>, SysError> {
+pub fn wait_for(pid: i32, patience: Duration) -> Result<Option<End>, SysError> {
     let deadline = Instant::now().checked_add(patience);
     loop {
         match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => {}
-            Ok(status) => return Ok(Some(matches!(status, WaitStatus::Exited(_, 0)))),
+            Ok(WaitStatus::Exited(_, code)) => return Ok(Some(End::Exit(code))),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Some(End::Signal(signal as i32))),
+            // Not ended, or stopped and continued, which is nothing to a parent.
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(SysError::when("wait for a process")(error)),
         }
         if deadline.is_none_or(|deadline| Instant::now() > deadline) {
@@ -301,11 +311,11 @@ mod tests {
             wait_for(pid, Duration::from_secs(60)).unwrap()
         };
         let everything: Vec<i64> = (0..=500).collect();
-        assert_eq!(ended(Filter::default().allow(&everything)), Some(true));
+        assert_eq!(ended(Filter::default().allow(&everything)), Some(End::Exit(0)));
         let but_chdir: Vec<i64> = everything.iter().copied().filter(|call| *call != libc::SYS_chdir).collect();
-        assert_eq!(ended(Filter::default().allow(&but_chdir)), Some(false));
-        // Such a call that fails leaves the program running, to its own error.
-        assert_eq!(ended(Filter::default().allow(&everything).refuse(&[libc::SYS_chdir])), Some(false));
+        assert_eq!(ended(Filter::default().allow(&but_chdir)), Some(End::Signal(libc::SIGSYS)));
+        // A call that is answered with an error leaves the program running, to an exit code of its own.
+        assert_eq!(ended(Filter::default().allow(&everything).refuse(&[libc::SYS_chdir])), Some(End::Exit(2)));
     }
 
     #[test]
