@@ -49,6 +49,16 @@ impl GpuAppraisal<'_> {
     /// Judges everything and gives all independent reasons, in this order: limits, manifests, the driver's statement, each
     /// GPU, each switch, then all of them together.
     pub fn appraise(&self) -> GpuVerdict {
+        self.judge(true)
+    }
+
+    /// Judges everything but measurements: for a guest without manifests, before it lets its own devices work. The verdict says so,
+    /// and gives no [`crate::VerifiedGpuSet`]: whoever decides about keys has to compare them.
+    pub fn appraise_without_measurements(&self) -> GpuVerdict {
+        self.judge(false)
+    }
+
+    fn judge(&self, compare: bool) -> GpuVerdict {
         let mut checks = Checks::default();
         let (mut gpus, mut switches) = (Vec::new(), Vec::new());
         let mut revocation = self.rims.iter().flatten().all(|rim| rim.revocation_checked);
@@ -60,13 +70,13 @@ impl GpuAppraisal<'_> {
                 let name = format!("gpu[{index}]");
                 let judged = judge_device(self, &name, *evidence, &mut checks);
                 revocation &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
-                gpus.extend(judged.and_then(|judged| gpu::judge(self, &judged, &mut checks)));
+                gpus.extend(judged.and_then(|judged| gpu::judge(self, compare, &judged, &mut checks)));
             }
             for (index, evidence) in self.switches.iter().enumerate() {
                 let name = format!("switch[{index}]");
                 let judged = judge_device(self, &name, *evidence, &mut checks);
                 revocation &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
-                switches.extend(judged.and_then(|judged| nvswitch::judge(self, &judged, &mut checks)));
+                switches.extend(judged.and_then(|judged| nvswitch::judge(self, compare, &judged, &mut checks)));
             }
             self.check_set(&gpus, &mut checks);
             let complete = gpus.len() == self.gpus.len() && switches.len() == self.switches.len();
@@ -81,6 +91,7 @@ impl GpuAppraisal<'_> {
             nonce: if self.nonce.is_some() { "checked" } else { "not_given" },
             revocation: if revocation { "checked" } else { "not_checked" },
             driver_state: if self.driver_state.is_some() { "given" } else { "not_given" },
+            measurements: if compare { "compared" } else { "not_compared" },
             checks: checks.0,
             gpus,
             switches,

@@ -3,9 +3,9 @@
 //! covers the reports (`attested_channel::gpu_nonce`, `attested_channel::gpu_digest`).
 
 use attested_channel::gpu_nonce;
-use types::{GpuEvidence, Hex32, Role};
+use types::{GpuDriver, GpuEvidence, GpuReport, Hex32, Role};
 
-use crate::DeviceEvidence;
+use crate::{DeviceEvidence, DriverState};
 
 /// Why the GPU part of a guest's evidence was refused before any report was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,22 +17,18 @@ pub enum GpuBindingError {
     #[error("gpu.{0} must not be zero beside reports")]
     Zero(&'static str),
     /// One order only, so that one set has one digest.
-    #[error("gpu.reports must be sorted by UUID, each once")]
-    Order,
+    #[error("gpu.{0} must be sorted by UUID, each once")]
+    Order(&'static str),
 }
 
-/// The nonce that every device of this guest must have been asked with.
+/// The nonce that every device of this guest must have been asked with. Its HPKE key is zero: devices are asked once per boot,
+/// before any such key is made; REPORTDATA ties later keys to the same reports.
 ///
-/// The caller shows that the keys are those of the quote's REPORTDATA, and that REPORTDATA covers `gpu`.
+/// The caller shows that the key is that of the quote's REPORTDATA, and that REPORTDATA covers `gpu`.
 ///
 /// # Errors
 /// [`GpuBindingError`] names the rule.
-pub fn bound_nonce(
-    role: Role,
-    instance_key: &Hex32,
-    hpke_key: &Hex32,
-    gpu: &GpuEvidence,
-) -> Result<[u8; 32], GpuBindingError> {
+pub fn bound_nonce(role: Role, instance_key: &Hex32, gpu: &GpuEvidence) -> Result<[u8; 32], GpuBindingError> {
     if gpu.reports.is_empty() {
         return Err(GpuBindingError::Empty);
     }
@@ -42,16 +38,35 @@ pub fn bound_nonce(
     if *gpu.random.as_bytes() == [0; 32] {
         return Err(GpuBindingError::Zero("random"));
     }
-    if !gpu.reports.is_sorted_by(|a, b| a.uuid < b.uuid) {
-        return Err(GpuBindingError::Order);
+    for (name, reports) in [("reports", &gpu.reports), ("switches", &gpu.switches)] {
+        if !reports.is_sorted_by(|a, b| a.uuid < b.uuid) {
+            return Err(GpuBindingError::Order(name));
+        }
     }
-    Ok(*gpu_nonce(role, instance_key, hpke_key, gpu.epoch, &gpu.random).as_bytes())
+    Ok(*gpu_nonce(role, instance_key, &Hex32::default(), gpu.epoch, &gpu.random).as_bytes())
 }
 
-/// The devices of a guest's evidence, in its order.
+/// The GPUs of a guest's evidence, in its order.
 #[must_use]
 pub fn devices(gpu: &GpuEvidence) -> Vec<DeviceEvidence<'_>> {
-    gpu.reports
+    evidence(&gpu.reports)
+}
+
+/// The switches of a guest's evidence, in its order.
+#[must_use]
+pub fn switches(gpu: &GpuEvidence) -> Vec<DeviceEvidence<'_>> {
+    evidence(&gpu.switches)
+}
+
+/// What the guest states of its driver: worth as much as the quote that covers the evidence.
+#[must_use]
+pub fn driver_state(gpu: &GpuEvidence) -> Option<DriverState> {
+    let GpuDriver { version: _, confidential, dev_tools, protected_pcie: _ } = gpu.driver.as_ref()?;
+    Some(DriverState { confidential: *confidential, dev_tools: *dev_tools })
+}
+
+fn evidence(reports: &[GpuReport]) -> Vec<DeviceEvidence<'_>> {
+    reports
         .iter()
         .map(|device| DeviceEvidence { report: device.report.as_slice(), chain: device.chain.as_slice() })
         .collect()

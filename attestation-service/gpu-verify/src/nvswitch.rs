@@ -10,8 +10,14 @@ use crate::{
     verified::VerifiedSwitch,
 };
 
-/// Notes the checks of one switch; gives it when its measurements match. Whether it is accepted, the checks say.
-pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &mut Checks) -> Option<VerifiedSwitch> {
+/// Notes the checks of one switch; gives it when its measurements match, or shall not be compared. Whether it is accepted, the
+/// checks say.
+pub(crate) fn judge(
+    appraisal: &GpuAppraisal<'_>,
+    compare: bool,
+    judged: &Judged<'_>,
+    checks: &mut Checks,
+) -> Option<VerifiedSwitch> {
     let name = judged.name;
     let fields = match judged.report.opaque.switch() {
         Ok(fields) => fields,
@@ -32,12 +38,7 @@ pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &
     checks.add(same, IDENTITY, format!("{name}.report.device_pdi"), certified, fields.pdi);
     let found = if fields.locked { "locked" } else { "not locked" };
     checks.add(fields.locked, LOCK, format!("{name}.report.lock"), "locked", found);
-    let id = format!("NV_SWITCH_BIOS_5612_0002_890_{}", fields.vbios_version.replace('.', "").to_uppercase());
-    let products = [judged.facts.chip.replace('_', "")];
-    let wanted =
-        Wanted { part: "vbios", edition: "SWITCH", version: &fields.vbios_version, products: &products, id: &id };
-    let rim = measured::find(wanted, name, appraisal.rims, checks)?;
-    let measured = measured::compare("vbios", name, &rim.golden, &judged.report.measurements, true, checks)?;
+    let measured = if compare { check_measurements(appraisal, judged, &fields.vbios_version, checks)? } else { 0 };
     Some(VerifiedSwitch {
         chip: judged.facts.chip.clone(),
         pdi: fields.pdi,
@@ -46,6 +47,20 @@ pub(crate) fn judge(appraisal: &GpuAppraisal<'_>, judged: &Judged<'_>, checks: &
         vbios_measurements: measured,
         gpus: fields.gpus,
     })
+}
+
+fn check_measurements(
+    appraisal: &GpuAppraisal<'_>,
+    judged: &Judged<'_>,
+    version: &str,
+    checks: &mut Checks,
+) -> Option<usize> {
+    let name = judged.name;
+    let id = format!("NV_SWITCH_BIOS_5612_0002_890_{}", version.replace('.', "").to_uppercase());
+    let products = [judged.facts.chip.replace('_', "")];
+    let wanted = Wanted { part: "vbios", edition: "SWITCH", version, products: &products, id: &id };
+    let rim = measured::find(wanted, name, appraisal.rims, checks)?;
+    measured::compare("vbios", name, &rim.golden, &judged.report.measurements, true, checks)
 }
 
 const OPAQUE: Rule = ("gpu_report_malformed", "use firmware and a verifier that know each other's fields");

@@ -155,8 +155,18 @@ impl GpuPolicy {
             return Err(PolicyError::TooLarge);
         }
         let policy: Self = serde_json::from_slice(bytes)?;
+        policy.check()?;
+        Ok(policy)
+    }
+
+    /// Whether a policy that was read as a part of another document is one.
+    ///
+    /// # Errors
+    /// [`PolicyError`] names the rule.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let policy = self;
         if policy.schema != Self::SCHEMA {
-            return Err(PolicyError::Schema(policy.schema));
+            return Err(PolicyError::Schema(policy.schema.clone()));
         }
         let no_gpu = [Architecture::Nvswitch, Architecture::Unknown];
         if policy.architectures.is_empty() || policy.architectures.iter().any(|found| no_gpu.contains(found)) {
@@ -170,7 +180,7 @@ impl GpuPolicy {
         {
             return Err(PolicyError::Empty("gpus cannot be met"));
         }
-        Ok(policy)
+        Ok(())
     }
 }
 

@@ -109,6 +109,13 @@ impl Rim {
         Ok(Self { identity, golden, digest: Sha256Digest::of(bytes), expires, revocation_checked })
     }
 
+    /// What a manifest says that it is about, without believing it.
+    pub(crate) fn claims(bytes: &[u8]) -> Result<RimIdentity, RimFault> {
+        let document = xml::parse(bytes).map_err(RimFault::Malformed)?;
+        let parts = Parts::of(&document).map_err(RimFault::Malformed)?;
+        identity(parts.meta).map_err(RimFault::Malformed)
+    }
+
     /// What it is about.
     #[must_use]
     pub const fn identity(&self) -> &RimIdentity {

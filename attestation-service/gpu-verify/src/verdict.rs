@@ -18,9 +18,23 @@ pub struct GpuVerdict {
     pub(crate) revocation: &'static str,
     /// `given`: what the driver told the measured guest; or `not_given`: then DevTools is not excluded.
     pub(crate) driver_state: &'static str,
+    /// `compared` with manifests, or `not_compared`: then driver and VBIOS may be any.
+    pub(crate) measurements: &'static str,
     pub(crate) checks: Vec<GpuCheck>,
     pub(crate) gpus: Vec<VerifiedGpu>,
     pub(crate) switches: Vec<VerifiedSwitch>,
+}
+
+/// A verdict without its checks, for display beside the checks of other evidence.
+#[derive(Debug, Clone, Serialize)]
+pub struct GpuSummary {
+    hardware: &'static str,
+    nonce: &'static str,
+    revocation: &'static str,
+    driver_state: &'static str,
+    measurements: &'static str,
+    gpus: Vec<VerifiedGpu>,
+    switches: Vec<VerifiedSwitch>,
 }
 
 /// One check.
@@ -59,15 +73,40 @@ impl GpuVerdict {
         &self.checks
     }
 
-    /// The devices, once every check passed.
+    /// The devices, once every check passed and measurements were compared.
     ///
     /// # Errors
     /// All reasons for the refusal; never empty.
     pub fn accept(self) -> Result<VerifiedGpuSet, Vec<Refusal>> {
+        if self.measurements != "compared" {
+            let detail = "expected measurements compared with manifests; found none compared";
+            let fix = "appraise with the manifests of driver and VBIOS";
+            let mut reasons = self.reasons();
+            reasons.push(Refusal::new("measurements_not_compared", "rims", detail.to_owned(), fix));
+            return Err(reasons);
+        }
         if self.accepted {
             return Ok(VerifiedGpuSet { gpus: self.gpus, switches: self.switches });
         }
         Err(self.reasons())
+    }
+}
+
+impl GpuVerdict {
+    /// Every check, and the rest for display.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<GpuCheck>, GpuSummary) {
+        let Self { accepted: _, hardware, nonce, revocation, driver_state, measurements, checks, gpus, switches } =
+            self;
+        (checks, GpuSummary { hardware, nonce, revocation, driver_state, measurements, gpus, switches })
+    }
+}
+
+impl GpuSummary {
+    /// The GPUs that were accepted, or whose checks that need no other device passed.
+    #[must_use]
+    pub fn gpus(&self) -> &[VerifiedGpu] {
+        &self.gpus
     }
 }
 

@@ -51,18 +51,29 @@ impl Scenario {
 
     fn verdict(&self) -> GpuVerdict {
         let rims: Vec<_> = self.rims.iter().map(|xml| self.rim(xml)).collect();
-        GpuAppraisal {
+        self.with(&rims, |appraisal| appraisal.appraise())
+    }
+
+    fn without_measurements(&self) -> GpuVerdict {
+        self.with(&[], |appraisal| appraisal.appraise_without_measurements())
+    }
+
+    fn with(
+        &self,
+        rims: &[Result<Rim, RimRefused>],
+        appraise: impl FnOnce(GpuAppraisal<'_>) -> GpuVerdict,
+    ) -> GpuVerdict {
+        appraise(GpuAppraisal {
             gpus: &evidence(&self.gpus),
             switches: &evidence(&self.switches),
-            rims: &rims,
+            rims,
             ocsp: &self.ocsp,
             nonce: self.nonce.as_ref(),
             driver_state: self.driver_state.as_ref(),
             policy: &self.policy,
             anchors: &MAKER.anchors(),
             now: self.now,
-        }
-        .appraise()
+        })
     }
 
     fn rim(&self, xml: &[u8]) -> Result<Rim, RimRefused> {

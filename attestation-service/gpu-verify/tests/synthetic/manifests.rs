@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reference manifests: missing, expired, forged, wrapped, and ones that do not fit.
 
+use gpu_verify::{DeviceEvidence, LibraryError, Requirement, RimLibrary};
 use rcgen::PKCS_ECDSA_P384_SHA384;
 
 use crate::{
@@ -49,6 +50,56 @@ fn attack_46_missing_and_mismatch_differ() {
     assert_eq!(Scenario::one(&device).codes(), ["measurement_mismatch"]);
     device.changed.push((36, [0xcc; 48]));
     assert_eq!(Scenario::one(&device).codes(), [""; 0]);
+}
+
+/// A guest without manifests judges everything else, and nobody gets devices from such a verdict.
+#[test]
+fn without_measurements_all_else_is_judged() {
+    let good = Scenario { rims: Vec::new(), ..Scenario::one(&Device::gpu(PDI)) };
+    assert!(good.without_measurements().is_accepted());
+    let reasons = good.without_measurements().accept().unwrap_err();
+    assert_eq!(reasons.iter().map(|reason| reason.code.as_str()).collect::<Vec<_>>(), ["measurements_not_compared"]);
+    assert_eq!(good.codes(), ["rim_missing"]);
+    let bad: [fn(&mut Scenario); 4] = [
+        |scenario| scenario.nonce = Some([8; 32]),
+        |scenario| scenario.driver_state = None,
+        |scenario| scenario.now = 2_000_000_000,
+        |scenario| scenario.gpus.clear(),
+    ];
+    for (number, change) in bad.into_iter().enumerate() {
+        let mut scenario = Scenario::one(&Device::gpu(PDI));
+        change(&mut scenario);
+        assert!(!scenario.without_measurements().is_accepted(), "{number}");
+    }
+}
+
+/// Of many manifests those are verified that the reports name: the others may be of any quality.
+#[test]
+fn a_library_gives_what_reports_ask_for() {
+    let made = Device::gpu(PDI).make();
+    let (driver, vbios) = (RimSpec::driver().xml(), RimSpec::vbios().xml());
+    let mut other = RimSpec::driver();
+    other.version = "999.1";
+    let forged = String::from_utf8(other.xml()).unwrap().replacen("Hash0=\"", "Hash0=\"00", 1).into_bytes();
+    let files = vec![forged, driver.clone(), RimSpec::switch().xml(), vbios];
+    let devices = [DeviceEvidence { report: &made.report, chain: &made.chain }];
+    let verify = |library: &RimLibrary, devices: &[DeviceEvidence<'_>], now| {
+        library.verify(devices, &MAKER.anchors(), &[], Requirement::Optional, now)
+    };
+    let library = RimLibrary::new(files).unwrap();
+    let found = verify(&library, &devices, NOW);
+    assert_eq!(found.iter().flatten().count(), 2);
+    assert_eq!(found.len(), 2);
+    // One that is needed and not good is given, with its reason.
+    assert_eq!(verify(&library, &devices, 2_000_000_000).iter().filter(|rim| rim.is_err()).count(), 2);
+    let switch = Device::switch(PDI, &[]).make();
+    let switch = DeviceEvidence { report: &switch.report, chain: &switch.chain };
+    assert_eq!(verify(&library, &[switch], NOW).len(), 1);
+    assert!(verify(&library, &[DeviceEvidence { report: b"x", chain: b"" }], NOW).is_empty());
+    assert!(verify(RimLibrary::EMPTY, &devices, NOW).is_empty());
+    let malformed = RimLibrary::new(vec![driver, b"<a/>".to_vec()]).unwrap_err();
+    assert!(matches!(malformed, LibraryError::Malformed { index: 1, .. }), "{malformed}");
+    assert_eq!(RimLibrary::new(vec![Vec::new(); 513]).unwrap_err(), LibraryError::TooMany(513));
 }
 
 #[test]

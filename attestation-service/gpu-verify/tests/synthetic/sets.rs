@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Several GPUs, and eight with their switches in protected PCIe mode.
 
-use gpu_verify::{GpuPolicy, Mode, Requirement, Topology, bound_nonce, devices};
-use types::{Base64, GpuEvidence, GpuReport, Hex32, Role};
+use gpu_verify::{DriverState, GpuPolicy, Mode, Requirement, Topology, bound_nonce, devices, driver_state, switches};
+use types::{Base64, GpuDriver, GpuEvidence, GpuReport, Hex32, Role};
 
 use crate::{
     Scenario,
@@ -152,15 +152,15 @@ fn the_nonce_of_a_guest_is_made_of_its_keys() {
         report: Base64::new(vec![1]).unwrap(),
         chain: Base64::new(vec![2]).unwrap(),
     };
-    let (instance, hpke) = (Hex32::new([1; 32]), Hex32::new([2; 32]));
+    let instance = Hex32::new([1; 32]);
     let good = GpuEvidence {
         epoch: 1,
         random: Hex32::new([3; 32]),
         reports: vec![report("GPU-a"), report("GPU-b")],
         ..GpuEvidence::NONE
     };
-    let nonce = |gpu: &GpuEvidence| bound_nonce(Role::Inference, &instance, &hpke, gpu);
-    let expected = attested_channel::gpu_nonce(Role::Inference, &instance, &hpke, 1, &good.random);
+    let nonce = |gpu: &GpuEvidence| bound_nonce(Role::Inference, &instance, gpu);
+    let expected = attested_channel::gpu_nonce(Role::Inference, &instance, &Hex32::default(), 1, &good.random);
     assert_eq!(nonce(&good).unwrap(), *expected.as_bytes());
     assert_eq!(devices(&good).len(), 2);
     assert_eq!((devices(&good)[0].report, devices(&good)[0].chain), ([1].as_slice(), [2].as_slice()));
@@ -168,5 +168,13 @@ fn the_nonce_of_a_guest_is_made_of_its_keys() {
     assert!(nonce(&GpuEvidence { epoch: 0, ..good.clone() }).is_err());
     assert!(nonce(&GpuEvidence { random: Hex32::default(), ..good.clone() }).is_err());
     assert!(nonce(&GpuEvidence { reports: vec![report("GPU-b"), report("GPU-a")], ..good.clone() }).is_err());
-    assert!(nonce(&GpuEvidence { reports: vec![report("GPU-a"), report("GPU-a")], ..good }).is_err());
+    assert!(nonce(&GpuEvidence { reports: vec![report("GPU-a"), report("GPU-a")], ..good.clone() }).is_err());
+    let switched = GpuEvidence { switches: vec![report("SWX-a"), report("SWX-b")], ..good.clone() };
+    assert!(nonce(&switched).is_ok());
+    assert_eq!(switches(&switched).len(), 2);
+    assert!(nonce(&GpuEvidence { switches: vec![report("SWX-b"), report("SWX-a")], ..good.clone() }).is_err());
+    assert_eq!(driver_state(&good), None);
+    let driver = GpuDriver { version: "550.10".into(), confidential: true, dev_tools: true, protected_pcie: false };
+    let stated = driver_state(&GpuEvidence { driver: Some(driver), ..good });
+    assert_eq!(stated, Some(DriverState { confidential: true, dev_tools: true }));
 }
