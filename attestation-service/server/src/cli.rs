@@ -4,7 +4,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use collateral::Wanted;
 use types::{ModelId, Sha256Digest};
+
+use crate::limits::Limits;
 
 /// Holds the keys of encrypted models and releases them to attested guests alone.
 #[derive(Debug, Parser)]
@@ -40,6 +43,9 @@ pub(crate) enum Command {
     /// The audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// What Intel publishes about platforms: fetched, verified, kept.
+    #[command(subcommand)]
+    Collateral(CollateralCommand),
     /// Judge a quote, or a whole evidence document, from files.
     Appraise(Box<AppraiseArgs>),
     /// Judge evidence of GPUs and NVSwitches from files.
@@ -72,8 +78,27 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
     /// Collateral of the platforms that may come, one file for each FMSPC.
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "collateral_dir")]
     pub(crate) collateral: Vec<PathBuf>,
+    /// Directory of kept collateral, read again every minute.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) collateral_dir: Option<PathBuf>,
+    /// Renew the directory's collateral from this PCCS.
+    #[arg(long, value_name = "URL", requires = "collateral_dir")]
+    pub(crate) pccs: Option<String>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Requests a second of one client address, on average; ten times as many at once.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().client_rate, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) client_rate: u32,
+    /// Keys of one model a second, on average; ten times as many at once.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().model_rate, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) model_rate: u32,
+    /// Challenges that are neither redeemed nor expired.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().open_challenges, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) open_challenges: u32,
+    #[command(flatten)]
+    pub(crate) gpu: GpuFileArgs,
     /// A checkpoint of the audit log kept elsewhere, which the log must extend: shows that the store as a whole was
     /// replaced by an older copy.
     #[arg(long, value_name = "FILE")]
@@ -81,6 +106,39 @@ pub(crate) struct ServeArgs {
     /// Write the address here once the service listens.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// Of a PCCS, beside its address.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Certificates (PEM) that https to the PCCS is judged by.
+    #[arg(long, value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    pub(crate) pccs_ca: PathBuf,
+    /// Kinds of platforms to fetch collateral for, beside those in the directory: 12 hexadecimal digits, followed by
+    /// `:processor` where Intel's processor CA issued the PCK certificates.
+    #[arg(long, value_name = "FMSPC")]
+    pub(crate) fmspc: Vec<Wanted>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CollateralCommand {
+    /// Fetch, verify and keep.
+    Fetch {
+        /// Directory of kept collateral.
+        #[arg(long, value_name = "DIR")]
+        collateral_dir: PathBuf,
+        /// The PCCS, as `https://host:8081`; or Intel's own `https://api.trustedservices.intel.com`.
+        #[arg(long, value_name = "URL")]
+        pccs: String,
+        #[command(flatten)]
+        source: SourceArgs,
+    },
+    /// Say what is kept, until when, and which TCB evaluation comes next.
+    Status {
+        /// Directory of kept collateral.
+        #[arg(long, value_name = "DIR")]
+        collateral_dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -214,6 +272,8 @@ pub(crate) struct AppraiseArgs {
     /// The policy (`chrysalis/appraisal-policy/v1`); the strict default when it is not given.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuFileArgs,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -222,6 +282,8 @@ const EXAMPLES: &str = "Examples:
   attestation-service releases import --store DIR --bundle release.sigstore.json --trust trust.json
   attestation-service audit list --store DIR --json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
+  attestation-service collateral fetch --collateral-dir DIR --pccs https://pccs.example:8081 --fmspc 90c06f000000
+  attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral-dir DIR --pccs https://pccs.example:8081
   attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json
   attestation-service appraise-gpu --report gpu.hex --chain gpu.pem --rim driver.xml --rim vbios.xml \
     --at 2026-03-20T00:00:00Z --json

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The HTTP endpoints of `docs/protocol.md`, "Attestation service".
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Incoming};
 use key_release::KeyReleaseRequest;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, error::TrySendError},
+};
 use types::{Document as _, Hex32, Refusal, canonical};
 
 use crate::{
@@ -28,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     /// Appraisals at the same time.
     pub(crate) appraisals: Arc<Semaphore>,
-    /// Refusals on their way to the audit log; what does not fit is only counted.
+    /// Refusals on their way to the audit log; what does not fit is counted for an entry that sums up.
     pub(crate) notes: mpsc::Sender<RefusalNote>,
 }
 
@@ -36,9 +39,14 @@ pub(crate) struct Shared {
 pub(crate) async fn answer(
     shared: Shared,
     exporter: Arc<Exporter>,
+    client: IpAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, core::convert::Infallible> {
-    let reply = match tokio::time::timeout(REQUEST, route(&shared, exporter, request)).await {
+    let routed = async {
+        shared.service.admit(client)?;
+        route(&shared, exporter, request).await
+    };
+    let reply = match tokio::time::timeout(REQUEST, routed).await {
         Ok(reply) => reply,
         Err(_) => Err(Refused::one(
             StatusCode::REQUEST_TIMEOUT,
@@ -107,19 +115,24 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
     let shared = shared.clone();
     // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
         let outcome = shared.service.release(&body, &*exporter);
         match outcome {
             Ok(answer) => {
+                let service = Arc::clone(&shared.service);
+                // After the answer, and within the same limit.
+                tokio::task::spawn_blocking(move || {
+                    let _permit = permit;
+                    service.watch(&body);
+                });
                 tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
                 shared.service.count(["released"]);
                 json(&answer)
             }
             Err((refused, note)) => {
                 if let Some(note) = note
-                    && shared.notes.try_send(note).is_err()
+                    && let Err(TrySendError::Full(note) | TrySendError::Closed(note)) = shared.notes.try_send(note)
                 {
-                    shared.service.count(["refusal_not_logged"]);
+                    shared.service.count_refusal(&note);
                 }
                 Err(refused)
             }
@@ -152,6 +165,9 @@ fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<F
     let headers = response.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     response
 }
 

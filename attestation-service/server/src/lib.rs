@@ -6,13 +6,17 @@
 
 mod cli;
 mod command;
+mod gpu_files;
+mod grounds;
 mod http_api;
 pub mod identity;
 mod input;
+pub mod limits;
 pub mod listen;
 mod outcome;
 pub mod reply;
 pub mod service;
+mod tally;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -20,6 +24,7 @@ use clap::Parser as _;
 use tdx_verify::TrustAnchors;
 
 pub use identity::Identity;
+pub use limits::Limits;
 pub use listen::listen;
 pub use service::Service;
 

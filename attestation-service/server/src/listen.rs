@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connections: TLS 1.3, limits, time-outs and the end of the service.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use attested_channel::{stream, tls};
 use hyper::{server::conn::http1, service::service_fn};
@@ -42,11 +42,13 @@ pub async fn listen(
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(service.identity().resolver()?)?));
     let (notes, mut waiting) = mpsc::channel(NOTES);
     let shared = Shared { service: Arc::clone(&service), appraisals: Arc::new(Semaphore::new(APPRAISALS)), notes };
+    let writer = Arc::clone(&service);
     let scribe = tokio::task::spawn_blocking(move || {
         while let Some(note) = waiting.blocking_recv() {
-            service.note_refusal(note);
+            writer.note_refusal(note);
         }
     });
+    let summing = tokio::spawn(sum_up(Arc::clone(&service)));
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -59,8 +61,8 @@ pub async fn listen(
         tokio::select! {
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let connection = serve(shared.clone(), acceptor.clone(), stream, stopped.clone());
+                Ok((stream, peer)) => {
+                    let connection = serve(shared.clone(), acceptor.clone(), stream, peer.ip(), stopped.clone());
                     connections.spawn(async move {
                         let _slot = slot;
                         let _ = tokio::time::timeout(CONNECTION, connection).await;
@@ -82,10 +84,28 @@ pub async fn listen(
     drop(shared);
     // The last notes are written: the channel has no sender any more.
     let _ = scribe.await;
+    summing.abort();
+    let _ = tokio::task::spawn_blocking(move || service.sum_up_refusals()).await;
     Ok(())
 }
 
-async fn serve(shared: Shared, acceptor: TlsAcceptor, stream: TcpStream, mut stopped: watch::Receiver<bool>) {
+/// Enters what was only counted in the audit log, every minute.
+async fn sum_up(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(SUM_UP).await;
+        let service = Arc::clone(&service);
+        // A panic inside is reported by the runtime; the next turn tries again.
+        let _ = tokio::task::spawn_blocking(move || service.sum_up_refusals()).await;
+    }
+}
+
+async fn serve(
+    shared: Shared,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    client: IpAddr,
+    mut stopped: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let (stream, channel) = stream::share(TlsStream::Server(tls));
@@ -96,7 +116,7 @@ async fn serve(shared: Shared, acceptor: TlsAcceptor, stream: TcpStream, mut sto
         .max_buf_size(MAX_HEADERS)
         .serve_connection(
             TokioIo::new(stream),
-            service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), request)),
+            service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), client, request)),
         );
     tokio::pin!(connection);
     tokio::select! {
@@ -112,6 +132,7 @@ const CONNECTIONS: usize = 1024;
 const APPRAISALS: usize = 16;
 /// Refusals that wait for the audit log.
 const NOTES: usize = 256;
+const SUM_UP: Duration = Duration::from_secs(60);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// The headers of one request, and idleness between two.
 const HEADERS: Duration = Duration::from_secs(90);

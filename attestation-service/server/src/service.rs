@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Instant,
 };
 
 use appraise::Policy;
@@ -12,12 +14,18 @@ use key_release::{
     Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, Token, TokenKey, UnwrapErr,
 };
 use release::{TrustPolicy, VerifiedRelease};
-use store::{AuditEntry, KeyStoreError, RedeemError, RefusalEntry, Store};
+use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
 use tdx_verify::{Collateral, TrustAnchors};
-use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
+use types::{CanonicalError, Document as _, Evidence, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
 use zeroize::Zeroizing;
 
-use crate::{identity::Identity, reply::Refused};
+use crate::{
+    grounds::{Cache, Standing},
+    identity::Identity,
+    limits::{Admission, Limits},
+    reply::Refused,
+    tally::Tally,
+};
 
 /// Seconds since 1970. The service's machine keeps it right; guests take it from here.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -27,10 +35,24 @@ pub struct Service {
     store: Store,
     identity: Identity,
     anchors: TrustAnchors,
-    collateral: Vec<Collateral>,
+    collateral: RwLock<Arc<KnownCollateral>>,
+    grounds: Cache,
+    gpu: GpuFiles,
     tokens: TokenKey,
     clock: Clock,
+    started: Instant,
+    admission: Admission,
+    tally: Mutex<Tally>,
     counters: Mutex<BTreeMap<String, u64>>,
+}
+
+/// Collateral for the platforms that may come.
+#[derive(Debug, Default)]
+pub struct KnownCollateral {
+    /// What platforms are judged by.
+    pub in_force: Vec<Collateral>,
+    /// The next TCB evaluation, where one is published: platforms are told apart by it, and never judged.
+    pub early: Vec<Collateral>,
 }
 
 /// Why the service did not start.
@@ -73,13 +95,38 @@ impl Service {
         getrandom::fill(random.as_mut_slice()).map_err(|_| StartError::Random)?;
         policy(&store)??;
         let tokens = TokenKey::new(*random);
-        Ok(Self { store, identity, anchors, collateral, tokens, clock, counters: Mutex::default() })
+        let collateral = RwLock::new(Arc::new(KnownCollateral { in_force: collateral, early: Vec::new() }));
+        Ok(Self {
+            store,
+            identity,
+            anchors,
+            collateral,
+            grounds: Cache::default(),
+            gpu: GpuFiles::default(),
+            tokens,
+            clock,
+            started: Instant::now(),
+            admission: Admission::new(Limits::default()),
+            tally: Mutex::default(),
+            counters: Mutex::default(),
+        })
+    }
+
+    /// The same service with other limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { admission: Admission::new(limits), ..self }
     }
 
     /// The service's key.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// Puts other collateral in force, from the next request on.
+    pub fn set_collateral(&self, collateral: KnownCollateral) {
+        *self.collateral.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(collateral);
     }
 
     /// How often each code was refused, and `released` for each release, since the start.
@@ -94,14 +141,24 @@ impl Service {
         self.identity.sign_time(nonce, (self.clock)())
     }
 
-    /// Makes a challenge. Nothing is stored.
+    /// Counts a request of the client at `address`.
     ///
     /// # Errors
-    /// Without randomness.
+    /// It asks too often.
+    pub fn admit(&self, address: IpAddr) -> Result<(), Refused> {
+        self.admission.client(address, self.milliseconds())
+    }
+
+    /// Makes a challenge. Nothing of it is stored: it is only counted.
+    ///
+    /// # Errors
+    /// Without randomness, or when too many are open.
     pub fn challenge(&self) -> Result<ChallengeAnswer, Refused> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|e| Refused::unable("randomness_unavailable", &e))?;
-        let expires = (self.clock)().saturating_add(CHALLENGE_SECONDS);
+        let now = (self.clock)();
+        let expires = now.saturating_add(CHALLENGE_SECONDS);
+        self.admission.challenge(expires, now)?;
         Ok(ChallengeAnswer { expires, token: self.tokens.mint(expires, nonce) })
     }
 
@@ -120,7 +177,7 @@ impl Service {
         let challenge = Sha256Digest::of(&request.token.challenge());
         // A request that redeemed no challenge leaves no trace on the log: anybody can send those.
         let checked = Checked::new(request, &self.tokens, now).map_err(|e| (Refused::because(vec![e]), None))?;
-        self.redeem(checked.token(), now).map_err(|e| (e, None))?;
+        let generation = self.redeem(checked.token(), now).map_err(|e| (e, None))?;
         let challenged = checked.redeemed();
         let note = |refused: Refused| {
             let codes = refused.codes().iter().take(MAX_CODES).map(|code| (*code).to_owned()).collect();
@@ -135,18 +192,77 @@ impl Service {
             (refused, Some(RefusalNote(Box::new(entry))))
         };
         let exporter = exporter(&challenged.challenge()).map_err(|e| note(Refused::unable("tls_exporter", &e)))?;
-        let (policy, releases) = self.grounds(now).map_err(&note)?;
-        let grounds =
-            Grounds { collateral: &self.collateral, anchors: &self.anchors, releases: &releases, policy: &policy, now };
+        let pin = self.identity.spki_sha256();
+        let standing = self.grounds.at(generation, &self.store, &pin, now).map_err(&note)?;
+        let Standing { policy, releases, .. } = &*standing;
+        let collateral = self.collateral();
+        let grounds = Grounds {
+            collateral: &collateral.in_force,
+            anchors: &self.anchors,
+            releases: &releases,
+            policy: &policy,
+            gpu: self.gpu.grounds(),
+            now,
+        };
         let appraised = challenged.appraise(&exporter, &grounds).map_err(|e| note(Refused::because(e)))?;
         self.authorise(appraised, now).map_err(&note)
     }
 
-    /// Writes a refusal to the audit log. Failure is logged: a refusal never waits for it.
-    pub fn note_refusal(&self, note: RefusalNote) {
-        if let Err(error) = self.store.append_audit(&AuditEntry::Refusal(*note.0)) {
-            tracing::error!(code = "audit_unavailable", %error, "a refusal was not entered in the audit log");
+    /// Says of a platform whose guest got a key that it will fall out with the next TCB evaluation, if it will. For
+    /// operators alone: nothing depends on it.
+    pub fn watch(&self, body: &[u8]) {
+        let collateral = self.collateral();
+        if collateral.early.is_empty() {
+            return;
         }
+        let Ok(request) = KeyReleaseRequest::from_canonical(body) else { return };
+        let Ok(evidence) = Evidence::from_canonical(request.evidence.as_slice()) else { return };
+        let quote = evidence.quote.as_slice();
+        let Some(early) = Collateral::select(&collateral.early, quote) else { return };
+        let Ok(Ok(policy)) = policy(&self.store) else { return };
+        if let Err(refused) = tdx_verify::verify(quote, early, &self.anchors, (self.clock)(), &policy.platform) {
+            let codes: Vec<_> = refused.faults.iter().map(tdx_verify::QuoteFault::code).collect();
+            let fmspc = hex::encode(early.fmspc());
+            tracing::warn!(
+                code = "tcb_early",
+                fmspc,
+                codes = codes.join(","),
+                "a platform falls out with the next TCB evaluation"
+            );
+            self.count(["tcb_early"]);
+        }
+    }
+
+    /// Writes a refusal to the audit log, or counts it where there were many. Failure is logged: a refusal never waits
+    /// for it.
+    pub fn note_refusal(&self, note: RefusalNote) {
+        if !self.tally().has_place(note.0.unix) {
+            self.count_refusal(&note);
+            return;
+        }
+        if let Err(error) = self.store.append_audit(&AuditEntry::Refusal(*note.0.clone())) {
+            tracing::error!(code = "audit_unavailable", %error, "a refusal was not entered in the audit log");
+            self.count_refusal(&note);
+        }
+    }
+
+    /// Counts a refusal for the next entry that sums them up.
+    pub fn count_refusal(&self, note: &RefusalNote) {
+        self.tally().add(&note.0);
+        self.count(["refusal_summed"]);
+    }
+
+    /// Writes the sum of the refusals that got no entry of their own, if there are any.
+    pub fn sum_up_refusals(&self) {
+        let Some(entry) = self.tally().take() else { return };
+        if let Err(error) = self.store.append_audit(&AuditEntry::Refusals(entry.clone())) {
+            tracing::error!(code = "audit_unavailable", %error, "refusals were not entered in the audit log");
+            self.tally().put_back(entry);
+        }
+    }
+
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets challenges that are past their expiry anyway, so that the store does not grow for ever.
@@ -197,34 +313,27 @@ impl Service {
         }
     }
 
-    fn redeem(&self, token: &Token, now: u64) -> Result<(), Refused> {
-        self.store.redeem(&token.digest(), token.expires(), now).map_err(|error| {
+    fn collateral(&self) -> Arc<KnownCollateral> {
+        Arc::clone(&self.collateral.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn redeem(&self, token: &Token, now: u64) -> Result<Generation, Refused> {
+        let generation = self.store.redeem(&token.digest(), token.expires(), now).map_err(|error| {
             let (code, fix) = match &error {
                 RedeemError::AlreadyRedeemed => ("challenge_replayed", "ask for a new challenge; each is good once"),
                 RedeemError::Expired => ("challenge_expired", "ask for a new challenge"),
-                RedeemError::Database(_) => return Refused::unable("store_unavailable", &error),
+                RedeemError::Database(_) | RedeemError::Batch(_) => {
+                    return Refused::unable("store_unavailable", &error);
+                }
             };
             Refused::because(vec![Refusal::new(code, "token", error.to_string(), fix)])
-        })
+        })?;
+        self.admission.redeemed(token.expires());
+        Ok(generation)
     }
 
-    /// Policy and releases as they are now: a revocation counts from the next request on.
-    fn grounds(&self, now: u64) -> Result<(Policy, Vec<VerifiedRelease>), Refused> {
-        let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
-        let mut policy = policy(&self.store).map_err(|e| unable(&e))?.map_err(|e| unable(&e))?;
-        // Only a guest that pins this very service may get a key from it.
-        policy.service_pins = Some(vec![self.identity.spki_sha256()]);
-        let mut releases = Vec::new();
-        for stored in self.store.releases().map_err(|e| unable(&e))? {
-            if stored.revoked {
-                policy.revoked_releases.push(stored.digest);
-            }
-            match verified(&self.store, &stored.digest, &stored.bundle, now) {
-                Ok(release) => releases.push(release),
-                Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
-            }
-        }
-        Ok((policy, releases))
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// From an accepted appraisal to the sealed key: key, audit entry on disk, seal.
@@ -233,6 +342,7 @@ impl Service {
             Refused::because(vec![Refusal::new(code, field, detail, fix)])
         };
         let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
+        self.admission.model(appraised.model().identity(), self.milliseconds())?;
         if self.store.is_platform_revoked(appraised.platform()).map_err(|e| unable(&e))? {
             return Err(refuse("platform_revoked", "platform", "the platform was revoked", "use another platform"));
         }

@@ -8,6 +8,9 @@
     reason = "tests fail loudly"
 )]
 
+#[path = "../../collateral/tests/fake/mod.rs"]
+#[allow(dead_code, reason = "one of its modes is used here")]
+mod fake;
 mod world;
 
 use std::{
@@ -199,6 +202,33 @@ async fn a_service_does_not_start_on_a_store_older_than_a_known_checkpoint() {
     assert_eq!(call(&serve).0, 1);
     let (code, document) = call(&[&serve[..], &["--checkpoint", text(&known)]].concat());
     assert_eq!((code, codes(&document)), (2, vec!["audit_log"]));
+}
+
+/// The release binary believes Intel alone: collateral of a simulated platform is fetched, judged and not kept.
+#[test]
+fn collateral_is_fetched_judged_and_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = dir.path().join("collateral");
+    let platform = tdx_sim::SimulatedPlatform::generate(world::NOW).unwrap();
+    let pccs = fake::Pccs::start(platform.collateral(world::NOW, None).unwrap());
+    let common = ["collateral", "fetch", "--collateral-dir", text(&kept), "--pccs"];
+    let fetch = |url: &str, more: &[&str]| call(&[&common[..], &[url], more].concat());
+    let (code, document) = fetch(&pccs.url(), &["--fmspc", "53494d000000"]);
+    assert_eq!((code, codes(&document)), (2, vec!["root_untrusted"]));
+    assert_eq!(document["hardware"], "tdx");
+    pccs.set(fake::Mode::Status(500));
+    let (code, document) = fetch(&pccs.url(), &["--fmspc", "53494d000000"]);
+    assert_eq!((code, codes(&document)), (2, vec!["collateral_source"]));
+    assert_eq!(fetch(&pccs.url(), &[]).0, 1, "no kind of platform is named");
+    assert_eq!(fetch("ftp://x", &["--fmspc", "53494d000000"]).0, 1);
+    assert_eq!(fetch(&pccs.url(), &["--fmspc", "../x"]).0, 64);
+    let (code, document) = call(&["collateral", "status", "--collateral-dir", text(&kept)]);
+    assert_eq!((code, document["collateral"].as_array().map(Vec::len)), (0, Some(0)));
+    // Somebody puts the simulator's collateral there by hand.
+    std::fs::write(kept.join("53494d000000.json"), platform.collateral(world::NOW, None).unwrap().to_json()).unwrap();
+    let (code, document) = call(&["collateral", "status", "--collateral-dir", text(&kept)]);
+    assert_eq!((code, codes(&document)), (2, vec!["root_untrusted"]));
+    assert_eq!(document["collateral"][0]["state"], "refused");
 }
 
 #[test]

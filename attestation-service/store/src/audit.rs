@@ -9,12 +9,15 @@ use tile_log::{AppendError, FileError, ReadError, TileDir, TileLog, VerifyError}
 use crate::Store;
 use crate::database::{self, DatabaseError};
 use crate::entry::{AuditEntry, EntryError};
+use crate::group::Group;
 
 pub(crate) struct Audit {
     /// `None` when the store was opened without the sequencer.
     pub(crate) log: Option<Mutex<TileLog>>,
     pub(crate) dir: TileDir,
     pub(crate) key: LogKey,
+    /// Entries that are written together.
+    pub(crate) group: Group<Vec<u8>, Result<EntryProof, AuditError>>,
 }
 
 /// Why nothing was appended to, or read from, the audit log.
@@ -41,6 +44,9 @@ pub enum AuditError {
     /// The new head could not be recorded.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The write that it was a part of failed.
+    #[error("the entry was not written: {0}")]
+    Batch(String),
     /// An earlier operation panicked.
     #[error("the store must be reopened: an earlier operation did not end")]
     Poisoned,
@@ -53,7 +59,7 @@ pub struct AuditSummary {
     pub checkpoint: SignedCheckpoint,
     /// Entries that authorised a key.
     pub key_releases: u64,
-    /// Entries that recorded a refusal.
+    /// Refusals, those that are only counted included.
     pub refusals: u64,
 }
 
@@ -77,19 +83,34 @@ pub enum AuditVerifyError {
 }
 
 impl Store {
-    /// Appends an entry. On return the entry, its tiles, the signed checkpoint and the database's record of the new
-    /// head are on disk.
+    /// Appends an entry. On return the entry, its tiles and the signed checkpoint are on disk; the database's record of
+    /// the new head is written, and synced with the next redemption. Entries that come at the same time share one write, and their proofs one checkpoint.
     ///
     /// # Errors
     /// [`AuditError`]; then the caller may not act on the entry, though it may stand in the log.
     pub fn append_audit(&self, entry: &AuditEntry) -> Result<EntryProof, AuditError> {
         let bytes = entry.to_bytes()?;
+        let done = self.audit.group.submit(bytes, |batch| {
+            let count = batch.len();
+            match self.append_all(&batch) {
+                Ok(proofs) => proofs,
+                Err(error) => {
+                    let text = error.to_string();
+                    let first = core::iter::once(Err(error));
+                    first.chain((1..count).map(|_| Err(AuditError::Batch(text.clone())))).collect()
+                }
+            }
+        });
+        done.unwrap_or(Err(AuditError::Poisoned))
+    }
+
+    fn append_all(&self, batch: &[Vec<u8>]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         let mut log = self.sequencer()?;
-        let appended = log.append(&[&bytes])?;
+        let entries: Vec<_> = batch.iter().map(Vec::as_slice).collect();
+        let appended = log.append(&entries)?;
         let head = log.checkpoint().head();
         database::set_audit_head(&*database::lock(&self.database)?, head.size(), head.root())?;
-        let index = appended.first().map_or_else(|| head.size().saturating_sub(1), |entry| entry.index);
-        Ok(log.proof(index)?)
+        Ok(appended.iter().map(|entry| Ok(log.proof(entry.index)?)).collect())
     }
 
     /// Proof that entry `index` stands in the log, as of the newest checkpoint.
@@ -158,6 +179,7 @@ impl Store {
             match entry {
                 AuditEntry::KeyRelease(_) => key_releases += 1,
                 AuditEntry::Refusal(_) => refusals += 1,
+                AuditEntry::Refusals(entry) => refusals += entry.refusals,
             }
             Ok(())
         })?;

@@ -102,13 +102,17 @@ pub(crate) fn audit_head(connection: &Connection) -> Result<Option<(u64, Sha256D
     Ok(Some((number("audit_head", size)?, digest("audit_head", &root)?)))
 }
 
+/// Records the newest head. Not synced by itself: the log is on disk already, and the next redemption syncs this, too.
 pub(crate) fn set_audit_head(connection: &Connection, size: u64, root: &Sha256Digest) -> Result<(), DatabaseError> {
     let size = i64::try_from(size).map_err(|_| DatabaseError::Row("audit_head"))?;
-    connection.execute(
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let recorded = connection.execute(
         "INSERT INTO audit_head (one, size, root) VALUES (1, ?1, ?2)
          ON CONFLICT (one) DO UPDATE SET size = excluded.size, root = excluded.root WHERE excluded.size >= size",
         params![size, root.as_bytes()],
-    )?;
+    );
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    recorded?;
     Ok(())
 }
 

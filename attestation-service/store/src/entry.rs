@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Entries of the audit log: canonical JSON documents.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use types::{CanonicalError, Document, KeyReleaseEntry, ModelId, Sha256Digest};
 
@@ -25,6 +27,23 @@ pub struct RefusalEntry {
     pub codes: Vec<String>,
 }
 
+/// Key releases were refused more often than the log takes entries for (`chrysalis/audit/refusals/v1`): their number,
+/// and how often each code was among the reasons.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusalsEntry {
+    /// `chrysalis/audit/refusals/v1`.
+    pub schema: String,
+    /// When the first was refused, unix seconds, by the service's clock.
+    pub from: u64,
+    /// When the last was refused.
+    pub until: u64,
+    /// How many, 1 or more.
+    pub refusals: u64,
+    /// Codes of the reasons, 1 to 64. `other` stands for codes that found no place.
+    pub codes: BTreeMap<String, u64>,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -33,6 +52,8 @@ pub enum AuditEntry {
     KeyRelease(KeyReleaseEntry),
     /// A release was refused.
     Refusal(RefusalEntry),
+    /// Releases were refused, and counted.
+    Refusals(RefusalsEntry),
 }
 
 /// Why an entry was refused.
@@ -63,6 +84,15 @@ impl Document for RefusalEntry {
     }
 }
 
+impl Document for RefusalsEntry {
+    const SCHEMA: &'static str = "chrysalis/audit/refusals/v1";
+    const MAX_BYTES: usize = 8192;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
 impl AuditEntry {
     /// The bytes that stand in the log.
     ///
@@ -72,6 +102,7 @@ impl AuditEntry {
         let bytes = match self {
             Self::KeyRelease(entry) => entry.to_canonical()?,
             Self::Refusal(entry) => entry.to_canonical()?,
+            Self::Refusals(entry) => entry.to_canonical()?,
         };
         // The same rules as for reading, the schema's value included.
         Self::parse(&bytes)?;
@@ -94,6 +125,7 @@ impl AuditEntry {
         let entry = match found.schema.as_str() {
             KeyReleaseEntry::SCHEMA => Self::KeyRelease(KeyReleaseEntry::from_canonical(bytes)?),
             RefusalEntry::SCHEMA => Self::Refusal(RefusalEntry::from_canonical(bytes)?),
+            RefusalsEntry::SCHEMA => Self::Refusals(RefusalsEntry::from_canonical(bytes)?),
             _ => return Err(EntryError::Schema),
         };
         entry.check()?;
@@ -105,13 +137,22 @@ impl AuditEntry {
         match self {
             Self::KeyRelease(entry) => rule(entry.key_version > 0, "key_version", "1 or more"),
             Self::Refusal(entry) => {
-                let code = |code: &String| {
-                    (1..=64).contains(&code.len())
-                        && code.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-                };
                 let codes = &entry.codes;
-                rule((1..=64).contains(&codes.len()) && codes.iter().all(code), "codes", "1 to 64 codes in snake_case")
+                rule((1..=64).contains(&codes.len()) && codes.iter().all(|code| is_code(code)), "codes", CODES)
+            }
+            Self::Refusals(entry) => {
+                let codes = &entry.codes;
+                rule(entry.refusals > 0, "refusals", "1 or more")?;
+                rule(entry.from <= entry.until, "until", "not before from")?;
+                rule((1..=64).contains(&codes.len()) && codes.keys().all(|code| is_code(code)), "codes", CODES)?;
+                rule(codes.values().all(|count| *count > 0), "codes", "counts of 1 or more")
             }
         }
     }
 }
+
+fn is_code(code: &str) -> bool {
+    (1..=64).contains(&code.len()) && code.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+const CODES: &str = "1 to 64 codes in snake_case";

@@ -86,7 +86,7 @@ impl Store {
         if self.is_model_revoked(model)? {
             return Err(KeyStoreError::Revoked);
         }
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         let row: Option<(u32, Vec<u8>)> = connection
             .query_row(
                 "SELECT version, wrapped FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1",
@@ -107,7 +107,7 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError::Database`] or [`KeyStoreError::Malformed`].
     pub fn keys(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         let mut statement = connection
             .prepare("SELECT model, version FROM model_keys ORDER BY model, version")
             .map_err(DatabaseError::from)?;

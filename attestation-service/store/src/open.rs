@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 
 use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, verify_consistency};
 use tile_log::{TileDir, TileLog};
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::Audit;
 use crate::database::{self, DatabaseError};
+use crate::group::Group;
 use crate::wrap::{Kek, KekError, WrapError};
 use crate::{KeyStoreError, Store};
 
@@ -166,8 +168,11 @@ impl Store {
         };
         let store = Self {
             database: Mutex::new(connection),
+            reader: Mutex::new(database::open(&dir.join(DATABASE))?),
             kek,
-            audit: Audit { log: log.map(Mutex::new), dir: audit_dir, key },
+            audit: Audit { log: log.map(Mutex::new), dir: audit_dir, key, group: Group::new() },
+            redemptions: Group::new(),
+            changes: AtomicU64::new(0),
         };
         store.check_history(&checkpoint, recorded, options.known_checkpoint.as_deref())?;
         Ok(store)

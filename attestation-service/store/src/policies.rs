@@ -37,6 +37,7 @@ impl Store {
         database::lock(&self.database)?
             .execute("INSERT OR REPLACE INTO policies (name, document) VALUES (?1, ?2)", params![name, document])
             .map_err(DatabaseError::from)?;
+        self.changed();
         Ok(())
     }
 
@@ -45,7 +46,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn policy(&self, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         Ok(connection
             .query_row("SELECT document FROM policies WHERE name = ?1", [name], |row| row.get(0))
             .optional()?)
@@ -56,7 +57,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn policies(&self) -> Result<Vec<String>, DatabaseError> {
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         let mut statement = connection.prepare("SELECT name FROM policies ORDER BY name")?;
         let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(names)

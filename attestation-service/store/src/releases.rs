@@ -57,6 +57,8 @@ impl Store {
                 params![digest.as_bytes(), bundle],
             )
             .map_err(DatabaseError::from)?;
+        drop(connection);
+        self.changed();
         Ok(())
     }
 
@@ -65,7 +67,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn releases(&self) -> Result<Vec<StoredRelease>, DatabaseError> {
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         let mut statement = connection.prepare("SELECT digest, bundle FROM releases ORDER BY digest")?;
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?
@@ -78,7 +80,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn release(&self, digest: &Sha256Digest) -> Result<Option<StoredRelease>, DatabaseError> {
-        let connection = database::lock(&self.database)?;
+        let connection = database::lock(&self.reader)?;
         let bundle: Option<Vec<u8>> = connection
             .query_row("SELECT bundle FROM releases WHERE digest = ?1", params![digest.as_bytes()], |row| row.get(0))
             .optional()?;
@@ -98,7 +100,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_release_revoked(&self, digest: &Sha256Digest) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.database)?, RELEASE, &digest.to_string())
+        is_revoked(&*database::lock(&self.reader)?, RELEASE, &digest.to_string())
     }
 
     /// Revokes a platform for good, by its name as verdicts and audit entries show it.
@@ -114,7 +116,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_platform_revoked(&self, name: &Sha256Digest) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.database)?, PLATFORM, &name.to_string())
+        is_revoked(&*database::lock(&self.reader)?, PLATFORM, &name.to_string())
     }
 
     /// Revokes a model by its identity, under whatever name, for good.
@@ -130,12 +132,13 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_model_revoked(&self, model: &ModelId) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.database)?, MODEL, &model.identity().to_string())
+        is_revoked(&*database::lock(&self.reader)?, MODEL, &model.identity().to_string())
     }
 
     fn revoke(&self, kind: &str, subject: &str) -> Result<(), DatabaseError> {
         database::lock(&self.database)?
             .execute("INSERT OR IGNORE INTO revoked (kind, subject) VALUES (?1, ?2)", params![kind, subject])?;
+        self.changed();
         Ok(())
     }
 }

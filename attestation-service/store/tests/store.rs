@@ -156,7 +156,7 @@ fn of_racing_redemptions_one_wins() {
                     scope.spawn(move || {
                         barrier.wait();
                         match store.redeem(&token, NOW + 60, NOW) {
-                            Ok(()) => 1,
+                            Ok(_) => 1,
                             Err(RedeemError::AlreadyRedeemed) => 0,
                             Err(other) => panic!("{other}"),
                         }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use appraise::{Appraisal, Binding, MAX_POLICY_LEN, Policy, Verdict, malformed_evidence};
+use appraise::{Appraisal, Binding, GpuGrounds, MAX_POLICY_LEN, Policy, Verdict, malformed_evidence};
 use attested_channel::Moment;
 use event_log::{EventLog, Indexing, replay};
 use release::{TrustPolicy, VerifiedRelease};
@@ -12,7 +12,7 @@ use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors, VerifiedQuote, st
 use types::{Document as _, EventName, Evidence, GuestConfig, Refusal, RegisterName};
 
 use super::serve::malformed_collateral;
-use crate::{cli::AppraiseArgs, input, outcome::Outcome};
+use crate::{cli::AppraiseArgs, gpu_files::GpuFiles, input, outcome::Outcome};
 
 pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
     Ok(judge_files(args, anchors)?.under(anchors))
@@ -67,7 +67,8 @@ fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Ou
                 Ok(releases) => releases,
                 Err(refused) => return Ok(refused),
             };
-            let verdict = judge(evidence, &quote, &releases, &policy, args.at);
+            let gpu = GpuFiles::read(&args.gpu)?;
+            let verdict = judge(evidence, &quote, &releases, &policy, gpu.grounds(), args.at);
             lines.extend(describe(&verdict));
             reasons.extend(verdict.reasons());
             set(&mut document, "scope", json!("evidence"));
@@ -84,11 +85,12 @@ fn judge(
     quote: &VerifiedQuote,
     releases: &[VerifiedRelease],
     policy: &Policy,
+    gpu: GpuGrounds<'_>,
     now: u64,
 ) -> Verdict {
     let serving = evidence.events.iter().any(|event| event.name == EventName::Serve);
     let moment = if serving { Moment::Serving } else { Moment::KeyRelease };
-    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, now }.appraise()
+    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, gpu, now }.appraise()
 }
 
 fn releases(args: &AppraiseArgs) -> anyhow::Result<Result<Vec<VerifiedRelease>, Outcome>> {

@@ -5,6 +5,7 @@ mod admin;
 mod appraise;
 mod appraise_gpu;
 mod check;
+mod collateral;
 mod serve;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Ou
         Command::Platforms(command) => admin::platforms(&command),
         Command::Policy(command) => admin::policy(command),
         Command::Audit(command) => admin::audit(command),
+        Command::Collateral(command) => collateral::run(&command, anchors),
         Command::Appraise(args) => appraise::appraise(&args, anchors),
         Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args),
         Command::CheckConfig(args) => check::check(&args, anchors),

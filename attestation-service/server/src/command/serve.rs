@@ -18,8 +18,8 @@ use tokio::{
 };
 use types::Refusal;
 
-use super::{admin::open_known, now};
-use crate::{cli::ServeArgs, input, listen::listen, outcome::Outcome, service::Service};
+use super::{admin::open_known, collateral::Renewal, now};
+use crate::{cli::ServeArgs, input, limits::Limits, listen::listen, outcome::Outcome, service::Service};
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
     let mut collateral = Vec::new();
@@ -34,15 +34,25 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<
         Ok(store) => store,
         Err(refused) => return Ok(refused),
     };
-    let service = Arc::new(Service::new(store, anchors.clone(), collateral, Arc::new(now))?);
+    let renewal = Renewal::new(args, collateral.clone(), anchors)?;
+    let ServeArgs { client_rate, model_rate, open_challenges, .. } = *args;
+    let limits = Limits { client_rate, model_rate, open_challenges };
+    let service = Arc::new(Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(args, anchors, Arc::clone(&service)))?;
+    runtime.block_on(run(args, anchors, Arc::clone(&service), renewal))?;
     Ok(Outcome::accepted(vec!["stopped".to_owned()], json!({ "counters": service.counters() })))
 }
 
-async fn run(args: &ServeArgs, anchors: &TrustAnchors, service: Arc<Service>) -> anyhow::Result<()> {
+async fn run(
+    args: &ServeArgs,
+    anchors: &TrustAnchors,
+    service: Arc<Service>,
+    mut renewal: Renewal,
+) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Once before guests are let in; a source that is down does not keep the service from starting.
+    renewal.step(&service).await;
     let listener = bind(args.listen).await?;
     let address = listener.local_addr()?;
     eprintln!("listening on {address}");
@@ -67,7 +77,9 @@ async fn run(args: &ServeArgs, anchors: &TrustAnchors, service: Arc<Service>) ->
             let _ = tokio::task::spawn_blocking(move || pruned.prune()).await;
         }
     });
+    let renewing = tokio::spawn(renewal.run(Arc::clone(&service)));
     let ended = listen(service, listener, stop).await;
+    renewing.abort();
     pruning.abort();
     Ok(ended?)
 }
@@ -85,7 +97,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// How often expired challenges are forgotten.
-const PRUNE_EVERY: Duration = Duration::from_secs(600);
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Writes a small file so that no reader sees a part of it.
 fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use attestation_service::{Identity, Service, listen};
+use attestation_service::{Identity, Limits, Service, listen};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, expected_events};
 use key_release::{ModelKey, ReleaseKeyPair, UnwrapErr};
 use release::{Statement, TrustPolicy, Validity, VerifiedRelease};
@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) pin: Sha256Digest,
     pub(crate) release: Sha256Digest,
     pub(crate) service: Option<Running>,
+    pub(crate) limits: Limits,
 }
 
 /// A service that listens on loopback.
@@ -89,6 +90,7 @@ impl World {
             pin: identity.spki_sha256(),
             release: *verified.digest(),
             service: None,
+            limits: Limits::default(),
         }
     }
 
@@ -103,7 +105,7 @@ impl World {
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let store = Store::open(&self.store_dir()).unwrap();
-        let service = Arc::new(Service::new(store, anchors, collateral, clock).unwrap());
+        let service = Arc::new(Service::new(store, anchors, collateral, clock).unwrap().with_limits(self.limits));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

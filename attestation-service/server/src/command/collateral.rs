@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `collateral fetch` and `collateral status`, and the renewal beside `serve`.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use collateral::{Keeper, Refresher, Source, Status};
+use serde_json::json;
+use tdx_verify::{Collateral, TrustAnchors};
+
+use super::now;
+use crate::{
+    cli::{CollateralCommand, ServeArgs, SourceArgs},
+    input,
+    outcome::Outcome,
+    service::{KnownCollateral, Service},
+};
+
+pub(super) fn run(command: &CollateralCommand, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    let outcome = match command {
+        CollateralCommand::Fetch { collateral_dir, pccs, source } => fetch(collateral_dir, pccs, source, anchors)?,
+        CollateralCommand::Status { collateral_dir } => status(&open(collateral_dir, anchors)?)?,
+    };
+    Ok(outcome.under(anchors))
+}
+
+fn fetch(dir: &Path, pccs: &str, args: &SourceArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+    let keeper = open(dir, anchors)?;
+    let refresher = refresher(&keeper, pccs, args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut lines, mut list, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+    anyhow::ensure!(!refresher.wanted().is_empty(), "name the kinds of platforms with --fmspc");
+    for wanted in refresher.wanted() {
+        eprintln!("fetching collateral for {}", wanted.fmspc);
+        match runtime.block_on(refresher.fetch(wanted, now())) {
+            Ok(facts) => {
+                lines.push(format!(
+                    "{} TCB evaluation {}, valid until {}",
+                    wanted.fmspc,
+                    facts.tcb_evaluation_data_number,
+                    date(facts.expires())
+                ));
+                list.push(json!({ "fmspc": wanted.fmspc, "expires": facts.expires(), "facts": facts }));
+            }
+            Err(error) => reasons.push(error.refusal()),
+        }
+    }
+    Ok(Outcome::judged(lines, json!({ "fetched": list }), reasons))
+}
+
+fn status(keeper: &Keeper) -> anyhow::Result<Outcome> {
+    let all = keeper.status(now())?;
+    let lines = all.iter().map(line).collect();
+    let reasons = all.iter().filter_map(|status| status.reason.clone()).collect();
+    Ok(Outcome::judged(lines, json!({ "collateral": all }), reasons))
+}
+
+fn line(status: &Status) -> String {
+    let mut line = format!("{}", status.fmspc);
+    if let (Some(expires), Some(first)) = (status.expires, status.ends_first) {
+        line += &format!(" valid until {} ({first} ends first)", date(expires));
+    }
+    if let Some(facts) = &status.facts {
+        line += &format!(", TCB evaluation {}", facts.tcb_evaluation_data_number);
+    }
+    if let Some(early) = &status.early {
+        line += &format!(
+            "; evaluation {} is published and commonly in force from {}: platforms below its level of {} fall out then",
+            early.tcb_evaluation_data_number,
+            date(early.expected),
+            date(early.newest_level)
+        );
+    }
+    line
+}
+
+/// The collateral of a running service: files that never change, and a directory that is renewed.
+pub(super) struct Renewal {
+    files: Vec<Collateral>,
+    keeper: Option<Keeper>,
+    refresher: Option<Refresher>,
+}
+
+impl Renewal {
+    pub(super) fn new(args: &ServeArgs, files: Vec<Collateral>, anchors: &TrustAnchors) -> anyhow::Result<Self> {
+        let keeper = args.collateral_dir.as_deref().map(|dir| open(dir, anchors)).transpose()?;
+        let refresher = match (&keeper, &args.pccs) {
+            (Some(keeper), Some(pccs)) => Some(refresher(keeper, pccs, &args.source)?),
+            _ => None,
+        };
+        Ok(Self { files, keeper, refresher })
+    }
+
+    /// Fetches what is due, and gives the service what is kept.
+    pub(super) async fn step(&mut self, service: &Arc<Service>) {
+        if let Some(refresher) = &mut self.refresher {
+            for (fmspc, result) in refresher.refresh(now()).await {
+                match result {
+                    Ok(facts) => {
+                        tracing::info!(%fmspc, number = facts.tcb_evaluation_data_number, expires = facts.expires(), "collateral renewed");
+                        service.count(["collateral_renewed"]);
+                    }
+                    Err(error) => {
+                        let code = error.refusal().code;
+                        tracing::warn!(%fmspc, code, %error, "collateral was not renewed");
+                        service.count([code.as_str()]);
+                    }
+                }
+            }
+        }
+        let Some(keeper) = self.keeper.clone() else { return };
+        let files = self.files.clone();
+        // A panic inside is reported by the runtime; what was in force stays.
+        if let Ok(Some(known)) = tokio::task::spawn_blocking(move || known(&keeper, files)).await {
+            service.set_collateral(known);
+        }
+    }
+
+    /// [`Renewal::step`] every minute, for ever.
+    pub(super) async fn run(mut self, service: Arc<Service>) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            self.step(&service).await;
+        }
+    }
+}
+
+/// What is kept comes before files: it is renewed.
+fn known(keeper: &Keeper, files: Vec<Collateral>) -> Option<KnownCollateral> {
+    let now = now();
+    let kept = match keeper.load(now) {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::error!(code = "collateral_store", %error, "kept collateral can't be read; what was read before stays");
+            return None;
+        }
+    };
+    for (fmspc, error) in &kept.refused {
+        tracing::warn!(%fmspc, code = error.refusal().code, %error, "kept collateral is not used");
+    }
+    let early = kept.usable.iter().filter_map(|loaded| keeper.early(loaded.fmspc, now).ok().flatten());
+    let early = early.map(|loaded| loaded.collateral).collect();
+    let in_force = kept.usable.into_iter().map(|loaded| loaded.collateral).chain(files).collect();
+    Some(KnownCollateral { in_force, early })
+}
+
+fn open(dir: &Path, anchors: &TrustAnchors) -> anyhow::Result<Keeper> {
+    Keeper::open(dir, anchors.clone()).with_context(|| format!("could not use {}", dir.display()))
+}
+
+fn refresher(keeper: &Keeper, pccs: &str, args: &SourceArgs) -> anyhow::Result<Refresher> {
+    let authorities = || input::read(&args.pccs_ca, MAX_AUTHORITIES).map_err(std::io::Error::other);
+    let source = Source::new(pccs, authorities).context("--pccs can't be used")?;
+    Ok(Refresher::new(source, keeper.clone(), args.fmspc.clone())?)
+}
+
+/// A time for people.
+fn date(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+/// How often the directory is read, and looked through for what is due.
+const EVERY: Duration = Duration::from_secs(60);
+const MAX_AUTHORITIES: usize = 4 << 20;

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policy and releases, verified once for each state of the store and each minute instead of for each request.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use appraise::Policy;
+use release::VerifiedRelease;
+use store::{Generation, Store};
+use types::Sha256Digest;
+
+use crate::{
+    reply::Refused,
+    service::{policy, verified},
+};
+
+/// What evidence is judged by, besides collateral.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    generation: Generation,
+    minute: u64,
+    pub(crate) policy: Policy,
+    pub(crate) releases: Vec<VerifiedRelease>,
+}
+
+/// The newest [`Standing`].
+#[derive(Debug, Default)]
+pub(crate) struct Cache(Mutex<Option<Arc<Standing>>>);
+
+impl Cache {
+    /// Policy and releases at `generation` or later, as they verify in this minute. A revocation, which makes another
+    /// generation, counts from the next request on; `pin` is the one key that guests may pin.
+    pub(crate) fn at(
+        &self,
+        generation: Generation,
+        store: &Store,
+        pin: &Sha256Digest,
+        now: u64,
+    ) -> Result<Arc<Standing>, Refused> {
+        let minute = now / 60;
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(held) = held.filter(|held| held.generation == generation && held.minute == minute) {
+            return Ok(held);
+        }
+        let made = Arc::new(make(generation, minute, store, pin, now)?);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+fn make(generation: Generation, minute: u64, store: &Store, pin: &Sha256Digest, now: u64) -> Result<Standing, Refused> {
+    let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
+    let mut policy = policy(store).map_err(|e| unable(&e))?.map_err(|e| unable(&e))?;
+    // Only a guest that pins this very service may get a key from it.
+    policy.service_pins = Some(vec![*pin]);
+    let mut releases = Vec::new();
+    for stored in store.releases().map_err(|e| unable(&e))? {
+        if stored.revoked {
+            policy.revoked_releases.push(stored.digest);
+        }
+        match verified(store, &stored.digest, &stored.bundle, now) {
+            Ok(release) => releases.push(release),
+            Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
+        }
+    }
+    Ok(Standing { generation, minute, policy, releases })
+}

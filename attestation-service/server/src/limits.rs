@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who may ask how often. Pure: the time is an argument.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+use http::StatusCode;
+use types::{Blake3Digest, Refusal};
+
+use crate::{reply::Refused, service::CHALLENGE_SECONDS};
+
+/// Limits of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests a second of one client address (of a /64 for IPv6), on average; ten times as many at once.
+    pub client_rate: u32,
+    /// Keys of one model a second, on average; ten times as many at once.
+    pub model_rate: u32,
+    /// Challenges that are neither redeemed nor expired.
+    pub open_challenges: u32,
+}
+
+/// The limits, and how far they are used.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limits: Limits,
+    clients: Mutex<Buckets<IpAddr>>,
+    models: Mutex<Buckets<Blake3Digest>>,
+    open: Mutex<OpenChallenges>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { client_rate: 100, model_rate: 1000, open_challenges: 16_384 }
+    }
+}
+
+impl Admission {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            clients: Mutex::new(Buckets::new(limits.client_rate)),
+            models: Mutex::new(Buckets::new(limits.model_rate)),
+            open: Mutex::new(OpenChallenges::default()),
+        }
+    }
+
+    /// Counts a request of a client. `now` is in milliseconds since any fixed moment.
+    pub(crate) fn client(&self, address: IpAddr, now: u64) -> Result<(), Refused> {
+        let rate = self.limits.client_rate;
+        let taken = lock(&self.clients).take(network(address), now);
+        taken.map_err(|()| over("client", &format!("more than {rate} requests a second from this address")))
+    }
+
+    /// Counts a key of a model.
+    pub(crate) fn model(&self, identity: &Blake3Digest, now: u64) -> Result<(), Refused> {
+        let rate = self.limits.model_rate;
+        let taken = lock(&self.models).take(*identity, now);
+        taken.map_err(|()| over("model", &format!("more than {rate} keys of this model a second")))
+    }
+
+    /// Counts a challenge that ends at `expires`; times are seconds.
+    pub(crate) fn challenge(&self, expires: u64, now: u64) -> Result<(), Refused> {
+        let mut open = lock(&self.open);
+        if open.count(now) >= self.limits.open_challenges {
+            let detail = format!("{} challenges are open", self.limits.open_challenges);
+            let reason = Refusal::new("challenges_exhausted", "service", detail, "try again in a minute");
+            return Err(Refused::one(StatusCode::SERVICE_UNAVAILABLE, reason));
+        }
+        open.add(expires);
+        Ok(())
+    }
+
+    /// A challenge was redeemed.
+    pub(crate) fn redeemed(&self, expires: u64) {
+        lock(&self.open).remove(expires);
+    }
+
+    /// Challenges that are neither redeemed nor expired.
+    pub(crate) fn open_challenges(&self, now: u64) -> u32 {
+        lock(&self.open).count(now)
+    }
+}
+
+/// Nothing here is half done between two statements that can panic.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn over(field: &str, detail: &str) -> Refused {
+    let reason = Refusal::new("rate_limited", field, detail, "ask less often; wait a second before the next request");
+    Refused::one(StatusCode::TOO_MANY_REQUESTS, reason)
+}
+
+/// Whoever has one address of IPv6 has the /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(six) => match six.to_ipv4_mapped() {
+            Some(four) => IpAddr::V4(four),
+            None => IpAddr::V6((six.to_bits() >> 64 << 64).into()),
+        },
+    }
+}
+
+/// Token buckets by key. Those that find no place share one.
+#[derive(Debug)]
+struct Buckets<K> {
+    /// Tokens a second, which is thousandths of a token a millisecond.
+    rate: u64,
+    buckets: HashMap<K, Bucket>,
+    rest: Bucket,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// Thousandths of tokens.
+    level: u64,
+    at: u64,
+}
+
+impl<K: Hash + Eq> Buckets<K> {
+    fn new(rate: u32) -> Self {
+        let rate = u64::from(rate);
+        Self { rate, buckets: HashMap::new(), rest: Bucket::full(rate, 0) }
+    }
+
+    fn take(&mut self, key: K, now: u64) -> Result<(), ()> {
+        let rate = self.rate;
+        if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
+            self.buckets.retain(|_, bucket| !bucket.is_full(rate, now));
+        }
+        if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
+            return self.rest.take(rate, now);
+        }
+        self.buckets.entry(key).or_insert_with(|| Bucket::full(rate, now)).take(rate, now)
+    }
+}
+
+impl Bucket {
+    const fn full(rate: u64, now: u64) -> Self {
+        Self { level: rate.saturating_mul(BURST), at: now }
+    }
+
+    fn fill(&mut self, rate: u64, now: u64) {
+        let gained = now.saturating_sub(self.at).saturating_mul(rate);
+        self.level = self.level.saturating_add(gained).min(rate.saturating_mul(BURST));
+        self.at = now;
+    }
+
+    fn is_full(mut self, rate: u64, now: u64) -> bool {
+        self.fill(rate, now);
+        self.level >= rate.saturating_mul(BURST)
+    }
+
+    fn take(&mut self, rate: u64, now: u64) -> Result<(), ()> {
+        self.fill(rate, now);
+        self.level = self.level.checked_sub(TOKEN).ok_or(())?;
+        Ok(())
+    }
+}
+
+/// How many challenges end in each second.
+#[derive(Debug, Default)]
+struct OpenChallenges(HashMap<u64, u32>);
+
+impl OpenChallenges {
+    fn count(&mut self, now: u64) -> u32 {
+        // A clock that stepped back leaves ends that no challenge can have.
+        let window = now.saturating_add(1)..=now.saturating_add(CHALLENGE_SECONDS);
+        self.0.retain(|expires, _| window.contains(expires));
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    fn add(&mut self, expires: u64) {
+        let count = self.0.entry(expires).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    fn remove(&mut self, expires: u64) {
+        if let Some(count) = self.0.get_mut(&expires) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+const TOKEN: u64 = 1000;
+/// Ten seconds of the rate, in thousandths of tokens for each token a second.
+const BURST: u64 = 10 * TOKEN;
+const MAX_BUCKETS: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(result: Result<(), Refused>) -> String {
+        result.map_or_else(|refused| refused.codes().join(","), |()| String::new())
+    }
+
+    #[test]
+    fn a_client_gets_its_rate_and_a_burst() {
+        let admission = Admission::new(Limits { client_rate: 2, ..Limits::default() });
+        let (one, two) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        assert!((0..20).all(|_| admission.client(one, 1000).is_ok()));
+        let refused = admission.client(one, 1000).unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.reasons[0].field.as_str()), (429, "client"));
+        assert_eq!(code(admission.client(two, 1000)), "", "another client is not concerned");
+        assert_eq!(code(admission.client(one, 1499)), "rate_limited");
+        assert_eq!(code(admission.client(one, 1500)), "");
+        assert_eq!(code(admission.client(one, 1500)), "rate_limited");
+        assert_eq!(code(admission.client(one, 0)), "rate_limited", "a clock that steps back gives nothing");
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        let admission = Admission::new(Limits { client_rate: 1, ..Limits::default() });
+        let address = |text: &str| text.parse().unwrap();
+        for last in 0..10 {
+            assert_eq!(code(admission.client(address(&format!("2001:db8::{last}")), 0)), "");
+        }
+        assert_eq!(code(admission.client(address("2001:db8::ffff:1"), 0)), "rate_limited");
+        assert_eq!(code(admission.client(address("2001:db8:0:1::1"), 0)), "");
+        assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
+    }
+
+    /// Many addresses: memory is bounded, and those without a place share one bucket.
+    #[test]
+    fn the_number_of_buckets_is_bounded() {
+        let mut buckets = Buckets::new(1);
+        let all: usize = (0..MAX_BUCKETS as u32 + 1000).filter(|key| buckets.take(*key, 0).is_ok()).count();
+        assert_eq!((buckets.buckets.len(), all), (MAX_BUCKETS, MAX_BUCKETS + 10));
+        // Later, those who came once are forgotten.
+        assert!(buckets.take(u32::MAX, 10_000).is_ok());
+        assert_eq!(buckets.buckets.len(), 1);
+    }
+
+    #[test]
+    fn open_challenges_end_by_redemption_and_by_time() {
+        let admission = Admission::new(Limits { open_challenges: 3, ..Limits::default() });
+        let now = 1_800_000_000;
+        for second in 0..3 {
+            assert_eq!(code(admission.challenge(now + second + 60, now + second)), "");
+        }
+        let refused = admission.challenge(now + 62, now + 2).unwrap_err();
+        assert_eq!((refused.status.as_u16(), refused.codes()), (503, vec!["challenges_exhausted"]));
+        admission.redeemed(now + 61);
+        assert_eq!(code(admission.challenge(now + 62, now + 2)), "");
+        assert_eq!(code(admission.challenge(now + 62, now + 2)), "challenges_exhausted");
+        assert_eq!(admission.open_challenges(now + 60), 2, "one ended");
+        assert_eq!(admission.open_challenges(now + 62), 0);
+        // The clock was ahead and steps back: what was counted then is gone.
+        admission.challenge(now + 1000, now + 940).unwrap();
+        assert_eq!(admission.open_challenges(now), 0);
+    }
+
+    #[test]
+    fn models_have_a_limit_of_their_own() {
+        let admission = Admission::new(Limits { model_rate: 1, ..Limits::default() });
+        let (one, two) = (Blake3Digest::of(b"1"), Blake3Digest::of(b"2"));
+        assert!((0..10).all(|_| admission.model(&one, 0).is_ok()));
+        assert_eq!(admission.model(&one, 0).unwrap_err().reasons[0].field, "model");
+        assert_eq!(code(admission.model(&two, 0)), "");
+    }
+}

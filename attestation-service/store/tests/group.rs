@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Many callers at once: shared commits, everybody's own result, and marks that move with changes alone.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+
+use release::log::leaf_hash;
+use store::{AuditEntry, InitOptions, OpenOptions, RedeemError, RefusalEntry, RefusalsEntry, Store};
+use types::{Document as _, Sha256Digest};
+
+const NOW: u64 = 1_750_000_000;
+
+fn made(dir: &Path) -> Store {
+    Store::init(dir, &InitOptions { audit_origin: "example.invalid/audit".into(), kek: None }).unwrap();
+    Store::open(dir).unwrap()
+}
+
+fn entry(number: u64) -> AuditEntry {
+    AuditEntry::Refusal(RefusalEntry {
+        schema: RefusalEntry::SCHEMA.into(),
+        unix: NOW + number,
+        model: None,
+        evidence: None,
+        challenge: None,
+        codes: vec!["register_mismatch".into()],
+    })
+}
+
+/// Each of 16 × 25 entries is in the log once, at the index of its proof, and the proof is of this very entry.
+#[test]
+fn entries_that_come_together_have_proofs_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = made(dir.path());
+    let seen = Mutex::new(BTreeSet::new());
+    let sizes = Mutex::new(BTreeSet::new());
+    std::thread::scope(|scope| {
+        for caller in 0..16 {
+            let (store, seen, sizes) = (&store, &seen, &sizes);
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let entry = entry(caller * 100 + round);
+                    let proof = store.append_audit(&entry).unwrap();
+                    assert_eq!(proof.leaf, leaf_hash(&entry.to_bytes().unwrap()));
+                    proof.verify(store.audit_key()).unwrap();
+                    assert!(seen.lock().unwrap().insert(proof.index), "an index twice");
+                    sizes.lock().unwrap().insert(proof.tree_size);
+                }
+            });
+        }
+    });
+    assert_eq!(seen.into_inner().unwrap(), (0..400).collect());
+    let writes = sizes.into_inner().unwrap().len();
+    assert!(writes < 400, "{writes} writes for 400 entries: nothing was shared");
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.verify_audit().unwrap().refusals, 400);
+}
+
+/// In one batch a good redemption, a repeated and an expired one: each has its own answer.
+#[test]
+fn redemptions_that_come_together_stand_or_fall_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = made(dir.path());
+    store.prune_redeemed(NOW).unwrap();
+    let answers = Mutex::new(BTreeMap::<&str, u32>::new());
+    std::thread::scope(|scope| {
+        for caller in 0..24_u32 {
+            let (store, answers) = (&store, &answers);
+            scope.spawn(move || {
+                // Pairs of callers have the same token; every third pair's has ended.
+                let expired = (caller / 2) % 3 == 0;
+                let token = Sha256Digest::of(&(caller / 2).to_be_bytes());
+                let expires = if expired { NOW - 1 } else { NOW + 60 };
+                let answer = match store.redeem(&token, expires, NOW - 2) {
+                    Ok(_) => "redeemed",
+                    Err(RedeemError::AlreadyRedeemed) => "again",
+                    Err(RedeemError::Expired) => "expired",
+                    Err(other) => panic!("{other}"),
+                };
+                *answers.lock().unwrap().entry(answer).or_default() += 1;
+            });
+        }
+    });
+    assert_eq!(answers.into_inner().unwrap(), [("again", 8), ("expired", 8), ("redeemed", 8)].into());
+}
+
+#[test]
+fn marks_move_with_changes_and_not_with_redemptions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = made(dir.path());
+    let other = Store::open_with(dir.path(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap();
+    let mut number = 0_u32;
+    let mut mark = || {
+        number += 1;
+        store.redeem(&Sha256Digest::of(&number.to_be_bytes()), NOW + 60, NOW).unwrap()
+    };
+    let first = mark();
+    store.append_audit(&entry(1)).unwrap();
+    store.prune_redeemed(NOW - 1).unwrap();
+    assert_eq!(mark(), first, "what every request does is no change");
+    let mut last = first;
+    let changes: [&dyn Fn(); 6] = [
+        &|| store.set_policy("p", b"1").unwrap(),
+        &|| store.revoke_release(&Sha256Digest::of(b"r")).unwrap(),
+        &|| store.revoke_platform(&Sha256Digest::of(b"p")).unwrap(),
+        &|| other.set_policy("p", b"2").unwrap(),
+        &|| other.revoke_release(&Sha256Digest::of(b"other")).unwrap(),
+        &|| other.revoke_platform(&Sha256Digest::of(b"other")).unwrap(),
+    ];
+    for (index, change) in changes.iter().enumerate() {
+        change();
+        let moved = mark();
+        assert_ne!(moved, last, "change {index}");
+        assert_eq!(mark(), moved);
+        last = moved;
+    }
+}
+
+#[test]
+fn sums_of_refusals_are_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = made(dir.path());
+    let good = RefusalsEntry {
+        schema: RefusalsEntry::SCHEMA.into(),
+        from: NOW,
+        until: NOW + 60,
+        refusals: 1000,
+        codes: [("register_mismatch".to_owned(), 1000), ("tcb_out_of_date".to_owned(), 3)].into(),
+    };
+    store.append_audit(&AuditEntry::Refusals(good.clone())).unwrap();
+    store.append_audit(&entry(1)).unwrap();
+    assert_eq!(store.verify_audit().unwrap().refusals, 1001);
+    for bad in [
+        RefusalsEntry { refusals: 0, ..good.clone() },
+        RefusalsEntry { until: NOW - 1, ..good.clone() },
+        RefusalsEntry { codes: BTreeMap::new(), ..good.clone() },
+        RefusalsEntry { codes: [("x".to_owned(), 0)].into(), ..good.clone() },
+        RefusalsEntry { codes: [("Bad Code".to_owned(), 1)].into(), ..good.clone() },
+        RefusalsEntry { schema: RefusalEntry::SCHEMA.into(), ..good },
+    ] {
+        assert!(store.append_audit(&AuditEntry::Refusals(bad)).is_err());
+    }
+}
