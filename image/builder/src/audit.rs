@@ -204,6 +204,7 @@ mod tests {
             source_date_epoch: 1,
             files: files.iter().map(file).collect(),
             initrd: Vec::new(),
+            root_disk: None,
             inputs: vec![ManifestInput {
                 name: "ovmf".into(),
                 package: "ovmf".into(),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The build root: the tree in which everything is compiled, unpacked from locked Debian packages.
+//! The build root: the tree in which everything is compiled, unpacked from locked Debian packages. A second set of packages
+//! can stand over it, for what only some profiles need: so the others' compilations do not depend on it.
 
 use std::path::Path;
 
@@ -39,7 +40,8 @@ impl From<FileError> for RootError {
 /// The build root that a lock describes. Nothing is fetched or unpacked before [`BuildRoot::room`] asks for it.
 #[derive(Debug, Clone)]
 pub(crate) struct BuildRoot {
-    set: NamedSet,
+    /// What is unpacked, in order; the first is the build root's own.
+    sets: Vec<NamedSet>,
 }
 
 impl BuildRoot {
@@ -48,22 +50,37 @@ impl BuildRoot {
     /// # Errors
     /// [`RootError::Lock`].
     pub(crate) fn read(directory: &Path) -> Result<Self, RootError> {
-        Ok(Self { set: NamedSet::read(&directory.join("build-root.toml"))? })
+        Ok(Self { sets: vec![NamedSet::read(&directory.join("build-root.toml"))?] })
     }
 
-    /// Its lock.
-    pub(crate) fn set(&self) -> &NamedSet {
-        &self.set
+    /// The build root with the set `name`, a lock in `directory`, over it.
+    ///
+    /// # Errors
+    /// [`RootError::Lock`], also when that set is not made for it.
+    pub(crate) fn with(&self, directory: &Path, name: &str) -> Result<Self, RootError> {
+        let path = directory.join(format!("{name}.toml"));
+        let set = NamedSet::read(&path)?;
+        if set.set.over.as_deref() != self.sets.first().map(|base| base.name.as_str()) {
+            return Err(LockError::Field { path, field: "over", rule: "must be build-root" }.into());
+        }
+        Ok(Self { sets: self.sets.iter().cloned().chain([set]).collect() })
+    }
+
+    /// Its locks.
+    pub(crate) fn sets(&self) -> &[NamedSet] {
+        &self.sets
     }
 
     /// A digest over everything in it.
     pub(crate) fn digest(&self) -> Sha256Digest {
-        Sha256Digest::of(format!("{RECIPE_VERSION}\n{}\n", self.set.content()).as_bytes())
+        let contents: String = self.sets.iter().map(|set| format!("{}\n", set.content())).collect();
+        Sha256Digest::of(format!("{RECIPE_VERSION}\n{contents}").as_bytes())
     }
 
     /// The versions of the named packages, for people.
     pub(crate) fn versions(&self, packages: &[&str]) -> String {
-        let one = |name: &&str| format!("{name} {}", self.set.version(name).unwrap_or("none"));
+        let version = |name: &str| self.sets.iter().find_map(|set| set.version(name));
+        let one = |name: &&str| format!("{name} {}", version(name).unwrap_or("none"));
         packages.iter().map(one).collect::<Vec<_>>().join("; ")
     }
 
@@ -73,7 +90,8 @@ impl BuildRoot {
     /// [`RootError`]; nothing is kept then.
     pub(crate) fn room(&self, sources: &Sources, progress: &dyn Progress) -> Result<Room, RootError> {
         let tree = sources.cache.tree("build-roots", &self.digest(), progress, |tree| {
-            progress.step(&format!("put the build root together: {} packages", self.set.set.packages.len()));
+            let count: usize = self.sets.iter().map(|set| set.set.packages.len()).sum();
+            progress.step(&format!("put the build root together: {count} packages"));
             self.assemble(tree, sources, progress)
         })?;
         Ok(Room::new(tree))
@@ -81,7 +99,7 @@ impl BuildRoot {
 
     fn assemble(&self, tree: &Path, sources: &Sources, progress: &dyn Progress) -> Result<(), RootError> {
         let mut growing = Growing::new(tree);
-        let locks = self.set.locks();
+        let locks: Vec<_> = self.sets.iter().flat_map(NamedSet::locks).collect();
         for (count, lock) in locks.iter().enumerate() {
             let package = fetch::fetch_input(lock, sources, &Silent)?;
             growing.debian(&package.path)?;
@@ -117,3 +135,30 @@ const LINKS: [(&str, &str); 7] = [
 const PLACES: [&str; 12] =
     ["build", "cargo", "chrysalis", "crates", "dev", "etc", "model", "proc", "rust", "target", "tmp", "tools"];
 const TEXTS: [(&str, &str); 2] = [("etc/passwd", "root:x:0:0:root:/tmp:/bin/sh\n"), ("etc/group", "root:x:0:\n")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locks() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../locks")
+    }
+
+    #[test]
+    fn what_stands_over_it_is_in_the_digest_and_leaves_the_others_alone() {
+        let plain = BuildRoot::read(&locks()).unwrap();
+        let more = plain.with(&locks(), "gpu-tools").unwrap();
+        assert_ne!(plain.digest(), more.digest());
+        assert_eq!(plain.digest(), BuildRoot::read(&locks()).unwrap().digest());
+        assert!(more.versions(&["erofs-utils", "gcc-14"]).find("none").is_none());
+        let twice = |name: &str| more.sets().iter().filter(|set| set.version(name).is_some()).count();
+        assert!(more.sets().iter().flat_map(|set| &set.set.packages).all(|p| twice(&p.package) == 1));
+    }
+
+    #[test]
+    fn a_set_that_is_not_made_for_it_is_refused() {
+        let plain = BuildRoot::read(&locks()).unwrap();
+        let error = plain.with(&locks(), "nvidia").unwrap_err();
+        assert!(matches!(error, RootError::Lock(LockError::Field { field: "over", .. })), "{error}");
+    }
+}

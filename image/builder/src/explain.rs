@@ -8,6 +8,7 @@ use crate::build_root::RootError;
 use crate::cache::CacheError;
 use crate::command::ToolError;
 use crate::crates::CratesError;
+use crate::disk::{ContentsError, DiskError, RecipeError};
 use crate::fetch::FetchError;
 use crate::files::FileError;
 use crate::host_tool::HostToolError;
@@ -17,6 +18,7 @@ use crate::kernel::KernelError;
 use crate::lock_update::UpdateError;
 use crate::locks::LockError;
 use crate::model::ModelError;
+use crate::modules::ModulesError;
 use crate::newc::NewcError;
 use crate::profile::ProfileError;
 use crate::runtime::RuntimeError;
@@ -158,7 +160,7 @@ impl Explain for KernelError {
             Self::Requirement(_) => (
                 "kernel_option_required",
                 "required".to_owned(),
-                "state the option in a fragment, or change required.toml with a reason",
+                "state the option in a fragment; state or drop the exception in required.toml, with a reason",
             ),
             Self::Root(e) => return e.refusal(),
             Self::Unpack(e) => return e.refusal(),
@@ -184,6 +186,7 @@ impl Explain for RuntimeError {
         let (code, field, fix) = match self {
             Self::SourcesChanged => ("sources_changed", "sources", "run again when nobody edits them"),
             Self::NotStatic { program, .. } => ("not_static", program.as_str(), "link its libraries statically"),
+            Self::NotLoadable { program, .. } => ("not_loadable", program.as_str(), "link it as the build root does"),
             Self::Workspace(e) => return e.refusal(),
             Self::Root(e) => return e.refusal(),
             Self::Rust(e) => return e.refusal(),
@@ -288,10 +291,73 @@ impl Explain for BuildError {
             Self::Crates(e) => e.refusal(),
             Self::Sbom(e) => e.refusal(),
             Self::Newc(e) => e.refusal(),
+            Self::Disk(e) => e.refusal(),
             Self::Compression(_) => {
                 Refusal::new("initrd_refused", "initrd", self.to_string(), "give the machine more memory")
             }
             Self::Cache(e) => e.refusal(),
+        }
+    }
+}
+
+impl Explain for ModulesError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::NoModules => ("profile_refused", "kernel", "name a fragment with CONFIG_MODULES=y"),
+            Self::NoSession { module, .. } => {
+                ("module_refused", module.as_str(), "give the kernel the algorithms that its fragment for GPUs lists")
+            }
+            Self::Root(e) => return e.refusal(),
+            Self::Unpack(e) => return e.refusal(),
+            Self::Tool(e) => return e.refusal(),
+            Self::Cache(e) => return e.refusal(),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for RecipeError {
+    fn refusal(&self) -> Refusal {
+        let field = match self {
+            Self::File(e) => return e.refusal(),
+            Self::Lock(e) => return e.refusal(),
+            Self::Syntax { .. } => "root",
+            Self::NoPackage { package, .. } | Self::Unused { package, .. } => package,
+            Self::Name(name) => name,
+        };
+        Refusal::new("root_refused", field, self.to_string(), "correct the file in image/roots, or its lock")
+    }
+}
+
+impl Explain for ContentsError {
+    fn refusal(&self) -> Refusal {
+        let (code, field, fix) = match self {
+            Self::Path(path) | Self::Duplicate(path) => ("root_refused", path, "correct the file in image/roots"),
+            Self::LibraryMissing { library, .. } => {
+                ("library_missing", library, "add the library to the lock and to the file in image/roots")
+            }
+            Self::LoaderMissing { loader, .. } => {
+                ("library_missing", loader, "add the loader to the lock and to the file in image/roots")
+            }
+            Self::NotLoadable { file, .. } => ("not_loadable", file, "take another file, or report the package"),
+            Self::Module(name) => ("module_missing", name, "name each module once in the file in image/roots"),
+        };
+        Refusal::new(code, field, self.to_string(), fix)
+    }
+}
+
+impl Explain for DiskError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Recipe(e) => e.refusal(),
+            Self::Contents(e) => e.refusal(),
+            Self::Modules(e) => e.refusal(),
+            Self::Fetch(e) => e.refusal(),
+            Self::Unpack(e) => e.refusal(),
+            Self::Root(e) => e.refusal(),
+            Self::Tool(e) => e.refusal(),
+            Self::Cache(e) => e.refusal(),
+            Self::Said { tool, .. } => Refusal::new("tool_failed", tool, self.to_string(), "bump the lock gpu-tools"),
         }
     }
 }
@@ -355,7 +421,7 @@ impl Explain for UpdateError {
 }
 
 /// Codes that stand for a judgement about bytes or settings.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 22] = [
     "digest_mismatch",
     "size_exceeded",
     "member_missing",
@@ -367,6 +433,11 @@ const REFUSED: [&str; 17] = [
     "kernel_option_differs",
     "kernel_option_required",
     "not_static",
+    "not_loadable",
+    "library_missing",
+    "module_missing",
+    "module_refused",
+    "root_refused",
     "toolchain_differs",
     "archive_refused",
     "archive_incomplete",

@@ -61,6 +61,34 @@ impl FileDigest {
     }
 }
 
+/// Copies `from` to a temporary file beside `to`, flushes it to disk and renames it into place; size and digests of what was
+/// copied.
+///
+/// # Errors
+/// [`FileError`], with `to` unchanged.
+pub(crate) fn copy_whole(from: &Path, to: &Path) -> Result<FileDigest, FileError> {
+    let directory = to.parent().unwrap_or_else(|| Path::new("."));
+    let at = |e| FileError::at(to, e);
+    let mut source = File::open(from).map_err(|e| FileError::at(from, e))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(at)?;
+    let (mut sha256, mut sha384, mut size) = (Sha256::new(), Sha384::new(), 0_u64);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = source.read(&mut buffer).map_err(|e| FileError::at(from, e))?;
+        let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else { break };
+        sha256.update(piece);
+        sha384.update(piece);
+        file.write_all(piece).map_err(at)?;
+        size = size.saturating_add(count as u64);
+    }
+    file.as_file().sync_all().map_err(at)?;
+    set_public(file.path()).map_err(at)?;
+    file.persist(to).map_err(|e| at(e.error))?;
+    sync_directory(directory)?;
+    let (sha256, sha384) = (sha256.finalize().into(), sha384.finalize().into());
+    Ok(FileDigest { size, sha256: Sha256Digest::from_bytes(sha256), sha384: Sha384Digest::from_bytes(sha384) })
+}
+
 /// Writes `bytes` to a temporary file beside `path`, flushes it to disk and renames it into place.
 ///
 /// # Errors
@@ -178,6 +206,19 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(list_files(dir.path()).unwrap(), [PathBuf::from("a")]);
         assert_eq!(sha256_file(&path).unwrap(), (3, Sha256Digest::of(b"two")));
+    }
+
+    #[test]
+    fn a_copy_has_the_digests_of_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| i.to_le_bytes()[0]).collect();
+        std::fs::write(&from, &bytes).unwrap();
+        std::fs::write(&to, "old").unwrap();
+        assert_eq!(copy_whole(&from, &to).unwrap(), FileDigest::of(&bytes));
+        assert_eq!(std::fs::read(&to).unwrap(), bytes);
+        assert!(copy_whole(&dir.path().join("missing"), &to).is_err());
+        assert_eq!(std::fs::read(&to).unwrap(), bytes);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! Builds the guest's kernel from Debian's source, our fragments and our patches, in the build root.
 
 mod config;
+pub(crate) mod development;
 mod required;
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub struct Recipe {
     pub fragments: Vec<Fragment>,
     /// Patches, in order: name and text.
     pub patches: Vec<(String, Vec<u8>)>,
+    /// Whether modules will be compiled for it, so that what this takes is kept.
+    pub modular: bool,
 }
 
 /// A built kernel.
@@ -79,6 +82,17 @@ pub struct Kernel {
     pub config: PathBuf,
     /// Versions of the locked tools that compiled it.
     pub compiler: String,
+    /// What compiling modules for it takes, as one tar file, when its recipe says so.
+    pub(crate) development: Option<Development>,
+}
+
+/// The part of a built source tree that compiling modules takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Development {
+    /// The tar file.
+    pub(crate) archive: PathBuf,
+    /// Its digest.
+    pub(crate) sha256: Sha256Digest,
 }
 
 impl Recipe {
@@ -86,7 +100,7 @@ impl Recipe {
     ///
     /// # Errors
     /// [`KernelError`] when one cannot be read or a fragment's line is malformed.
-    pub fn read(directory: &Path, fragments: &[String], source: Input) -> Result<Self, KernelError> {
+    pub fn read(directory: &Path, fragments: &[String], source: Input, modular: bool) -> Result<Self, KernelError> {
         let fragment = |name: &String| {
             let path = directory.join("config").join(name);
             Fragment::parse(name, &files::read_capped(&path, MAX_TEXT)?)
@@ -99,7 +113,7 @@ impl Recipe {
         for name in files::list_files(&patches_in)?.iter().filter(|n| n.extension().is_some_and(|e| e == "patch")) {
             patches.push((name.to_string_lossy().into_owned(), files::read_capped(&patches_in.join(name), MAX_TEXT)?));
         }
-        Ok(Self { source, fragments, patches })
+        Ok(Self { source, fragments, patches, modular })
     }
 
     /// The kernel from the cache, or built now (minutes). The cache key covers the source, configuration, patches, fixed
@@ -115,17 +129,26 @@ impl Recipe {
             files::create_directories(&tree)?;
             progress.step("unpack the kernel's source");
             let member = format!("usr/src/{}.tar.xz", self.source.lock.lock.package);
-            unpack::debian_source_tree(&self.source, &member, &tree, progress)?;
+            unpack::debian_source_tree(&self.source, &member, &tree, unpack::is_wanted_of_linux, progress)?;
             let room = root.room(sources, progress)?.lend(&tree, PLACE);
             self.prepare(&tree, &room)?;
-            compile(&room, shop)?;
+            compile(&room, shop, if self.modular { &["bzImage", "modules"] } else { &["bzImage"] })?;
             for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", CONFIG)] {
                 let (from, to) = (tree.join(from), directory.join(to));
                 std::fs::copy(&from, &to).map_err(|e| FileError::at(&to, e))?;
             }
+            if self.modular {
+                development::pack(&tree, &directory.join(DEVELOPMENT))?;
+            }
             Ok::<(), KernelError>(files::remove_tree(&tree)?)
         })?;
-        Ok(Kernel { image: entry.file(IMAGE), config: entry.file(CONFIG), compiler: root.versions(&COMPILERS) })
+        let development = entry.files.get(DEVELOPMENT).map(|file| file.sha256);
+        Ok(Kernel {
+            image: entry.file(IMAGE),
+            config: entry.file(CONFIG),
+            compiler: root.versions(&COMPILERS),
+            development: development.map(|sha256| Development { archive: entry.file(DEVELOPMENT), sha256 }),
+        })
     }
 
     fn key(&self, root: &Sha256Digest, source_date_epoch: u64) -> Sha256Digest {
@@ -136,6 +159,9 @@ impl Recipe {
             ("epoch", Sha256Digest::of(&source_date_epoch.to_be_bytes())),
             ("config", Sha256Digest::of(config::merged_text(&self.fragments).as_bytes())),
         ];
+        if self.modular {
+            parts.push(("modular", Sha256Digest::of(development::VERSION.as_bytes())));
+        }
         for (name, text) in &self.patches {
             parts.push(("patch name", Sha256Digest::of(name.as_bytes())));
             parts.push(("patch", Sha256Digest::of(text)));
@@ -161,17 +187,19 @@ impl Recipe {
     }
 }
 
-fn compile(room: &Room, shop: &Shop<'_>) -> Result<(), KernelError> {
+fn compile(room: &Room, shop: &Shop<'_>, targets: &[&str]) -> Result<(), KernelError> {
     shop.progress.step("compile the kernel");
     make(room)
         .env("SOURCE_DATE_EPOCH", shop.source_date_epoch.to_string())
         .env("KBUILD_BUILD_TIMESTAMP", format!("@{}", shop.source_date_epoch))
-        .args([format!("-j{}", shop.jobs), "bzImage".to_owned()])
+        .arg(format!("-j{}", shop.jobs))
+        .args(targets)
         .run("kernel: files compiled", shop.progress)?;
     Ok(())
 }
 
-fn make(room: &Room) -> Tool {
+/// `make` at the kernel's place, under fixed names of user, host and version.
+pub(crate) fn make(room: &Room) -> Tool {
     Tool::inside(room, "make")
         .directory(Path::new(PLACE))
         .env("KBUILD_BUILD_USER", "chrysalis")
@@ -181,12 +209,13 @@ fn make(room: &Room) -> Tool {
 }
 
 /// Where the source stands while it is compiled.
-const PLACE: &str = "/build";
+pub(crate) const PLACE: &str = "/build";
 const WANTED: &str = "wanted.config";
 /// Packages of the build root whose versions end up in the kernel or shape its code.
 const COMPILERS: [&str; 3] = ["gcc-14", "binutils", "zstd"];
 const IMAGE: &str = "bzImage";
 const CONFIG: &str = "config";
+const DEVELOPMENT: &str = "development.tar";
 const MAX_TEXT: u64 = 1 << 20;
 /// Changes when this file builds another way.
 const RECIPE_VERSION: &str = "kernel/2";
@@ -214,6 +243,7 @@ mod tests {
             source: Input { path: PathBuf::new(), lock },
             fragments: vec![Fragment::parse("f", config.as_bytes()).unwrap()],
             patches: vec![("p".into(), patch.as_bytes().to_vec())],
+            modular: false,
         }
     }
 
@@ -230,6 +260,8 @@ mod tests {
         ] {
             assert_ne!(base, other);
         }
+        let modular = Recipe { modular: true, ..recipe("CONFIG_A=y\n", "x") };
+        assert_ne!(base, modular.key(&one, 1));
     }
 
     #[test]
@@ -237,7 +269,7 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel");
         let source = recipe("", "").source;
         let names = ["base.config".to_owned(), "debug.config".to_owned()];
-        let read = Recipe::read(&directory, &names, source).unwrap();
+        let read = Recipe::read(&directory, &names, source, false).unwrap();
         assert!(read.patches.iter().all(|(_, text)| text.starts_with(b"SPDX-License-Identifier: GPL-2.0-only\n")));
         assert_eq!(read.patches.len(), 4);
         assert!(config::merged_text(&read.fragments).contains("CONFIG_TTY=y\n"));

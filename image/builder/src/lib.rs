@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds guest images reproducibly from locked inputs.
 //!
-//! An image is four files and their description: TDX firmware, kernel, initial RAM disk and command line. Everything in
-//! it is either taken out of a package pinned by digest (`image/locks`) or compiled from source that is pinned or part of
+//! An image is four files and their description: TDX firmware, kernel, initial RAM disk and command line; profiles for GPUs
+//! have a verified disk besides. Everything in it is either taken out of a package pinned by digest (`image/locks`) or compiled from source that is pinned or part of
 //! this repository. Nothing is copied from the machine that builds.. Everything is compiled
 //! in the build root: a tree unpacked from locked Debian packages, with the locked Rust toolchain, without network.
 //!
@@ -14,7 +14,9 @@ mod cache;
 mod command;
 mod compression;
 mod crates;
+mod disk;
 mod elf;
+mod erofs;
 mod explain;
 mod fetch;
 mod files;
@@ -25,6 +27,7 @@ mod kernel;
 mod lock_update;
 mod locks;
 mod model;
+mod modules;
 mod newc;
 mod profile;
 mod progress;
@@ -42,12 +45,13 @@ pub use build_root::RootError;
 pub use cache::{Cache, CacheError, Entry, EntryFile};
 pub use command::ToolError;
 pub use crates::{CratesError, LockedCrate, read_cargo_lock};
+pub use disk::{ContentsError, DiskError, RecipeError};
 pub use explain::Explain;
 pub use fetch::{FetchError, Input, Sources, fetch_input};
 pub use files::{FileDigest, FileError};
 pub use host_tool::{HostToolError, PackagedTool, host_tool_packaged, host_tool_vsock, packaged_tools};
 pub use image::{
-    BuildError, BuildOptions, Image, ImageManifest, ManifestFile, ManifestInput, RootEntry, RootNode, SCHEMA,
+    BuildError, BuildOptions, Image, ImageManifest, ManifestFile, ManifestInput, RootDisk, RootEntry, RootNode, SCHEMA,
     SOURCE_DATE_EPOCH, ToolVersions, build, default_sources, guest_cargo,
 };
 pub use inputs::{
@@ -60,8 +64,9 @@ pub use locks::{
     Kind, Linked, Lock, LockError, LockedPackage, Member, NamedLock, NamedSet, PackageSet, read_all, read_sets,
 };
 pub use model::{Model, ModelError, fetch_model};
+pub use modules::ModulesError;
 pub use newc::{Archive, NewcError};
-pub use profile::{Compile, Device, Profile, ProfileError, Program};
+pub use profile::{Compile, Device, Link, Profile, ProfileError, Program};
 pub use progress::{Console, Progress, Silent, Unit};
 pub use room::{EnterError, Stage, enter};
 pub use runtime::{Runtime, RuntimeError};

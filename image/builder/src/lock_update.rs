@@ -89,7 +89,7 @@ pub fn update_locks(
         match (&lock.lock.suite, lock.lock.kind) {
             (Some(suite), Kind::Debian) => {
                 progress.step(&format!("look for {} in {suite}", lock.lock.package));
-                let apt = Apt::open(suite, sources)?;
+                let apt = Apt::open(suite, &["main".to_owned()], sources)?;
                 let found = apt.describe(std::slice::from_ref(&lock.lock.package))?;
                 let found = found.first().ok_or_else(|| UpdateError::Apt(format!("no {}", lock.lock.package)))?;
                 updated.changes.extend(update_one(&directory, lock, found, sources, progress)?);
@@ -99,7 +99,14 @@ pub fn update_locks(
     }
     for set in crate::locks::read_sets(&directory)?.iter().filter(|s| wanted(&s.name)) {
         progress.step(&format!("resolve {} in {}", set.name, set.set.suite));
-        let packages = Apt::open(&set.set.suite, sources)?.resolve(&set.set.want, &set.set.omit)?;
+        let apt = Apt::open(&set.set.suite, &set.set.components, sources)?;
+        let mut packages =
+            if set.set.alone { apt.describe_all(&set.set.want)? } else { apt.resolve(&set.set.want, &set.set.omit)? };
+        if let Some(base) = &set.set.over {
+            // Sets are bumped in the order of their names: a set that others stand on must come before them.
+            let base = NamedSet::read(&directory.join(format!("{base}.toml")))?;
+            packages.retain(|package| base.version(&package.package).is_none());
+        }
         updated.changes.extend(update_set(&directory, set, &packages)?);
     }
     if wanted("rust") {
@@ -175,7 +182,9 @@ fn update_set(directory: &Path, old: &NamedSet, packages: &[LockedPackage]) -> R
 fn with_packages(file: &Path, text: &str, packages: &[LockedPackage]) -> Result<String, UpdateError> {
     let missing = || UpdateError::NoLine { file: file.display().to_string(), field: "packages" };
     let (before, rest) = text.split_once(LIST_BEGIN).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(LIST_END).ok_or_else(missing)?;
+    // An empty list ends where it begins.
+    let after = rest.strip_prefix(LIST_END.trim_start_matches('\n'));
+    let after = after.or_else(|| Some(rest.split_once(LIST_END)?.1)).ok_or_else(missing)?;
     let line = |p: &LockedPackage| {
         let LockedPackage { package, version, path, size, sha256 } = p;
         format!(
@@ -228,7 +237,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn open(suite: &str, sources: &Sources) -> Result<Self, UpdateError> {
+    fn open(suite: &str, components: &[String], sources: &Sources) -> Result<Self, UpdateError> {
         let at = |e| FileError::at(Path::new("apt's state"), e);
         let directory = tempfile::tempdir().map_err(at)?;
         for name in ["lists/partial", "cache/archives/partial"] {
@@ -237,7 +246,7 @@ impl Apt {
         files::write_whole(&directory.path().join("status"), b"")?;
         let mirror = fetch::debian_mirrors(sources)?.into_iter().next().unwrap_or_default();
         let signed = if Path::new(KEYRING).is_file() { format!("[signed-by={KEYRING}] ") } else { String::new() };
-        let line = format!("deb {signed}{mirror} {suite} main\n");
+        let line = format!("deb {signed}{mirror} {suite} {}\n", components.join(" "));
         files::write_whole(&directory.path().join("sources.list"), line.as_bytes())?;
         let apt = Self { directory };
         apt.tool("apt-get").args(["-qq", "update"]).output()?;
@@ -274,11 +283,16 @@ impl Apt {
                 names.push(name.to_owned());
             }
         }
-        let found = self.describe(&names)?;
+        self.describe_all(&names)
+    }
+
+    /// The current version of each package; all must be there.
+    fn describe_all(&self, names: &[String]) -> Result<Vec<LockedPackage>, UpdateError> {
+        let found = self.describe(names)?;
         if found.len() == names.len() && !names.is_empty() {
             return Ok(found);
         }
-        Err(UpdateError::Apt(format!("{} packages to install, {} described", names.len(), found.len())))
+        Err(UpdateError::Apt(format!("{} packages wanted, {} described", names.len(), found.len())))
     }
 
     /// The current version of each package, sorted by name.
@@ -345,5 +359,7 @@ mod tests {
         assert_eq!(with_packages(&file, &text, &set.set.packages).unwrap(), text);
         let fewer = with_packages(&file, &text, set.set.packages.get(1..).unwrap()).unwrap();
         assert_eq!(fewer.lines().count() + 1, text.lines().count());
+        let empty = with_packages(&file, &text, &[]).unwrap();
+        assert_eq!(with_packages(&file, &empty, &set.set.packages).unwrap(), text);
     }
 }

@@ -30,6 +30,7 @@ enum Node {
     Directory,
     File(Vec<u8>),
     CharDevice { major: u32, minor: u32 },
+    Link(String),
 }
 
 /// An archive under construction: starts empty, every path is added by name.
@@ -72,6 +73,15 @@ impl Archive {
         self.add(path, permissions, Node::CharDevice { major, minor })
     }
 
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// [`NewcError::Path`], also for a target that is not an absolute and normal path, or [`NewcError::Duplicate`].
+    pub fn link(&mut self, path: &str, target: &str) -> Result<(), NewcError> {
+        normal(target)?;
+        self.add(path, 0o777, Node::Link(target.to_owned()))
+    }
+
     /// The archive's bytes.
     ///
     /// # Errors
@@ -93,16 +103,19 @@ impl Archive {
     }
 
     fn add(&mut self, path: &str, permissions: u32, node: Node) -> Result<(), NewcError> {
-        let relative = path.strip_prefix('/').ok_or_else(|| NewcError::Path(path.to_owned()))?;
-        let plain = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_graphic());
-        if !relative.split('/').all(plain) || relative == TRAILER {
-            return Err(NewcError::Path(path.to_owned()));
-        }
+        let relative = normal(path)?;
         if self.entries.insert(relative.to_owned(), (permissions & 0o777, node)).is_some() {
             return Err(NewcError::Duplicate(path.to_owned()));
         }
         Ok(())
     }
+}
+
+/// The path without the slash that it begins with.
+fn normal(path: &str) -> Result<&str, NewcError> {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_graphic());
+    let relative = path.strip_prefix('/').filter(|relative| relative.split('/').all(plain) && *relative != TRAILER);
+    relative.ok_or_else(|| NewcError::Path(path.to_owned()))
 }
 
 fn write_entry(out: &mut Vec<u8>, path: &str, inode: u32, permissions: u32, node: &Node) {
@@ -111,6 +124,7 @@ fn write_entry(out: &mut Vec<u8>, path: &str, inode: u32, permissions: u32, node
         Node::File(data) if inode == 0 => (0, 1, data.as_slice(), (0, 0)),
         Node::File(data) => (S_IFREG, 1, data.as_slice(), (0, 0)),
         Node::CharDevice { major, minor } => (S_IFCHR, 1, &[][..], (*major, *minor)),
+        Node::Link(target) => (S_IFLNK, 1, target.as_bytes(), (0, 0)),
     };
     // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
     let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
@@ -136,6 +150,7 @@ const TRAILER: &str = "TRAILER!!!";
 const S_IFREG: u32 = 0o100_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFCHR: u32 = 0o020_000;
+const S_IFLNK: u32 = 0o120_000;
 
 #[cfg(test)]
 mod tests {
@@ -172,6 +187,22 @@ mod tests {
                        00000000 00000000 00000000 00000000 0000000B 00000000";
         let expected = format!("070701{file}init\0\0abcde\0\0\0070701{trailer}TRAILER!!!\0\0\0\0").replace(' ', "");
         assert_eq!(archive.to_bytes().unwrap(), expected.as_bytes());
+    }
+
+    #[test]
+    fn a_link_holds_its_target_without_an_end_mark() {
+        let mut archive = Archive::new();
+        archive.link("/lib", "/gpu/lib").unwrap();
+        let link = "00000001 0000A1FF 00000000 00000000 00000001 00000000 00000008 \
+                    00000000 00000000 00000000 00000000 00000004 00000000";
+        let expected = format!("070701{link}lib\0\0\0/gpu/lib070701").replace(' ', "");
+        assert!(archive.to_bytes().unwrap().starts_with(expected.as_bytes()));
+        for target in ["gpu/lib", "/gpu/../lib", "/", ""] {
+            assert_eq!(archive.link("/l", target), Err(NewcError::Path(target.to_owned())), "{target:?}");
+        }
+        // Nothing is put behind a link.
+        archive.file("/lib/a", 0o644, Vec::new()).unwrap();
+        assert_eq!(archive.to_bytes(), Err(NewcError::NoParent("lib/a".to_owned())));
     }
 
     #[test]

@@ -62,9 +62,25 @@ pub struct Profile {
     /// Device nodes of the root.
     #[serde(rename = "device")]
     pub devices: Vec<Device>,
+    /// Symbolic links of the root.
+    #[serde(default, rename = "link")]
+    pub links: Vec<Link>,
     /// Programs of the root.
     #[serde(rename = "program")]
     pub programs: Vec<Program>,
+    /// The verified disk with a second root, and the kernel's modules in it: a file of `image/roots`.
+    #[serde(default)]
+    pub disk: Option<String>,
+}
+
+/// A symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Absolute path.
+    pub path: String,
+    /// Where it leads: an absolute path.
+    pub target: String,
 }
 
 /// Compiler settings of a profile.
@@ -95,8 +111,11 @@ pub struct Device {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
-    /// The package, whose binary has the same name.
+    /// The package.
     pub package: String,
+    /// Its binary, where that has another name.
+    #[serde(default)]
+    pub binary: Option<String>,
     /// Absolute path in the image.
     pub path: String,
 }
@@ -117,6 +136,14 @@ impl Profile {
     }
 }
 
+impl Program {
+    /// The name of the binary.
+    #[must_use]
+    pub fn binary(&self) -> &str {
+        self.binary.as_deref().unwrap_or(&self.package)
+    }
+}
+
 impl Device {
     /// The permissions as a number, or `None` when they are not octal permission bits.
     #[must_use]
@@ -132,7 +159,9 @@ impl Device {
 pub(crate) fn names(directory: &Path) -> Result<Vec<String>, ProfileError> {
     let files = files::list_files(directory)?;
     let profiles = files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml"));
-    Ok(profiles.filter_map(|f| Some(f.file_stem()?.to_string_lossy().into_owned())).collect())
+    let mut names: Vec<_> = profiles.filter_map(|f| Some(f.file_stem()?.to_string_lossy().into_owned())).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn parse(path: &Path, name: &str, text: &str) -> Result<Profile, ProfileError> {
@@ -150,6 +179,9 @@ fn parse(path: &Path, name: &str, text: &str) -> Result<Profile, ProfileError> {
     if !line.split(' ').any(|word| word == format!("chrysalis.profile={name}")) {
         return refuse("command_line", "must name the profile: it is measured");
     }
+    if line.split(' ').any(|word| word.starts_with(ROOT_WORD)) {
+        return refuse("command_line", "must not name the disk's root hash: the build adds it");
+    }
     if profile.devices.iter().any(|d| d.permissions().is_none()) {
         return refuse("device.mode", "must be octal permissions");
     }
@@ -159,6 +191,8 @@ fn parse(path: &Path, name: &str, text: &str) -> Result<Profile, ProfileError> {
     Ok(profile)
 }
 
+/// Begins the word of the command line that names the disk's root hash.
+pub(crate) const ROOT_WORD: &str = "chrysalis.root=";
 const MAX_PROFILE: u64 = 64 << 10;
 /// `COMMAND_LINE_SIZE` of Linux on x86 is 2048, with the NUL and what firmware adds.
 const MAX_COMMAND_LINE: usize = 1024;
@@ -173,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_repository_profiles_are_good() {
-        assert_eq!(names(&directory()).unwrap(), ["cpu", "debug", "sim"]);
+        assert_eq!(names(&directory()).unwrap(), ["cpu", "debug", "gpu", "gpu-sim", "sim"]);
         for name in names(&directory()).unwrap() {
             Profile::read(&directory(), &name).unwrap();
         }
@@ -181,11 +215,27 @@ mod tests {
 
     #[test]
     fn production_has_no_console_and_nothing_simulated() {
-        let cpu = Profile::read(&directory(), "cpu").unwrap();
-        assert!(!cpu.command_line.contains("console=") && !cpu.command_line.contains("simulated"));
-        assert!(cpu.devices.iter().all(|d| d.path != "/dev/console"));
-        assert!(cpu.programs.iter().all(|p| !p.package.contains("sim")));
-        assert_eq!(cpu.kernel, ["base.config"]);
+        for (name, fragments) in [("cpu", &["base.config"][..]), ("gpu", &["base.config", "gpu.config"])] {
+            let profile = Profile::read(&directory(), name).unwrap();
+            assert!(!profile.command_line.contains("console=") && !profile.command_line.contains("simulated"));
+            assert!(profile.devices.iter().all(|d| d.path != "/dev/console"));
+            assert!(profile.programs.iter().all(|p| !p.package.contains("sim")));
+            assert_eq!(profile.kernel, fragments);
+        }
+    }
+
+    #[test]
+    fn simulated_profiles_differ_from_production_in_what_they_must() {
+        for (production, simulated) in [("cpu", "sim"), ("gpu", "gpu-sim")] {
+            let read = |name| Profile::read(&directory(), name).unwrap();
+            let (production, simulated) = (read(production), read(simulated));
+            let links = |profile: &Profile| (profile.disk.clone(), profile.links.clone(), profile.directories.clone());
+            assert_eq!(links(&production), links(&simulated));
+            let fragments = [production.kernel.as_slice(), &["emulation.config".to_owned()]].concat();
+            assert_eq!(simulated.kernel, fragments);
+            let words = production.command_line.replace(&production.name, &simulated.name);
+            assert_eq!(simulated.command_line, format!("{words} chrysalis.tee=simulated"));
+        }
     }
 
     #[test]
@@ -197,6 +247,7 @@ mod tests {
             ("name = \"sim\"", "name = \"x\"", "name"),
             ("panic=-1 quiet", "panic=-1  quiet", "command_line"),
             ("chrysalis.profile=sim", "chrysalis.profile=cpu", "command_line"),
+            ("panic=-1 quiet", "panic=-1 chrysalis.root=0:0:1 quiet", "command_line"),
             ("mode = \"0666\"", "mode = \"0866\"", "device.mode"),
             ("path = \"/init\"", "path = \"/sbin/init\"", "program"),
         ] {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Compiles the guest's programs in the build root: static, for one processor level.
+//! Compiles the guest's programs in the build root, for one processor level: static, but for those that stand on the verified
+//! disk beside the libraries that they load.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +28,14 @@ pub enum RuntimeError {
     /// A program needs a dynamic linker, which the guest does not have.
     #[error("program {program} is not a static executable: {reason}")]
     NotStatic {
+        /// The package.
+        program: String,
+        /// What the file shows.
+        reason: &'static str,
+    },
+    /// A program for the verified disk is no program that its loader could start.
+    #[error("program {program} cannot be loaded: {reason}")]
+    NotLoadable {
         /// The package.
         program: String,
         /// What the file shows.
@@ -76,8 +85,13 @@ pub struct Runtime {
 ///
 /// # Errors
 /// [`RuntimeError`]; nothing is kept then.
-pub(crate) fn build(shop: &Shop<'_>, compile: &Compile, programs: &[Program]) -> Result<Runtime, RuntimeError> {
-    let settings = Settings::new(compile, shop.source_date_epoch);
+pub(crate) fn build(
+    shop: &Shop<'_>,
+    compile: &Compile,
+    linking: Linking,
+    programs: &[Program],
+) -> Result<Runtime, RuntimeError> {
+    let settings = Settings::new(compile, linking, shop.source_date_epoch);
     let mut attempts = 1..ATTEMPTS;
     loop {
         match build_once(shop, &settings, programs) {
@@ -101,7 +115,7 @@ pub(crate) fn cargo(
     arguments: &[String],
     model: &Path,
 ) -> Result<Command, RuntimeError> {
-    let settings = Settings::new(compile, shop.source_date_epoch);
+    let settings = Settings::new(compile, Linking::Static, shop.source_date_epoch);
     let room = rust::show_unchecked(shop.workspace, settings.room(shop)?, &["clippy-preview".to_owned()])?;
     let room = match on_path("cargo-nextest") {
         Some(nextest) => room.show(&nextest, Path::new(rust::PLACE).join("bin/cargo-nextest")),
@@ -126,34 +140,65 @@ fn build_once(shop: &Shop<'_>, settings: &Settings, programs: &[Program]) -> Res
         let room = settings.room(shop)?;
         settings.compile(&room, shop, &packages)?;
         let target = settings.target(shop)?;
-        packages.iter().try_for_each(|name| keep_static(&target, name, directory))?;
+        programs.iter().try_for_each(|program| settings.linking.keep(&target, program.binary(), directory))?;
         let listed = settings.dependencies(&room, shop.jobs, &packages)?;
         files::write_whole(&directory.join(DEPENDENCIES), listed.as_bytes())?;
         let unchanged = shop.workspace.source_digest(&packages)? == sources;
         if unchanged { Ok(()) } else { Err(RuntimeError::SourcesChanged) }
     })?;
-    let programs = programs.iter().map(|p| (p.clone(), entry.file(&p.package))).collect();
+    let programs = programs.iter().map(|p| (p.clone(), entry.file(p.binary()))).collect();
     let toolchain = format!("rust {}; {}", shop.rust.lock.channel, shop.root.versions(&COMPILERS));
     let dependencies = files::read_capped(&entry.file(DEPENDENCIES), MAX_LIST)?;
     let dependencies = String::from_utf8_lossy(&dependencies).into_owned();
     Ok(Runtime { programs, sources, toolchain, dependencies })
 }
 
+/// How programs find what they are linked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Linking {
+    /// It is in the program.
+    Static,
+    /// A loader brings it: for programs that load libraries which nobody has as source.
+    Dynamic,
+}
+
+impl Linking {
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Static => &["-Ctarget-feature=+crt-static", "-Crelocation-model=static"],
+            Self::Dynamic => &["-Ctarget-feature=-crt-static", "-Crelocation-model=pic"],
+        }
+    }
+
+    /// Copies a compiled program into its cache entry when it is linked so.
+    fn keep(self, target: &Path, name: &str, directory: &Path) -> Result<(), RuntimeError> {
+        let bytes = files::read_capped(&target.join(TARGET).join("release").join(name), MAX_PROGRAM)?;
+        let program = || name.to_owned();
+        match self {
+            Self::Static => {
+                elf::check_static(&bytes).map_err(|reason| RuntimeError::NotStatic { program: program(), reason })?;
+            }
+            Self::Dynamic => {
+                elf::needs(&bytes).map_err(|reason| RuntimeError::NotLoadable { program: program(), reason })?;
+            }
+        }
+        Ok(files::write_whole(&directory.join(name), &bytes)?)
+    }
+}
+
 /// Flags and variables of a build.
 struct Settings {
     processor: String,
+    linking: Linking,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
 }
 
 impl Settings {
-    fn new(compile: &Compile, source_date_epoch: u64) -> Self {
-        let flags = [
-            "-Ctarget-feature=+crt-static".to_owned(),
-            "-Crelocation-model=static".to_owned(),
-            format!("-Ctarget-cpu={}", compile.target_cpu),
-            "-Clink-arg=-Wl,--build-id=none".to_owned(),
-        ];
+    fn new(compile: &Compile, linking: Linking, source_date_epoch: u64) -> Self {
+        let mut flags: Vec<String> = linking.flags().iter().map(|flag| (*flag).to_owned()).collect();
+        flags.push(format!("-Ctarget-cpu={}", compile.target_cpu));
+        flags.push("-Clink-arg=-Wl,--build-id=none".to_owned());
         let mut variables = vec![
             ("SOURCE_DATE_EPOCH".to_owned(), source_date_epoch.to_string()),
             ("CARGO_INCREMENTAL".to_owned(), "0".to_owned()),
@@ -164,7 +209,7 @@ impl Settings {
         for (name, on) in &compile.ggml {
             variables.push((format!("GGML_{name}"), if *on { "ON" } else { "OFF" }.to_owned()));
         }
-        Self { processor: compile.target_cpu.clone(), flags: flags.to_vec(), variables }
+        Self { processor: compile.target_cpu.clone(), linking, flags, variables }
     }
 
     /// What of the settings shapes the result.
@@ -178,7 +223,11 @@ impl Settings {
         let tree = shop.workspace.root().to_string_lossy();
         let key = key(&[&tree, &shop.root.digest().to_string(), &shop.rust.lock.sha256.to_string()]).to_string();
         let short = key.get(..16).unwrap_or(&key);
-        Ok(shop.sources.cache.work(&format!("cargo-{}-{short}", self.processor))?)
+        let linking = match self.linking {
+            Linking::Static => "",
+            Linking::Dynamic => "dynamic-",
+        };
+        Ok(shop.sources.cache.work(&format!("cargo-{}-{linking}{short}", self.processor))?)
     }
 
     /// The build root with the toolchain, the Rust packages, the source and cargo's own directory.
@@ -225,12 +274,6 @@ impl Settings {
     }
 }
 
-fn keep_static(target: &Path, name: &str, directory: &Path) -> Result<(), RuntimeError> {
-    let bytes = files::read_capped(&target.join(TARGET).join("release").join(name), MAX_PROGRAM)?;
-    elf::check_static(&bytes).map_err(|reason| RuntimeError::NotStatic { program: name.to_owned(), reason })?;
-    Ok(files::write_whole(&directory.join(name), &bytes)?)
-}
-
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
@@ -271,5 +314,29 @@ mod tests {
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_ne!(key(&["a"]), key(&["a", ""]));
         assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+    }
+    #[test]
+    fn linking_shapes_the_programs_and_only_theirs() {
+        let compile = Compile { target_cpu: "x86-64-v2".into(), ggml: [("AVX".to_owned(), false)].into() };
+        let described = |linking| Settings::new(&compile, linking, 1).described();
+        assert_ne!(described(Linking::Static), described(Linking::Dynamic));
+        // What this says is in the cache's keys: see that it stays as long as the programs do.
+        let flags = r#"["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Ctarget-cpu=x86-64-v2", "-Clink-arg=-Wl,--build-id=none"]"#;
+        assert!(described(Linking::Static).starts_with(&format!("programs/3 {flags} ")));
+    }
+
+    #[test]
+    fn programs_are_kept_when_they_are_linked_as_wanted() {
+        let (target, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let release = target.path().join(TARGET).join("release");
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(release.join("d"), elf::tests::dynamic("/lib64/ld.so", &["libc.so.6"], None)).unwrap();
+        std::fs::write(release.join("r"), elf::tests::dynamic("/lib64/ld.so", &["libc.so.6"], Some(29))).unwrap();
+        Linking::Dynamic.keep(target.path(), "d", out.path()).unwrap();
+        let error = Linking::Static.keep(target.path(), "d", out.path()).unwrap_err();
+        assert!(matches!(error, RuntimeError::NotStatic { .. }), "{error}");
+        let error = Linking::Dynamic.keep(target.path(), "r", out.path()).unwrap_err();
+        assert!(matches!(error, RuntimeError::NotLoadable { .. }), "{error}");
+        assert!(!out.path().join("r").exists());
     }
 }

@@ -77,7 +77,10 @@ pub(crate) struct Origins<'a> {
     pub(crate) manifest: &'a ImageManifest,
     pub(crate) firmware: &'a Lock,
     pub(crate) kernel: &'a Lock,
-    pub(crate) root: &'a NamedSet,
+    /// What compiled it: sets of packages.
+    pub(crate) tools: &'a [NamedSet],
+    /// The set that files of the verified disk come from.
+    pub(crate) disk: Option<&'a NamedSet>,
     pub(crate) rust: &'a RustLock,
     pub(crate) crates: &'a [LockedCrate],
     /// What [`crate::runtime::Runtime`] keeps of `cargo tree`.
@@ -89,8 +92,9 @@ pub(crate) struct Origins<'a> {
 /// # Errors
 /// [`SbomError`].
 pub(crate) fn bill(origins: &Origins<'_>) -> Result<Bill, SbomError> {
-    let Origins { manifest, firmware, kernel, root, rust, crates, dependencies } = *origins;
+    let Origins { manifest, firmware, kernel, tools, disk, rust, crates, dependencies } = *origins;
     let mut parts = vec![debian(firmware, Relation::Contained), debian(kernel, Relation::Contained)];
+    parts.extend(disk.iter().flat_map(|set| set.locks()).map(|lock| debian(&lock.lock, Relation::Contained)));
     parts.extend(programs(manifest));
     parts.extend(rust_packages(dependencies, crates)?);
     parts.push(Part {
@@ -109,9 +113,11 @@ pub(crate) fn bill(origins: &Origins<'_>) -> Result<Bill, SbomError> {
         purl: None,
         relation: Relation::BuildTool,
     });
-    for lock in root.locks() {
-        let linked = root.set.linked.iter().any(|l| l.package == lock.lock.package);
-        parts.push(debian(&lock.lock, if linked { Relation::Contained } else { Relation::BuildTool }));
+    for set in tools {
+        for lock in set.locks() {
+            let linked = set.set.linked.iter().any(|l| l.package == lock.lock.package);
+            parts.push(debian(&lock.lock, if linked { Relation::Contained } else { Relation::BuildTool }));
+        }
     }
     let line = |file: &ManifestFile| format!("{} {}\n", file.name, file.sha256);
     Ok(Bill {
@@ -135,7 +141,8 @@ fn debian(lock: &Lock, relation: Relation) -> Part {
 }
 
 fn programs(manifest: &ImageManifest) -> impl Iterator<Item = Part> + '_ {
-    manifest.initrd.iter().filter_map(|entry| match &entry.node {
+    let disk = manifest.root_disk.iter().flat_map(|disk| &disk.entries);
+    manifest.initrd.iter().chain(disk).filter_map(|entry| match &entry.node {
         crate::image::RootNode::Program { package, sha256, .. } => Some(Part {
             name: package.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

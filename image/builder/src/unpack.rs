@@ -3,6 +3,7 @@
 
 mod tree;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
@@ -63,6 +64,44 @@ pub(crate) fn debian_member(input: &Input, member: &Member) -> Result<Vec<u8>, U
     with_debian_member(&input.path, &member.path, |reader| read_member(reader, member))
 }
 
+/// Files of a Debian package by their paths, each of at most `cap` bytes. The package's own digest was compared before.
+///
+/// # Errors
+/// [`UnpackError`], also when one of them is missing or larger.
+pub(crate) fn debian_files(input: &Input, paths: &[&str], cap: u64) -> Result<BTreeMap<String, Vec<u8>>, UnpackError> {
+    let package = &input.path;
+    let format = |source| UnpackError::Format { package: package.clone(), source };
+    let missing = |member: &str| UnpackError::NoMember { package: package.clone(), member: member.to_owned() };
+    let mut outer = ar::Archive::new(File::open(package).map_err(|e| FileError::at(package, e))?);
+    let mut found = BTreeMap::new();
+    while let Some(part) = outer.next_entry() {
+        let part = part.map_err(format)?;
+        if part.header().identifier() != b"data.tar.xz" {
+            continue;
+        }
+        let mut inner = tar::Archive::new(XzDecoder::new(part));
+        for entry in inner.entries().map_err(format)? {
+            let mut entry = entry.map_err(format)?;
+            let path = entry.path().map_err(format)?.into_owned();
+            let path = path.strip_prefix(".").unwrap_or(&path);
+            let Some(wanted) = paths.iter().find(|wanted| path == Path::new(wanted)) else { continue };
+            if !entry.header().entry_type().is_file() {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            entry.by_ref().take(cap.saturating_add(1)).read_to_end(&mut bytes).map_err(format)?;
+            if bytes.len() as u64 > cap {
+                return Err(format(io::Error::other(format!("{wanted} is larger than {cap} bytes"))));
+            }
+            found.insert((*wanted).to_owned(), bytes);
+        }
+    }
+    match paths.iter().find(|path| !found.contains_key(**path)) {
+        None => Ok(found),
+        Some(path) => Err(missing(path)),
+    }
+}
+
 /// Size and digest of a file in a Debian package: what a lock would state.
 ///
 /// # Errors
@@ -96,7 +135,8 @@ pub(crate) fn wheel_member(input: &Input, member: &Member) -> Result<Vec<u8>, Un
     }
 }
 
-/// Unpacks the `.tar.xz` file `member` of a Debian package into `target`, without the archive's top directory.
+/// Unpacks the files that are wanted of the `.tar.xz` file `member` of a Debian package into `target`, without the archive's
+/// top directory.
 ///
 /// # Errors
 /// [`UnpackError`]; an entry whose path leaves the tree is refused.
@@ -104,6 +144,7 @@ pub(crate) fn debian_source_tree(
     input: &Input,
     member: &str,
     target: &Path,
+    is_wanted: impl Fn(&Path) -> bool,
     progress: &dyn Progress,
 ) -> Result<(), UnpackError> {
     let unpacked = with_debian_member(&input.path, member, |reader| {
@@ -112,7 +153,7 @@ pub(crate) fn debian_source_tree(
             let mut entry = entry?;
             let path = inner_path(&entry.path()?)?;
             progress.advance("unpack source", count as u64 + 1, None, Unit::Items);
-            if path.as_os_str().is_empty() || !is_wanted_source(&path) {
+            if path.as_os_str().is_empty() || !is_wanted(&path) {
                 continue;
             }
             let place = target.join(path);
@@ -181,7 +222,7 @@ fn inner_path(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Leaves out code that an x86 kernel never compiles. Makefiles and Kconfig files stay: others include them.
-fn is_wanted_source(path: &Path) -> bool {
+pub(crate) fn is_wanted_of_linux(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let is_code = path.extension().is_some_and(|e| ["c", "h", "S", "dts", "dtsi", "rst"].iter().any(|code| e == *code));
     let unused = UNUSED_CODE.iter().any(|directory| path.starts_with(directory));
@@ -269,13 +310,27 @@ mod tests {
         ];
         let package = deb(dir.path(), &[("./s.tar.xz", &tar_xz(good))]);
         let target = dir.path().join("t");
-        debian_source_tree(&package, "s.tar.xz", &target, &Silent).unwrap();
+        debian_source_tree(&package, "s.tar.xz", &target, is_wanted_of_linux, &Silent).unwrap();
         let names = files::list_files(&target).unwrap();
         assert_eq!(names, ["Makefile", "arch/um/rules", "sound/Kconfig"].map(PathBuf::from));
         let package = deb(dir.path(), &[("./s.tar.xz", &tar_xz(&[("linux/../../evil", b"x")]))]);
-        let error = debian_source_tree(&package, "s.tar.xz", &target, &Silent).unwrap_err();
+        let error = debian_source_tree(&package, "s.tar.xz", &target, is_wanted_of_linux, &Silent).unwrap_err();
         assert!(matches!(error, UnpackError::Format { .. }), "{error}");
         assert!(!dir.path().join("evil").exists());
+    }
+
+    #[test]
+    fn files_are_taken_out_by_their_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let package = deb(dir.path(), &[("./usr/a", b"aaa"), ("./usr/b", b"b"), ("./usr/c", b"c")]);
+        let found = debian_files(&package, &["usr/b", "usr/a"], 3).unwrap();
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [("usr/a".into(), b"aaa".to_vec()), ("usr/b".into(), b"b".to_vec())]
+        );
+        let missing = debian_files(&package, &["usr/a", "usr/d"], 3).unwrap_err();
+        assert!(matches!(missing, UnpackError::NoMember { member, .. } if member == "usr/d"));
+        assert!(matches!(debian_files(&package, &["usr/a"], 2), Err(UnpackError::Format { .. })));
     }
 
     #[test]

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where two files differ, in terms of what they hold: files of a root archive, sections of a program, words of a command
-//! line, offsets otherwise. Files that cannot be taken apart are compared by offset.
+//! Where two files differ, in terms of what they hold: files of a root archive or disk, sections of a program, words of a
+//! command line, offsets otherwise. Files that cannot be taken apart are compared by offset.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::compression::decompress;
+use crate::erofs;
 
 /// A place where two files differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
-    /// What: a path of the root archive and a section, a word, or `bytes`.
+    /// What: a path of the root archive or disk and a section, a word, or `bytes`.
     pub part: String,
     /// How.
     pub detail: String,
@@ -30,6 +32,7 @@ pub(super) fn differences(name: &str, published: &[u8], rebuilt: &[u8]) -> Vec<P
     }
     let mut places = match name {
         "cmdline" => words(published, rebuilt),
+        "rootfs" => disk(published, rebuilt),
         "initrd" => root(published, rebuilt),
         _ => Vec::new(),
     };
@@ -63,6 +66,35 @@ fn root(published: &[u8], rebuilt: &[u8]) -> Vec<Place> {
     let unpacked = [published, rebuilt].map(|frame| decompress(frame, MAX_ROOT));
     let [Some(published), Some(rebuilt)] = &unpacked else { return Vec::new() };
     let (Some(published), Some(rebuilt)) = (entries(published), entries(rebuilt)) else { return Vec::new() };
+    by_entry(&published, &rebuilt)
+}
+
+/// Differences between two verified disks: the files of their file systems, or else the hash trees behind them; none when
+/// one of them cannot be taken apart.
+fn disk(published: &[u8], rebuilt: &[u8]) -> Vec<Place> {
+    let trees = [published, rebuilt].map(erofs::read);
+    let [Some(a), Some(b)] = &trees else { return Vec::new() };
+    let entries = |tree: &erofs::Tree<'_>| -> BTreeMap<String, Entry<'static>> {
+        let entry = |node: &erofs::Node<'_>| {
+            // A directory's own bytes say where the file system put things; what it names is compared by path.
+            let data = if node.is_directory() { Vec::new() } else { node.data.concat() };
+            let fields = [node.mode.into(), node.owner.0, node.owner.1, 0, 0, 0];
+            Entry { fields, data: Cow::Owned(data) }
+        };
+        tree.nodes.iter().map(|(path, node)| (path.clone(), entry(node))).collect()
+    };
+    let places = by_entry(&entries(a), &entries(b));
+    let (file_systems, hashes) =
+        ([published.get(..a.size), rebuilt.get(..b.size)], [published.get(a.size..), rebuilt.get(b.size..)]);
+    match (file_systems, hashes) {
+        ([x, y], [Some(published), Some(rebuilt)]) if places.is_empty() && x == y => {
+            vec![by_offset("hash tree", published, rebuilt)]
+        }
+        _ => places,
+    }
+}
+
+fn by_entry(published: &BTreeMap<String, Entry<'_>>, rebuilt: &BTreeMap<String, Entry<'_>>) -> Vec<Place> {
     let mut places = Vec::new();
     let names = published.keys().chain(rebuilt.keys().filter(|name| !published.contains_key(*name)));
     for name in names {
@@ -78,7 +110,7 @@ fn root(published: &[u8], rebuilt: &[u8]) -> Vec<Place> {
                     )));
                 }
                 if a.data != b.data {
-                    places.extend(program(name, a.data, b.data));
+                    places.extend(program(name, &a.data, &b.data));
                 }
             }
             (None, None) => {}
@@ -122,10 +154,10 @@ fn by_offset(part: &str, published: &[u8], rebuilt: &[u8]) -> Place {
     Place { part: part.to_owned(), detail }
 }
 
-/// An entry of a `newc` archive: mode, user, group, time, device numbers; and data.
+/// An entry of a `newc` archive or a disk: mode, user, group, time, device numbers; and data.
 struct Entry<'a> {
     fields: [u32; 6],
-    data: &'a [u8],
+    data: Cow<'a, [u8]>,
 }
 
 /// The entries of a `newc` archive by name (Linux, `buffer-format.rst`); `None` when it is none.
@@ -152,7 +184,7 @@ fn entries(archive: &[u8]) -> Option<BTreeMap<String, Entry<'_>>> {
         }
         let fields = [field(1)?, field(2)?, field(3)?, field(5)?, field(9)?, field(10)?];
         let name = format!("/{}", String::from_utf8_lossy(name).escape_debug());
-        found.insert(name, Entry { fields, data: archive.get(begin..end)? });
+        found.insert(name, Entry { fields, data: Cow::Borrowed(archive.get(begin..end)?) });
         offset = end.checked_next_multiple_of(4)?;
     }
 }
@@ -259,6 +291,29 @@ mod tests {
         let table = usize::try_from(u64::from_le_bytes(lying[40..48].try_into().unwrap())).unwrap();
         lying[table + 64 + 24..table + 64 + 32].fill(0xff);
         assert!(sections(&lying).is_none());
+    }
+
+    #[test]
+    fn the_differing_file_of_a_disk_is_named() {
+        let with = |content: &[u8], hashes: &[u8]| [erofs::tests::example(content), hashes.to_vec()].concat();
+        let places = differences("rootfs", &with(b"content", b"hash"), &with(b"kontent", b"hosh"));
+        assert_eq!(places, [Place { part: "/a/f".into(), detail: "1 of 7 bytes, the first at offset 0x0".into() }]);
+        let (a, b) = (elf(b"code", b"data"), elf(b"code", b"dada"));
+        let places = differences("rootfs", &with(&a, b""), &with(&b, b""));
+        assert!(places.len() == 1 && places[0].part.starts_with("/a/f, section .data"), "{places:?}");
+    }
+
+    #[test]
+    fn what_is_no_file_of_a_disk_is_named_by_place() {
+        let disk = [erofs::tests::example(b"content"), b"hash".to_vec()].concat();
+        let changed = |position: usize| {
+            let mut other = disk.clone();
+            other[position] ^= 1;
+            differences("rootfs", &disk, &other)
+        };
+        assert_eq!(changed(2 * 4096 + 1)[0].to_string(), "hash tree: 1 of 4 bytes, the first at offset 0x1");
+        assert!(changed(4096 + 100)[0].to_string().starts_with("bytes: 1 of 8196 bytes"));
+        assert!(changed(1024)[0].to_string().starts_with("bytes: 1 of 8196 bytes"));
     }
 
     #[test]

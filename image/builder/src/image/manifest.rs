@@ -20,6 +20,9 @@ pub struct ImageManifest {
     pub files: Vec<ManifestFile>,
     /// Everything inside the initial RAM disk.
     pub initrd: Vec<RootEntry>,
+    /// The verified disk `rootfs`, where the profile has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<RootDisk>,
     /// The locked inputs that entered.
     pub inputs: Vec<ManifestInput>,
     /// What compiled it.
@@ -42,7 +45,22 @@ pub struct ManifestFile {
     pub origin: String,
 }
 
-/// A path inside the initial RAM disk.
+/// The verified disk: an erofs file system, and behind it, from block `data_blocks` on, its hash tree (dm-verity format 1,
+/// SHA-256, blocks of 4096 bytes, no superblock).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootDisk {
+    /// Digest of the hash tree's root; the command line names it.
+    pub root_hash: Sha256Digest,
+    /// What each hash begins with.
+    pub salt: Sha256Digest,
+    /// Blocks of the file system.
+    pub data_blocks: u64,
+    /// Everything in it.
+    pub entries: Vec<RootEntry>,
+}
+
+/// A path inside the initial RAM disk or the verified disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RootEntry {
@@ -66,6 +84,36 @@ pub enum RootNode {
         major: u32,
         /// Minor number.
         minor: u32,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it leads.
+        target: String,
+    },
+    /// A file of a locked package, unchanged.
+    Packaged {
+        /// The package.
+        package: String,
+        /// Bytes.
+        size: u64,
+        /// SHA-256 of the bytes.
+        sha256: Sha256Digest,
+    },
+    /// A module of the kernel, compiled from a locked package.
+    Module {
+        /// The package.
+        package: String,
+        /// Bytes.
+        size: u64,
+        /// SHA-256 of the bytes.
+        sha256: Sha256Digest,
+    },
+    /// A file that the build writes.
+    Generated {
+        /// Bytes.
+        size: u64,
+        /// SHA-256 of the bytes.
+        sha256: Sha256Digest,
     },
     /// A program of this repository.
     Program {

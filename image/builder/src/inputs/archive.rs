@@ -219,7 +219,13 @@ mod tests {
             lock_sha256: Sha256Digest::ZERO,
         };
         let rust = NamedRust::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../locks")).unwrap();
-        Inputs { files: contents.iter().map(lock).collect(), sets: Vec::new(), rust, crates: Vec::new(), tools: Vec::new() }
+        Inputs {
+            files: contents.iter().map(lock).collect(),
+            sets: Vec::new(),
+            rust,
+            crates: Vec::new(),
+            tools: Vec::new(),
+        }
     }
 
     /// An archive whose files are `contents` under the digests of `names`.

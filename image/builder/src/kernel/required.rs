@@ -5,6 +5,8 @@
 //! stand a second time, with their reasons, in `image/kernel/required.toml`: before Kconfig runs, the fragments must say each
 //! of them; after it, the result is compared with all that the fragments say ([`super::config::check_resolved`]).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::Deserialize;
 
 use super::config::{self, Fragment};
@@ -18,6 +20,14 @@ pub enum RequirementError {
     /// An option stands in it twice, so that one of both would be ignored.
     #[error("required.toml: {0} stands there twice")]
     Repeated(String),
+    /// An exception that nothing needs: what it allows is not required, or its fragment does not say it.
+    #[error("required.toml: the exception of {fragment} for {option} is not needed")]
+    Needless {
+        /// The fragment.
+        fragment: String,
+        /// The option.
+        option: String,
+    },
     /// Fragments that leave out what is required, or say something else.
     #[error("kernel options that are required by image/kernel/required.toml: {}", .0.join("; "))]
     NotMet(Vec<String>),
@@ -27,6 +37,8 @@ pub enum RequirementError {
 #[serde(deny_unknown_fields)]
 struct File {
     option: Vec<Group>,
+    #[serde(default)]
+    exception: Vec<Exception>,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +49,18 @@ struct Group {
     y: Vec<String>,
     #[serde(default)]
     n: Vec<String>,
-    unless: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exception {
+    fragment: String,
+    #[expect(dead_code, reason = "for readers; it must be there")]
+    because: String,
+    #[serde(default)]
+    y: Vec<String>,
+    #[serde(default)]
+    n: Vec<String>,
 }
 
 /// Compares what the fragments say together with what is required.
@@ -45,24 +68,59 @@ struct Group {
 /// # Errors
 /// [`RequirementError`] names every option that is not met, with the reason for it.
 pub(super) fn check(required: &str, fragments: &[Fragment]) -> Result<(), RequirementError> {
-    let File { option: groups } =
+    let File { option: groups, exception: exceptions } =
         toml::from_str(required).map_err(|error| RequirementError::Malformed(Box::new(error)))?;
     let said = config::merged(fragments);
-    let mut seen = std::collections::BTreeSet::new();
+    let mut excepted = excepted(&exceptions, fragments)?;
+    let mut seen = BTreeSet::new();
     let mut not_met = Vec::new();
-    for Group { because, y, n, unless } in &groups {
-        let excepted = unless.as_ref().is_some_and(|name| fragments.iter().any(|fragment| fragment.name == *name));
-        for (option, value) in y.iter().map(|option| (option, "y")).chain(n.iter().map(|option| (option, "n"))) {
+    for Group { because, y, n } in &groups {
+        for (option, value) in values(y, n) {
             if !seen.insert(option) {
-                return Err(RequirementError::Repeated(option.clone()));
+                return Err(RequirementError::Repeated(option.to_owned()));
             }
             let found = said.get(&format!("CONFIG_{option}")).map_or("nothing", String::as_str);
-            if found != value && !excepted {
+            if found != value && excepted.remove(option).is_none_or(|(_, allowed)| allowed != found) {
                 not_met.push(format!("CONFIG_{option} must be {value}, the fragments say {found} ({because})"));
             }
         }
     }
-    if not_met.is_empty() { Ok(()) } else { Err(RequirementError::NotMet(not_met)) }
+    if !not_met.is_empty() {
+        return Err(RequirementError::NotMet(not_met));
+    }
+    match excepted.into_iter().next() {
+        None => Ok(()),
+        Some((option, (fragment, _))) => Err(needless(fragment, option)),
+    }
+}
+
+/// What the exceptions of these fragments allow: the fragment and the value, by option. Each fragment must say so itself.
+fn excepted<'a>(
+    exceptions: &'a [Exception],
+    fragments: &[Fragment],
+) -> Result<BTreeMap<&'a str, (&'a str, &'static str)>, RequirementError> {
+    let mut allowed = BTreeMap::new();
+    for Exception { fragment: name, y, n, .. } in exceptions {
+        let Some(fragment) = fragments.iter().find(|fragment| fragment.name == *name) else { continue };
+        let own = config::merged(std::slice::from_ref(fragment));
+        for (option, value) in values(y, n) {
+            if own.get(&format!("CONFIG_{option}")).map(String::as_str) != Some(value) {
+                return Err(needless(name, option));
+            }
+            if allowed.insert(option, (name.as_str(), value)).is_some() {
+                return Err(RequirementError::Repeated(option.to_owned()));
+            }
+        }
+    }
+    Ok(allowed)
+}
+
+fn needless(fragment: &str, option: &str) -> RequirementError {
+    RequirementError::Needless { fragment: fragment.to_owned(), option: option.to_owned() }
+}
+
+fn values<'a>(y: &'a [String], n: &'a [String]) -> impl Iterator<Item = (&'a str, &'static str)> {
+    y.iter().map(|option| (option.as_str(), "y")).chain(n.iter().map(|option| (option.as_str(), "n")))
 }
 
 #[cfg(test)]
@@ -70,7 +128,8 @@ mod tests {
     use super::*;
 
     const REQUIRED: &str = "[[option]]\nbecause = \"r\"\ny = [\"A\"]\nn = [\"B\"]\n\
-        [[option]]\nbecause = \"s\"\nn = [\"C\"]\nunless = \"debug.config\"\n";
+        [[option]]\nbecause = \"s\"\nn = [\"C\"]\n\
+        [[exception]]\nfragment = \"debug.config\"\nbecause = \"t\"\ny = [\"C\"]\n";
 
     fn fragment(name: &str, text: &str) -> Fragment {
         Fragment::parse(name, text.as_bytes()).unwrap()
@@ -93,7 +152,30 @@ mod tests {
         check(REQUIRED, &[base.clone(), fragment("debug.config", "CONFIG_C=y\n")]).unwrap();
         let error = check(REQUIRED, &[base.clone(), fragment("other.config", "CONFIG_C=y\n")]).unwrap_err();
         assert!(error.to_string().contains("CONFIG_C must be n"), "{error}");
-        assert!(check(REQUIRED, &[base, fragment("debug.config", "CONFIG_B=y\n")]).is_err());
+        let also = fragment("debug.config", "CONFIG_C=y\nCONFIG_B=y\n");
+        let error = check(REQUIRED, &[base.clone(), also]).unwrap_err();
+        assert!(error.to_string().contains("CONFIG_B must be n"), "{error}");
+        // A later fragment that says a third thing is not what the exception allows.
+        let third = [base, fragment("debug.config", "CONFIG_C=y\n"), fragment("other.config", "CONFIG_C=m\n")];
+        let error = check(REQUIRED, &third).unwrap_err();
+        assert!(error.to_string().contains("CONFIG_C must be n, the fragments say m"), "{error}");
+    }
+
+    #[test]
+    fn an_exception_that_is_not_needed_is_named() {
+        let base = fragment("base.config", "CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=n\n");
+        let needless = |required: &str, debug: &str| {
+            let error = check(required, &[base.clone(), fragment("debug.config", debug)]).unwrap_err();
+            let RequirementError::Needless { fragment, option } = error else { panic!("{error}") };
+            (fragment, option)
+        };
+        // The fragment does not say it, says it as required, or nobody requires anything else.
+        assert_eq!(needless(REQUIRED, "CONFIG_D=y\n"), ("debug.config".into(), "C".into()));
+        assert_eq!(needless(REQUIRED, "CONFIG_C=n\n"), ("debug.config".into(), "C".into()));
+        let stray = format!("{REQUIRED}[[exception]]\nfragment = \"debug.config\"\nbecause = \"t\"\nn = [\"D\"]\n");
+        assert_eq!(needless(&stray, "CONFIG_C=y\nCONFIG_D=n\n"), ("debug.config".into(), "D".into()));
+        // Of no concern to profiles without the fragment.
+        check(&stray, &[base]).unwrap();
     }
 
     #[test]
@@ -116,7 +198,10 @@ mod tests {
         check(&required, std::slice::from_ref(&base)).unwrap();
         let emulation = fragment("emulation.config", &read("config/emulation.config"));
         check(&required, &[base.clone(), emulation.clone()]).unwrap();
-        check(&required, &[base, emulation, debug.clone()]).unwrap();
+        check(&required, &[base.clone(), emulation.clone(), debug.clone()]).unwrap();
+        let gpu = fragment("gpu.config", &read("config/gpu.config"));
+        check(&required, &[base.clone(), gpu.clone()]).unwrap();
+        check(&required, &[base, gpu, emulation]).unwrap();
         // It can fail.
         assert!(check(&required, &[debug]).is_err());
     }

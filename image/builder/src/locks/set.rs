@@ -18,20 +18,29 @@ pub struct PackageSet {
     pub kind: String,
     /// The suite that updates are taken from.
     pub suite: String,
+    /// The archive's components that updates are taken from.
+    #[serde(default = "main_only")]
+    pub components: Vec<String>,
+    /// Another set that this one is unpacked over: packages that stand there are left out here.
+    #[serde(default)]
+    pub over: Option<String>,
+    /// Whether dependencies are left out: single files are taken out of the packages, and each is named elsewhere.
+    #[serde(default)]
+    pub alone: bool,
     /// Why the project needs it.
     pub reason: String,
-    /// The packages asked for; their dependencies follow.
+    /// The packages asked for; their dependencies follow unless the set is `alone`.
     pub want: Vec<String>,
     /// Dependencies left out, because nothing of them is used.
     pub omit: Vec<String>,
-    /// Packages of which parts are linked into an image's programs.
+    /// Packages of which parts enter an image: linked into its programs, or whole files.
     #[serde(default)]
     pub linked: Vec<Linked>,
     /// The whole set, sorted by name.
     pub packages: Vec<LockedPackage>,
 }
 
-/// A package of which parts are linked into programs.
+/// A package of which parts enter an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Linked {
@@ -117,10 +126,20 @@ impl NamedSet {
         self.set.packages.iter().map(lock).collect()
     }
 
+    /// One of its packages as a lock of its own.
+    #[must_use]
+    pub fn lock(&self, package: &str) -> Option<NamedLock> {
+        self.locks().into_iter().find(|lock| lock.lock.package == package)
+    }
+
     fn licence(&self, package: &str) -> String {
         let linked = self.set.linked.iter().find(|l| l.package == package);
         linked.map_or_else(|| "NOASSERTION".to_owned(), |l| l.licence.clone())
     }
+}
+
+fn main_only() -> Vec<String> {
+    vec!["main".to_owned()]
 }
 
 /// All sets of a directory, by name.
@@ -139,8 +158,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PackageSet, LockError> {
     if set.kind != KIND {
         return refuse("kind", "must be debian-set");
     }
-    if !is_word(&set.suite) || !set.want.iter().chain(&set.omit).all(|name| is_word(name)) {
-        return refuse("suite, want, omit", "must be letters, digits and .+-_");
+    let words = set.want.iter().chain(&set.omit).chain(&set.components).chain(&set.over);
+    if !is_word(&set.suite) || set.components.is_empty() || !words.into_iter().all(|name| is_word(name)) {
+        return refuse("suite, components, over, want, omit", "must be letters, digits and .+-_");
     }
     let names: Vec<&str> = set.packages.iter().map(|p| p.package.as_str()).collect();
     if !names.is_sorted() || names.iter().collect::<BTreeSet<_>>().len() != names.len() {
@@ -198,7 +218,9 @@ parts = "a.o"
         read(GOOD).unwrap();
         for (from, to, expected) in [
             ("kind = \"debian-set\"", "kind = \"debian\"", "kind"),
-            ("\"trixie\"", "\"../trixie\"", "suite, want, omit"),
+            ("\"trixie\"", "\"../trixie\"", "suite, components, over, want, omit"),
+            ("reason = \"r\"", "reason = \"r\"\ncomponents = []", "suite, components, over, want, omit"),
+            ("reason = \"r\"", "reason = \"r\"\nover = \"../x\"", "suite, components, over, want, omit"),
             ("package = \"b\"", "package = \"a\"", "packages"),
             ("package = \"a\", version", "package = \"z\", version", "packages"),
             ("omit = [\"c\"]", "omit = [\"b\"]", "omit"),

@@ -34,7 +34,7 @@ pub(crate) fn to_json(bill: &Bill) -> Value {
         });
         packages.push(package(part, &id));
     }
-    json!({
+    let mut document = json!({
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": DOCUMENT,
@@ -46,7 +46,16 @@ pub(crate) fn to_json(bill: &Bill) -> Value {
         },
         "packages": packages,
         "relationships": relationships,
-    })
+    });
+    let mut own: Vec<&str> = bill.parts.iter().flat_map(|part| part.licence.split(' ')).collect();
+    own.retain(|word| word.starts_with("LicenseRef-"));
+    own.sort_unstable();
+    own.dedup();
+    if let Some(fields) = document.as_object_mut().filter(|_| !own.is_empty()) {
+        let licence = |id: &&str| json!({"licenseId": id, "extractedText": "See the file copyright of the package."});
+        fields.insert("hasExtractedLicensingInfos".to_owned(), own.iter().map(licence).collect());
+    }
+    document
 }
 
 fn package(part: &Part, id: &str) -> Value {
@@ -95,5 +104,15 @@ mod tests {
         assert_eq!(packages[1]["checksums"][0]["checksumValue"].as_str().unwrap().len(), 64);
         assert_eq!(relationships[2]["relationshipType"], "BUILD_TOOL_OF");
         assert_eq!(relationships[2]["spdxElementId"], packages[2]["SPDXID"]);
+        assert!(document.get("hasExtractedLicensingInfos").is_none());
+    }
+
+    #[test]
+    fn licences_without_a_name_of_spdx_are_declared_once() {
+        let mut bill = example();
+        bill.parts.iter_mut().for_each(|part| part.licence = "LicenseRef-X".into());
+        let declared = &to_json(&bill)["hasExtractedLicensingInfos"];
+        assert_eq!(declared.as_array().unwrap().len(), 1);
+        assert_eq!(declared[0]["licenseId"], "LicenseRef-X");
     }
 }
