@@ -12,6 +12,10 @@ pub(crate) struct TestArgs {
     /// Leave out what boots guests.
     #[arg(long)]
     quick: bool,
+    /// Also build the image for GPUs with simulated hardware and boot it. Its kernel and modules take about half an hour where
+    /// they are not in the cache yet.
+    #[arg(long, conflicts_with = "quick")]
+    gpu: bool,
 }
 
 /// Runs all checks; the counts of the tests come last.
@@ -30,8 +34,17 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     step("labels", labels::run)?;
     if !args.quick {
         step("image", || {
-            process::run("image", image_tool()?.args(["build", "--profile", "sim", "--out"]).arg(image_directory()?))
+            process::run(
+                "image",
+                image_tool()?.args(["build", "--profile", "sim", "--out"]).arg(image_directory("sim")?),
+            )
         })?;
+        if args.gpu {
+            step("image for GPUs", || {
+                let directory = image_directory("gpu-sim")?;
+                process::run("image", image_tool()?.args(["build", "--profile", "gpu-sim", "--out"]).arg(directory))
+            })?;
+        }
         step("host tools", host_tools)?;
         step("engine lints", || {
             process::run("engine lints", &mut engine(&["clippy"], &["--all-targets", "--", "-D", "warnings"])?)
@@ -44,8 +57,11 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         if args.quick {
             command.args(["-E", "not test(/^end_to_end/)"]);
         } else {
-            let image = image_directory()?;
+            let image = image_directory("sim")?;
             command.env("CHRYSALIS_OVMF", image.join("firmware.fd")).env("CHRYSALIS_KERNEL", image.join("vmlinuz"));
+        }
+        if args.gpu {
+            command.env("CHRYSALIS_GPU_IMAGE", image_directory("gpu-sim")?);
         }
         process::run("tests", &mut command)
     })
@@ -78,8 +94,8 @@ fn image_tool() -> anyhow::Result<std::process::Command> {
     cargo(&["run", "--locked", "--quiet", "--package", "image", "--"])
 }
 
-fn image_directory() -> anyhow::Result<std::path::PathBuf> {
-    Ok(workspace::target()?.join("image-sim"))
+fn image_directory(profile: &str) -> anyhow::Result<std::path::PathBuf> {
+    Ok(workspace::target()?.join(format!("image-{profile}")))
 }
 
 fn step(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {

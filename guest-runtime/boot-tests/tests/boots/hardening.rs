@@ -61,8 +61,18 @@ fn every_mount_has_its_flags() {
 #[test]
 fn a_call_outside_of_its_filter_ends_pid_1_and_the_guest() {
     let image = need!(Image::find(), "a boot that breaks PID 1's filter");
-    assert_eq!(probe(&image, "call boot open", &[]), "confined\nsurvived\n");
-    assert_eq!(probe(&image, "call boot mount", &[]), "confined\n");
-    assert_eq!(probe(&image, "call watch getpid", &[]), "confined\nsurvived\n");
-    assert_eq!(probe(&image, "call watch open", &[]), "confined\n");
+    for (call, survives) in [("boot open", true), ("boot mount", false), ("watch getpid", true), ("watch open", false)]
+    {
+        let expected = if survives { "begun\nsurvived\n" } else { "begun\n" };
+        assert_eq!(probe(&image, &format!("call {call}"), &[]), expected, "{call}");
+    }
+}
+
+/// A panic aborts (the profile `release` says so), and that is the end of the guest, whether PID 1 is confined yet or not.
+#[test]
+fn a_panic_of_pid_1_ends_the_guest() {
+    let image = need!(Image::find(), "a panic of PID 1");
+    for stage in ["free", "watch"] {
+        assert_eq!(probe(&image, &format!("call {stage} abort"), &[]), "begun\n", "{stage}");
+    }
 }

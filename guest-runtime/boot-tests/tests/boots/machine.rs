@@ -52,15 +52,25 @@ impl Image {
         Ok(Self { firmware, kernel })
     }
 
+    /// The image with a root disk, for GPUs: all of its files in one directory, `CHRYSALIS_GPU_IMAGE`.
+    pub(crate) fn with_root() -> Result<Self, &'static str> {
+        if !qemu().is_file() {
+            return Err("no qemu-system-x86_64");
+        }
+        let directory = std::env::var_os("CHRYSALIS_GPU_IMAGE").map(PathBuf::from);
+        let directory = directory.filter(|path| path.is_dir()).ok_or("CHRYSALIS_GPU_IMAGE is not set")?;
+        Ok(Self { firmware: directory.join("firmware.fd"), kernel: directory.join("vmlinuz") })
+    }
+
     /// The image's own initrd, which stands beside its kernel.
     pub(crate) fn initrd(&self) -> Result<PathBuf, &'static str> {
         let initrd = self.kernel.with_file_name("initrd");
-        initrd.is_file().then_some(initrd).ok_or("no initrd beside CHRYSALIS_KERNEL")
+        initrd.is_file().then_some(initrd).ok_or("no initrd beside the kernel")
     }
 
     /// The image's own command line.
     pub(crate) fn command_line(&self) -> Result<String, &'static str> {
-        std::fs::read_to_string(self.kernel.with_file_name("cmdline")).map_err(|_| "no cmdline beside CHRYSALIS_KERNEL")
+        std::fs::read_to_string(self.kernel.with_file_name("cmdline")).map_err(|_| "no cmdline beside the kernel")
     }
 }
 

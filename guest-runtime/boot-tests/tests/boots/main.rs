@@ -2,7 +2,7 @@
 //! Attacks that need a machine: the image's own kernel and init boot under emulation, the test is the hostile host.
 //!
 //! The files come from `CHRYSALIS_KERNEL` (with the image's other files beside it) and `CHRYSALIS_OVMF`; without them the
-//! tests say `SKIPPED`. A trust domain is not involved: what a kernel refuses, it refuses on every platform.
+//! tests say `SKIPPED`. The image for GPUs comes from the directory `CHRYSALIS_GPU_IMAGE`. A trust domain is not involved: what a kernel refuses, it refuses on every platform.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,8 +14,10 @@
 mod aml;
 mod configuration;
 mod hardening;
+mod host;
 mod machine;
 mod measured;
+mod root;
 mod tables;
 mod view;
 

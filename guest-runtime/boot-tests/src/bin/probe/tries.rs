@@ -6,10 +6,11 @@ use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     path::Path,
+    time::Duration,
 };
 
 use init::{Stage, confine};
-use linux_sys::{kernel, memory, modules, mounts, verity::VerityRoot};
+use linux_sys::{kernel, memory, modules, mounts, process, verity::VerityRoot};
 use nix::{
     mount::{MsFlags, mount},
     sys::{prctl, resource::Resource, resource::getrlimit},
@@ -39,16 +40,20 @@ pub(super) fn mounts() -> Result<String> {
     Ok(out)
 }
 
-/// Confined as at a stage of the boot, tries one call. The disk says `confined` before and `survived` after it.
+/// Confined as at a stage of the boot, tries one call. The disk says `begun` before and `survived` after it.
 pub(super) fn call(stage: &str, call: &str) -> Result<String> {
     init::mount()?;
     let mut disk = report_disk()?;
-    confine(Stage::Boot { shared_libraries: false })?;
+    if stage != "free" {
+        confine(Stage::Boot { shared_libraries: false })?;
+    }
     if stage == "watch" {
         confine(Stage::Watch)?;
     }
-    disk.write_all(b"confined\n")?;
+    disk.write_all(b"begun\n")?;
     match call {
+        // As a panic does in the image's programs.
+        "abort" => std::process::abort(),
         "getpid" => drop(std::process::id()),
         "open" => drop(File::open("/proc/self/status")),
         "mount" => drop(mount(None::<&str>, "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)),
@@ -58,7 +63,7 @@ pub(super) fn call(stage: &str, call: &str) -> Result<String> {
     linux_sys::power::off()
 }
 
-/// Mounts a verified root as init does and reads all of its files; then loads its modules and closes loading.
+/// Mounts a verified root as init does and reads all of its files; then loads its modules, closes loading and starts its daemon.
 pub(super) fn root(root: &str) -> Result<String> {
     init::mount()?;
     let mut disk = report_disk()?;
@@ -81,6 +86,9 @@ pub(super) fn root(root: &str) -> Result<String> {
     let closed = modules::load(Path::new("/gpu/lib/modules"), |_| String::new());
     writeln!(out, "closed {}", closed.map_or_else(|error| error.to_string(), |()| "loaded".to_owned()))?;
     writeln!(out, "lockdown {}", fs::read_to_string("/sys/kernel/security/lockdown")?.trim())?;
+    init::runtime_directories()?;
+    let daemon = process::start(init::persistence(false))?;
+    writeln!(out, "daemon {:?}", process::wait_for(daemon, Duration::from_secs(60))?)?;
     writeln!(out, "end")?;
     // Written over what stands there: the words so far are the report's first lines.
     Ok(out)
