@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Questions that no file answers: to programs, sockets and devices.
+
+use std::fmt;
+use std::io::Read as _;
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use vfio::{HostTree, PciAddress};
+
+/// A question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// QEMU's version line.
+    QemuVersion,
+    /// QEMU's list of objects.
+    QemuObjects,
+    /// Does somebody listen on this Unix socket?
+    Unix(PathBuf),
+    /// Does somebody listen at this host and port?
+    Tcp(String),
+    /// The mode that a GPU or switch is in.
+    GpuMode(PciAddress),
+    /// Free bytes below this directory.
+    FreeBytes(PathBuf),
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QemuVersion => f.write_str("qemu --version"),
+            Self::QemuObjects => f.write_str("qemu -object help"),
+            Self::Unix(path) => write!(f, "connect {}", path.display()),
+            Self::Tcp(address) => write!(f, "connect {address}"),
+            Self::GpuMode(address) => write!(f, "gpu mode {address}"),
+            Self::FreeBytes(path) => write!(f, "free bytes {}", path.display()),
+        }
+    }
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An answer; empty where "yes" is all.
+    Given(String),
+    /// It was asked in vain, for this reason.
+    Failed(String),
+    /// It was not asked.
+    Unasked,
+}
+
+/// Who answers.
+pub trait Probes {
+    /// Asks.
+    fn ask(&self, question: &Question) -> Answer;
+}
+
+/// The machine at hand.
+pub struct LiveProbes<'a> {
+    /// QEMU.
+    pub qemu: PathBuf,
+    /// The tree of the machine.
+    pub tree: &'a HostTree,
+    /// Reads a GPU's mode; `None` does not touch GPUs.
+    pub gpu_mode: Option<&'a GpuModeProbe>,
+}
+
+/// Reads the mode of the device at an address, or says why not.
+pub type GpuModeProbe = dyn Fn(PciAddress) -> Result<String, String>;
+
+impl Probes for LiveProbes<'_> {
+    fn ask(&self, question: &Question) -> Answer {
+        let result = match question {
+            Question::QemuVersion => output(&self.qemu, &["--version"]),
+            Question::QemuObjects => output(&self.qemu, &["-object", "help"]),
+            Question::Unix(path) => UnixStream::connect(path).map(|_| String::new()).map_err(|e| e.to_string()),
+            Question::Tcp(address) => reach(address),
+            Question::FreeBytes(path) => {
+                let path = path.to_string_lossy();
+                self.tree.free_bytes(path.trim_start_matches('/')).map(|n| n.to_string()).map_err(|e| e.to_string())
+            }
+            Question::GpuMode(address) => match self.gpu_mode {
+                Some(read) => read(*address),
+                None => return Answer::Unasked,
+            },
+        };
+        result.map_or_else(Answer::Failed, Answer::Given)
+    }
+}
+
+/// What a recording says.
+pub struct RecordedProbes<'a> {
+    /// The recording.
+    pub tree: &'a HostTree,
+}
+
+impl Probes for RecordedProbes<'_> {
+    fn ask(&self, question: &Question) -> Answer {
+        let answers = self.tree.recording().map(|recording| &recording.answers);
+        answers
+            .and_then(|answers| answers.get(&question.to_string()))
+            .map_or(Answer::Unasked, |text| Answer::read(text))
+    }
+}
+
+impl Answer {
+    /// As it stands in a recording.
+    pub(crate) fn written(&self) -> Option<String> {
+        match self {
+            Self::Given(text) => Some(format!("given {text}")),
+            Self::Failed(reason) => Some(format!("failed {reason}")),
+            Self::Unasked => None,
+        }
+    }
+
+    fn read(text: &str) -> Self {
+        match text.split_once(' ') {
+            Some(("given", rest)) => Self::Given(rest.to_owned()),
+            Some(("failed", rest)) => Self::Failed(rest.to_owned()),
+            _ => Self::Unasked,
+        }
+    }
+}
+
+/// What a program prints; it may take ten seconds.
+fn output(program: &PathBuf, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
+    let until = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            _ => {
+                // It may just have ended by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("{} did not end within ten seconds", program.display()));
+            }
+        }
+    };
+    if !status.success() {
+        return Err(format!("{} ended with {status}", program.display()));
+    }
+    let mut bytes = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(MAX_OUTPUT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn reach(address: &str) -> Result<String, String> {
+    let mut addresses = address.to_socket_addrs().map_err(|error| error.to_string())?;
+    let address = addresses.next().ok_or("the name has no address")?;
+    TcpStream::connect_timeout(&address, PATIENCE).map(|_| String::new()).map_err(|error| error.to_string())
+}
+
+/// For a program or a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// QEMU's list of objects has about two KiB.
+const MAX_OUTPUT: u64 = 32 << 10;
