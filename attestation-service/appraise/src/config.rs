@@ -5,7 +5,7 @@ use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signature, VerifyingKey};
 use release::VerifiedRelease;
 use tdx_verify::VerifiedQuote;
-use types::{Evidence, GpuEvidence, GuestConfig, RegisterName, Role, Sha384Digest, evidence::AttestedTime};
+use types::{Evidence, GuestConfig, RegisterName, Role, Sha384Digest, evidence::AttestedTime};
 
 use crate::{Binding, Policy, registers::role_name, verdict::Checks};
 
@@ -27,10 +27,10 @@ pub(crate) fn check_identity(evidence: &Evidence, quote: &VerifiedQuote, checks:
     parsed.ok()
 }
 
-/// The configuration and GPUs against policy.
+/// The configuration against policy. Its GPUs have a module of their own.
 pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &Policy, checks: &mut Checks) {
     // Every field of the configuration has its judge: fixed, by policy, or free. A new one must be handled here.
-    let GuestConfig { schema: _, role, shape: _, model, service, network: _, engine: _, gpus } = config;
+    let GuestConfig { schema: _, role, shape: _, model, service, network: _, engine: _, gpus: _ } = config;
     checks.add(role.0 == evidence.role, ROLE, role_name(role.0), role_name(evidence.role));
     let serves = role.0 == Role::Inference;
     checks.add(serves, ROLE_SERVED, role_name(Role::Inference), role_name(role.0));
@@ -41,14 +41,6 @@ pub(crate) fn check_policy(evidence: &Evidence, config: &GuestConfig, policy: &P
     checks.add(allowed, PIN, "a service of the policy's list", pin);
     let allowed = policy.instances.as_ref().is_none_or(|list| list.contains(&evidence.instance_key));
     checks.add(allowed, INSTANCE, "an instance of the policy's list", evidence.instance_key);
-    check_gpu(evidence, gpus.0, checks);
-}
-
-/// No release has GPUs yet: evidence about one can't be appraised, so it is refused.
-fn check_gpu(evidence: &Evidence, configured: u8, checks: &mut Checks) {
-    let gpu = &evidence.gpu;
-    let none = *gpu == GpuEvidence::NONE && configured == 0;
-    checks.add(none, GPU, "no GPU", format!("{} reports, epoch {}", gpu.reports.len(), gpu.epoch));
 }
 
 /// The guest's time (attack 68): its floor is the build date of the release that it runs, and the service of its
@@ -112,7 +104,6 @@ const MODEL: Facts =
 const PIN: Facts =
     ("service_pin_mismatch", "guest_config.service.spki_sha256", "configure the pin of the service that holds the key");
 const INSTANCE: Facts = ("instance_not_allowed", "instance_key", "connect to a pinned instance, or pin this one");
-const GPU: Facts = ("gpu_evidence_unexpected", "gpu", "launch a machine without GPUs");
 const TIME_FLOOR: Facts =
     ("time_floor", "time.floor", "boot the release's own init: its floor is the release's source_date_epoch");
 const TIME_MISSING: Facts =

@@ -8,6 +8,7 @@
 mod binding;
 mod config;
 mod firmware_log;
+mod gpus;
 mod policy;
 mod registers;
 mod runtime;
@@ -19,6 +20,7 @@ use tdx_verify::VerifiedQuote;
 use types::{Document as _, Evidence, Refusal, RegisterName};
 
 pub use binding::Binding;
+pub use gpus::GpuGrounds;
 pub use policy::{AcpiRule, MAX_POLICY_LEN, Policy, PolicyError};
 pub use verdict::{Accepted, Check, RegisterCheck, Verdict};
 
@@ -35,6 +37,8 @@ pub struct Appraisal<'a> {
     pub releases: &'a [VerifiedRelease],
     /// What is demanded.
     pub policy: &'a Policy,
+    /// What evidence of GPUs is judged by.
+    pub gpu: GpuGrounds<'a>,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -44,11 +48,12 @@ impl Appraisal<'_> {
     /// REPORTDATA, MRCONFIGID, MROWNER, MROWNERCONFIG, release, MRTD and RTMR0 to RTMR2, RTMR3, configuration,
     /// GPUs, time. Every register is compared by name, exactly once.
     pub fn appraise(&self) -> Verdict {
-        let Self { evidence, binding, quote, releases, policy, now } = *self;
+        let Self { evidence, binding, quote, releases, policy, gpu, now } = *self;
         let mut checks = verdict::Checks::default();
         binding::check(evidence, binding, quote, &mut checks);
         let config = config::check_identity(evidence, quote, &mut checks);
         let mut compared = None;
+        let mut gpus = None;
         if let Some(config) = &config {
             let measured = registers::Measured {
                 shape: &config.shape.0,
@@ -59,6 +64,7 @@ impl Appraisal<'_> {
             compared = registers::check(measured, releases, policy, now, &mut checks);
             runtime::check(evidence, config, binding.moment(), quote, &mut checks);
             config::check_policy(evidence, config, policy, &mut checks);
+            gpus = gpus::check(evidence, config.gpus.0, policy.gpu.as_ref(), gpu, now, &mut checks);
             let release = compared.map(|compared| compared.release);
             config::check_time(evidence, config, release, binding, now, &mut checks);
         }
@@ -83,6 +89,7 @@ impl Appraisal<'_> {
             instance_key: evidence.instance_key,
             platform: *quote.platform(),
             tcb: quote.tcb().clone(),
+            gpu: gpus,
             expires: now.saturating_add(VERDICT_SECONDS).min(quote.collateral_expires()).min(valid_until),
         }
     }

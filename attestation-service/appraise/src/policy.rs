@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an owner or a client demands of a guest, as data.
 
+use gpu_verify::GpuPolicy;
 use serde::{Deserialize, Serialize};
 use tdx_verify::PlatformPolicy;
 use types::{Hex32, ModelId, Sha256Digest};
@@ -35,6 +36,9 @@ pub struct Policy {
     /// connection diverted to a second genuine guest is not noticed: the verdict then says `instance: any`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<Vec<Hex32>>,
+    /// Which GPUs are accepted, and how many there must be. Without it, a guest with a GPU is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuPolicy>,
 }
 
 /// Where the expected ACPI digests in RTMR0 come from.
@@ -76,6 +80,9 @@ pub enum PolicyError {
     /// A list that accepts nothing.
     #[error("the list {0} is empty: nothing would be accepted; leave it out for any")]
     Empty(&'static str),
+    /// The part `gpu`.
+    #[error("gpu: {0}")]
+    Gpu(String),
 }
 
 impl Policy {
@@ -94,6 +101,7 @@ impl Policy {
             service_pins: None,
             acpi: AcpiRule::Published,
             instances: None,
+            gpu: None,
         }
     }
 
@@ -123,6 +131,7 @@ impl Policy {
                 return Err(PolicyError::Empty(name));
             }
         }
+        policy.gpu.as_ref().map_or(Ok(()), GpuPolicy::check).map_err(|error| PolicyError::Gpu(error.to_string()))?;
         Ok(policy)
     }
 
@@ -158,5 +167,14 @@ mod tests {
             assert!(matches!(Policy::from_json(text.as_bytes()), Err(PolicyError::Empty(_))), "{list}");
         }
         assert_eq!(Policy::from_json(b"{\"schema\":\"x\"}"), Err(PolicyError::Schema));
+    }
+
+    #[test]
+    fn the_part_about_gpus_has_the_rules_of_its_own_form() {
+        let mut policy = Policy { gpu: Some(GpuPolicy::strict()), ..Policy::any_release() };
+        let read = |policy: &Policy| Policy::from_json(&serde_json::to_vec(policy).unwrap());
+        assert_eq!(read(&policy).unwrap(), policy);
+        policy.gpu = Some(GpuPolicy { modes: Vec::new(), ..GpuPolicy::strict() });
+        assert!(matches!(read(&policy), Err(PolicyError::Gpu(_))));
     }
 }

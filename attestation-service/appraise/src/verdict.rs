@@ -2,6 +2,7 @@
 //! The result of an appraisal.
 
 use attested_channel::Moment;
+use gpu_verify::GpuSummary;
 use serde::Serialize;
 use tdx_verify::{Hardware, Tcb};
 use types::{Hex32, ModelId, Refusal, RegisterName, Sha256Digest, Sha384Digest};
@@ -26,6 +27,8 @@ pub struct Verdict {
     pub(crate) instance_key: Hex32,
     pub(crate) platform: Sha256Digest,
     pub(crate) tcb: Tcb,
+    /// The guest's GPUs, where it has some that could be judged.
+    pub(crate) gpu: Option<GpuSummary>,
     pub(crate) expires: u64,
 }
 
@@ -127,6 +130,12 @@ impl Verdict {
     #[must_use]
     pub const fn model(&self) -> Option<&ModelId> {
         self.model.as_ref()
+    }
+
+    /// The guest's GPUs, where it has some that could be judged.
+    #[must_use]
+    pub const fn gpu(&self) -> Option<&GpuSummary> {
+        self.gpu.as_ref()
     }
 
     /// What signed the quote.

@@ -3,7 +3,7 @@
 //! left out: no key without a proof of its audit entry, no entry without an accepted appraisal, no appraisal
 //! without a redeemed challenge. IO happens between the states, in the service.
 
-use appraise::{Accepted, Appraisal, Binding, Policy, Verdict, malformed_evidence};
+use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Policy, Verdict, malformed_evidence};
 use attested_channel::Moment;
 use key_release_protocol::{CryptoRng, SealContext, SealError, seal};
 use release::{
@@ -60,6 +60,8 @@ pub struct Grounds<'a> {
     pub releases: &'a [VerifiedRelease],
     /// What is demanded.
     pub policy: &'a Policy,
+    /// What evidence of GPUs is judged by.
+    pub gpu: GpuGrounds<'a>,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -111,7 +113,7 @@ impl Challenged {
     /// # Errors
     /// All reasons for a refusal, in the documented order.
     pub fn appraise(self, exporter: &[u8; 32], grounds: &Grounds<'_>) -> Result<Appraised, Vec<Refusal>> {
-        let Grounds { collateral, anchors, releases, policy, now } = *grounds;
+        let Grounds { collateral, anchors, releases, policy, gpu, now } = *grounds;
         let evidence =
             Evidence::from_canonical(self.0.evidence.as_slice()).map_err(|e| vec![malformed_evidence(&e)])?;
         let quote = evidence.quote.as_slice();
@@ -121,7 +123,7 @@ impl Challenged {
         let quote = tdx_verify::verify(quote, collateral, anchors, now, &policy.platform).map_err(|e| e.refusals())?;
         let challenge = self.challenge();
         let binding = Binding::KeyRelease { challenge: &challenge, exporter };
-        let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, now };
+        let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, gpu, now };
         match appraisal.accept() {
             Ok((accepted, verdict)) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {
                 Ok(Appraised { accepted, verdict })

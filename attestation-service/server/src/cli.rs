@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use collateral::Wanted;
 use types::{ModelId, Sha256Digest};
 
-use crate::limits::Limits;
+use crate::{gpu_files::GpuFileArgs, limits::Limits};
 
 /// Holds the keys of encrypted models and releases them to attested guests alone.
 #[derive(Debug, Parser)]

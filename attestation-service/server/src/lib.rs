@@ -6,7 +6,7 @@
 
 mod cli;
 mod command;
-mod gpu_files;
+pub mod gpu_files;
 mod grounds;
 mod http_api;
 pub mod identity;

@@ -20,6 +20,7 @@ use types::{CanonicalError, Document as _, Evidence, Hex32, Refusal, Sha256Diges
 use zeroize::Zeroizing;
 
 use crate::{
+    gpu_files::GpuFiles,
     grounds::{Cache, Standing},
     identity::Identity,
     limits::{Admission, Limits},
@@ -116,6 +117,12 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { admission: Admission::new(limits), ..self }
+    }
+
+    /// Judges evidence of GPUs by these files.
+    #[must_use]
+    pub fn with_gpu_files(self, gpu: GpuFiles) -> Self {
+        Self { gpu, ..self }
     }
 
     /// The service's key.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use appraise::{Policy, PolicyError};
+use gpu_verify::{LibraryError, RimLibrary};
 use release::{ReleaseError, TrustPolicy, TrustPolicyError, VerifiedRelease};
 use serde::{Deserialize, Serialize};
 use tdx_verify::{Collateral, CollateralError};
@@ -27,6 +28,12 @@ pub struct PolicyFile {
     pub release_bundles: Vec<PathBuf>,
     /// Files with collateral, one for each kind of platform.
     pub collateral: Vec<PathBuf>,
+    /// Files with reference manifests (RIM) of the drivers, VBIOSes and switches that `appraisal.gpu` accepts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_rims: Vec<PathBuf>,
+    /// Files with OCSP answers about certificates of GPUs and manifests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_ocsp: Vec<PathBuf>,
 }
 
 /// A policy with everything that it needs; releases are verified by signer, log and witnesses.
@@ -38,6 +45,10 @@ pub struct ClientPolicy {
     pub releases: Vec<VerifiedRelease>,
     /// Collateral, one for each kind of platform.
     pub collateral: Vec<Collateral>,
+    /// Reference manifests of GPUs.
+    pub gpu_rims: RimLibrary,
+    /// OCSP answers about GPUs.
+    pub gpu_ocsp: Vec<Vec<u8>>,
 }
 
 /// Why a policy could not be used.
@@ -102,6 +113,15 @@ pub enum PolicyFileError {
         #[source]
         source: CollateralError,
     },
+    /// The manifests of `gpu_rims`.
+    #[error("{path}: gpu_rims: {source}")]
+    Rims {
+        /// The policy file.
+        path: PathBuf,
+        /// Which manifest, and the rule.
+        #[source]
+        source: LibraryError,
+    },
 }
 
 impl PolicyFile {
@@ -142,7 +162,11 @@ impl ClientPolicy {
             .map_err(|source| PolicyFileError::Trust { path: trust_path, source })?;
         let releases = file.release_bundles.iter().map(|name| read_release(&folder.join(name), &trust, now));
         let collateral = file.collateral.iter().map(|name| read_collateral(&folder.join(name)));
+        let all = |names: &[PathBuf]| names.iter().map(|name| read(&folder.join(name))).collect::<Result<Vec<_>, _>>();
+        let rims = |source| PolicyFileError::Rims { path: path.to_owned(), source };
         Ok(Self {
+            gpu_rims: RimLibrary::new(all(&file.gpu_rims)?).map_err(rims)?,
+            gpu_ocsp: all(&file.gpu_ocsp)?,
             appraisal: file.appraisal,
             releases: releases.collect::<Result<_, _>>()?,
             collateral: collateral.collect::<Result<_, _>>()?,

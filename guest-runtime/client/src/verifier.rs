@@ -7,7 +7,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use appraise::{Accepted, Appraisal, Binding, Verdict, malformed_evidence};
+use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Verdict, malformed_evidence};
+use gpu_verify::GpuAnchors;
 use tdx_verify::{Collateral, TrustAnchors, VerifiedQuote};
 use types::{ConnectionProof, Document as _, Evidence, Sha256Digest};
 
@@ -84,6 +85,7 @@ impl Verifier {
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
+            gpu: self.gpu_grounds(),
             now,
         };
         appraisal.accept().map_err(|verdict| ClientError::Refused(verdict.reasons()))
@@ -98,10 +100,17 @@ impl Verifier {
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
+            gpu: self.gpu_grounds(),
             now,
         }
         .appraise();
         if verdict.is_accepted() { Ok(verdict) } else { Err(ClientError::Refused(verdict.reasons())) }
+    }
+
+    /// NVIDIA's devices, by the manifests that the policy file names.
+    fn gpu_grounds(&self) -> GpuGrounds<'_> {
+        let ClientPolicy { gpu_rims, gpu_ocsp, .. } = &self.policy;
+        GpuGrounds { anchors: &const { GpuAnchors::nvidia() }, rims: gpu_rims, ocsp: gpu_ocsp }
     }
 
     fn verify_quote(&self, quote: &[u8], now: u64) -> Result<VerifiedQuote, ClientError> {

@@ -2,7 +2,7 @@
 //! The checks that cases are given to: the libraries that the programs call, with the case's own trust.
 
 use anyhow::{Context as _, Result};
-use appraise::{Appraisal, Binding, Policy, malformed_evidence};
+use appraise::{Appraisal, Binding, GpuGrounds, Policy, malformed_evidence};
 use release::log::{SignedCheckpoint, WitnessSigner, WitnessState, cosign};
 use release::{TrustPolicy, VerifiedRelease};
 use tdx_verify::{Collateral, TrustAnchors};
@@ -48,8 +48,15 @@ fn appraise(inputs: &Inputs<'_>, now: u64) -> Result<Vec<Refusal>> {
     let (challenge, exporter) = (secret(inputs, "challenge")?, secret(inputs, "exporter")?);
     let binding = Binding::KeyRelease { challenge: &challenge, exporter: &exporter };
     let releases = [release];
-    let appraisal =
-        Appraisal { evidence: &evidence, binding, quote: &quote, releases: &releases, policy: &policy, now };
+    let appraisal = Appraisal {
+        evidence: &evidence,
+        binding,
+        quote: &quote,
+        releases: &releases,
+        policy: &policy,
+        gpu: GpuGrounds::NVIDIA,
+        now,
+    };
     Ok(match appraisal.accept() {
         Ok(_) => Vec::new(),
         Err(verdict) => verdict.reasons(),

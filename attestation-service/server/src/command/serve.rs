@@ -19,7 +19,9 @@ use tokio::{
 use types::Refusal;
 
 use super::{admin::open_known, collateral::Renewal, now};
-use crate::{cli::ServeArgs, input, limits::Limits, listen::listen, outcome::Outcome, service::Service};
+use crate::{
+    cli::ServeArgs, gpu_files::GpuFiles, input, limits::Limits, listen::listen, outcome::Outcome, service::Service,
+};
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
     let mut collateral = Vec::new();
@@ -37,7 +39,8 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<
     let renewal = Renewal::new(args, collateral.clone(), anchors)?;
     let ServeArgs { client_rate, model_rate, open_challenges, .. } = *args;
     let limits = Limits { client_rate, model_rate, open_challenges };
-    let service = Arc::new(Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits));
+    let service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
+    let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(args, anchors, Arc::clone(&service), renewal))?;
     Ok(Outcome::accepted(vec!["stopped".to_owned()], json!({ "counters": service.counters() })))
@@ -51,6 +54,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Over its file-size limit a write fails, as on a full disk: the request is refused, the service goes on.
+    let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
     // Once before guests are let in; a source that is down does not keep the service from starting.
     renewal.step(&service).await;
     let listener = bind(args.listen).await?;
@@ -96,6 +101,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     }
 }
 
+const SIGXFSZ: i32 = 25;
 /// How often expired challenges are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 

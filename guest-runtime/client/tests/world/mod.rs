@@ -129,6 +129,8 @@ impl World {
             },
             releases: vec![VerifiedRelease::verify(&self.bundle, &self.trust, now()).unwrap()],
             collateral: vec![Collateral::from_json(self.collateral.as_bytes()).unwrap()],
+            gpu_rims: Default::default(),
+            gpu_ocsp: Vec::new(),
         };
         change(&mut policy);
         Arc::new(Verifier::new(policy, self.anchors()))
@@ -150,6 +152,8 @@ impl World {
             release_trust: "trust.json".into(),
             release_bundles: vec!["release.json".into()],
             collateral: vec!["collateral.json".into()],
+            gpu_rims: Vec::new(),
+            gpu_ocsp: Vec::new(),
         };
         std::fs::write(path("policy.json"), serde_json::to_vec_pretty(&file).unwrap()).unwrap();
         path("policy.json")
