@@ -105,7 +105,7 @@ impl Room {
         let mut file = tempfile::tempfile()?;
         file.write_all(&serde_json::to_vec(&plan)?)?;
         file.rewind()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(THIS_PROGRAM);
         command.args([SUBCOMMAND, "--stage", "outer"]).env_clear().stdin(Stdio::from(file));
         Ok(command)
     }
@@ -113,6 +113,8 @@ impl Room {
 
 /// The hidden subcommand of `image` that enters a room.
 pub(crate) const SUBCOMMAND: &str = "enter-room";
+/// This program as it was started, also when the file has been replaced since: a build takes minutes.
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// The status of a stage that could not make the room, told from what tools return.
 pub(crate) const NO_ROOM: u8 = 199;
 /// What every tool in a room gets, whoever runs it wherever.

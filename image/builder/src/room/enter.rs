@@ -14,7 +14,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid, chdir, getegid, geteuid, pivot_root, sethostname};
 
-use super::{Mount, NO_ROOM, Plan, SUBCOMMAND};
+use super::{Mount, NO_ROOM, Plan, SUBCOMMAND, THIS_PROGRAM};
 
 /// Which process this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +85,7 @@ fn outer(plan: &[u8]) -> Result<u8, EnterError> {
         | CloneFlags::CLONE_NEWIPC;
     unshare(flags).map_err(EnterError::Namespaces)?;
     let failed = |source| EnterError::Step { step: "start the inner stage".to_owned(), source };
-    let program = std::env::current_exe().map_err(failed)?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(THIS_PROGRAM);
     command.args([SUBCOMMAND, "--stage", "inner"]).stdin(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     if let Some(mut input) = child.stdin.take() {
