@@ -51,10 +51,14 @@ fn stand_in_qemu(directory: &Path) -> String {
 }
 
 fn prepare(directory: &Path, qemu: &str, listen: &str) -> Output {
+    prepare_with(directory, qemu, listen, &[])
+}
+
+fn prepare_with(directory: &Path, qemu: &str, listen: &str, more: &[&str]) -> Output {
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let model = format!("m@1:{}", "0".repeat(64));
     let (run, image, pack, spki) = (path("run"), path("image"), path("pack"), "1".repeat(64));
-    agent(&[
+    let arguments = [
         "prepare",
         "--run-dir",
         &run,
@@ -74,7 +78,23 @@ fn prepare(directory: &Path, qemu: &str, listen: &str) -> Output {
         listen,
         "--tee",
         "simulated",
-    ])
+    ];
+    agent(&[&arguments[..], more].concat())
+}
+
+#[test]
+fn gpus_need_an_image_that_drives_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    std::fs::create_dir(&image).unwrap();
+    for name in ["firmware.fd", "vmlinuz", "initrd", "cmdline"] {
+        std::fs::write(image.join(name), "x").unwrap();
+    }
+    let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &["--gpus", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("no driver for a GPU"), "{}", errors(&output));
+    let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &["--gpus", "17"]);
+    assert_eq!(output.status.code(), Some(64));
 }
 
 #[test]

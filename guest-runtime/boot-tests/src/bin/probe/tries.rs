@@ -5,6 +5,7 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::{Read as _, Write as _},
+    os::unix::fs::symlink,
     path::Path,
     time::Duration,
 };
@@ -86,12 +87,22 @@ pub(super) fn root(root: &str) -> Result<String> {
     let closed = modules::load(Path::new("/gpu/lib/modules"), |_| String::new());
     writeln!(out, "closed {}", closed.map_or_else(|error| error.to_string(), |()| "loaded".to_owned()))?;
     writeln!(out, "lockdown {}", fs::read_to_string("/sys/kernel/security/lockdown")?.trim())?;
+    link_as_the_image_does()?;
     init::runtime_directories()?;
     let daemon = process::start(init::persistence(false))?;
     writeln!(out, "daemon {:?}", process::wait_for(daemon, Duration::from_secs(60))?)?;
     writeln!(out, "end")?;
     // Written over what stands there: the words so far are the report's first lines.
     Ok(out)
+}
+
+/// The probe's own libraries, which are loaded already, make room for the image's links into the verified root.
+fn link_as_the_image_does() -> Result<()> {
+    for name in ["lib", "lib64", "usr"] {
+        fs::rename(format!("/{name}"), format!("/{name}.probe"))?;
+        symlink(format!("/gpu/{name}"), format!("/{name}"))?;
+    }
+    Ok(())
 }
 
 /// Number and size of all files below a directory.
