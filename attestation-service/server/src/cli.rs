@@ -103,6 +103,9 @@ pub(crate) struct ServeArgs {
     /// replaced by an older copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: Option<PathBuf>,
+    /// Answer /metrics, /healthz and /readyz here, without TLS: a loopback address.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = loopback)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Write the address here once the service listens.
     #[arg(long, value_name = "FILE")]
     pub(crate) ready_file: Option<PathBuf>,
@@ -274,6 +277,12 @@ pub(crate) struct AppraiseArgs {
     pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gpu: GpuFileArgs,
+}
+
+/// Numbers of an operation are nobody's business but the operator's.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "an address is written like 127.0.0.1:9100".to_owned())?;
+    if address.ip().is_loopback() { Ok(address) } else { Err("it must be a loopback address".to_owned()) }
 }
 
 const EXAMPLES: &str = "Examples:

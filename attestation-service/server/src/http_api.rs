@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The HTTP endpoints of `docs/protocol.md`, "Attestation service".
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
@@ -115,7 +119,9 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
     let shared = shared.clone();
     // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
         let outcome = shared.service.release(&body, &*exporter);
+        shared.service.gauges().releases.observe(started.elapsed());
         match outcome {
             Ok(answer) => {
                 let service = Arc::clone(&shared.service);

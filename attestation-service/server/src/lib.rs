@@ -13,6 +13,7 @@ pub mod identity;
 mod input;
 pub mod limits;
 pub mod listen;
+pub mod metrics;
 mod outcome;
 pub mod reply;
 pub mod service;
@@ -40,8 +41,10 @@ pub fn run(anchors: &TrustAnchors, args: impl IntoIterator<Item = OsString>) -> 
         }
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CHRYSALIS_LOG").unwrap_or_else(|_| "info".into());
-    // A second subscriber in one process is refused; the first one goes on.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Where the log's disk is full, its complaint about that would end in a panic; and a second subscriber in one
+    // process is refused: the first one goes on.
+    let _ = log.log_internal_errors(false).try_init();
     match command::run(cli.command, anchors) {
         Ok(outcome) => outcome.report(cli.json),
         Err(error) => outcome::failed(&error, cli.json),

@@ -114,6 +114,8 @@ struct Buckets<K> {
     rate: u64,
     buckets: HashMap<K, Bucket>,
     rest: Bucket,
+    /// From when on full ones are looked for again.
+    sweep: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,13 +128,15 @@ struct Bucket {
 impl<K: Hash + Eq> Buckets<K> {
     fn new(rate: u32) -> Self {
         let rate = u64::from(rate);
-        Self { rate, buckets: HashMap::new(), rest: Bucket::full(rate, 0) }
+        Self { rate, buckets: HashMap::new(), rest: Bucket::full(rate, 0), sweep: 0 }
     }
 
     fn take(&mut self, key: K, now: u64) -> Result<(), ()> {
         let rate = self.rate;
-        if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
+        if self.buckets.len() >= MAX_BUCKETS && now >= self.sweep && !self.buckets.contains_key(&key) {
             self.buckets.retain(|_, bucket| !bucket.is_full(rate, now));
+            // Looking through all of them is dear: not for each stranger.
+            self.sweep = now.saturating_add(1000);
         }
         if self.buckets.len() >= MAX_BUCKETS && !self.buckets.contains_key(&key) {
             return self.rest.take(rate, now);

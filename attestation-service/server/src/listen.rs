@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connections: TLS 1.3, limits, time-outs and the end of the service.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use attested_channel::{stream, tls};
 use hyper::{server::conn::http1, service::service_fn};
@@ -63,8 +67,9 @@ pub async fn listen(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let connection = serve(shared.clone(), acceptor.clone(), stream, peer.ip(), stopped.clone());
+                    let open = Open::count(Arc::clone(&service));
                     connections.spawn(async move {
-                        let _slot = slot;
+                        let (_slot, _open) = (slot, open);
                         let _ = tokio::time::timeout(CONNECTION, connection).await;
                     });
                 }
@@ -78,6 +83,7 @@ pub async fn listen(
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
+    service.gauges().stopping.store(true, Ordering::Relaxed);
     let _ = stopping.send(true);
     let _ = tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
@@ -87,6 +93,22 @@ pub async fn listen(
     summing.abort();
     let _ = tokio::task::spawn_blocking(move || service.sum_up_refusals()).await;
     Ok(())
+}
+
+/// A connection that is counted as long as it is open.
+struct Open(Arc<Service>);
+
+impl Open {
+    fn count(service: Arc<Service>) -> Self {
+        service.gauges().connections.fetch_add(1, Ordering::Relaxed);
+        Self(service)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.gauges().connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Enters what was only counted in the audit log, every minute.

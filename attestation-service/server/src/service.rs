@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
     time::Instant,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     grounds::{Cache, Standing},
     identity::Identity,
     limits::{Admission, Limits},
+    metrics::Gauges,
     reply::Refused,
     tally::Tally,
 };
@@ -44,6 +45,7 @@ pub struct Service {
     started: Instant,
     admission: Admission,
     tally: Mutex<Tally>,
+    gauges: Gauges,
     counters: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -109,6 +111,7 @@ impl Service {
             started: Instant::now(),
             admission: Admission::new(Limits::default()),
             tally: Mutex::default(),
+            gauges: Gauges::default(),
             counters: Mutex::default(),
         })
     }
@@ -140,6 +143,64 @@ impl Service {
     #[must_use]
     pub fn counters(&self) -> BTreeMap<String, u64> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) const fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// Challenges that are neither redeemed nor expired.
+    #[must_use]
+    pub fn open_challenges(&self) -> u64 {
+        self.admission.open_challenges((self.clock)()).into()
+    }
+
+    /// Entries of the audit log; `None` where it can't be read.
+    #[must_use]
+    pub fn audit_entries(&self) -> Option<u64> {
+        self.store.checkpoint().ok().map(|checkpoint| checkpoint.head().size())
+    }
+
+    /// FMSPC and end of each collateral in force; 0 where it is not valid now.
+    #[must_use]
+    pub fn collateral_expires(&self) -> Vec<(String, u64)> {
+        let now = (self.clock)();
+        let collateral = self.collateral();
+        let ends = collateral.in_force.iter().map(|collateral| {
+            let expires = collateral.check(&self.anchors, now).map_or(0, |facts| facts.expires());
+            (hex::encode(collateral.fmspc()), expires)
+        });
+        // Where a kind of platform has two, the first is used.
+        let mut ends: Vec<_> = ends.collect();
+        ends.sort_by(|(one, _), (other, _)| one.cmp(other));
+        ends.dedup_by(|(later, _), (first, _)| later == first);
+        ends
+    }
+
+    /// Why no guest can get a key now; empty where one can.
+    #[must_use]
+    pub fn unready(&self) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if self.gauges.stopping.load(Ordering::Relaxed) {
+            reasons.push("the service is ending");
+        }
+        if self.audit_entries().is_none() {
+            reasons.push("the audit log can't be read");
+        }
+        match self.store.releases() {
+            Err(_) => reasons.push("the store can't be read"),
+            Ok(releases) if releases.iter().all(|release| release.revoked) => {
+                reasons.push("no release is imported that is not revoked");
+            }
+            Ok(_) => {}
+        }
+        if !matches!(self.store.keys(), Ok(keys) if !keys.is_empty()) {
+            reasons.push("no model key is imported");
+        }
+        if self.collateral_expires().iter().all(|(_, expires)| *expires == 0) {
+            reasons.push("no collateral is valid");
+        }
+        reasons
     }
 
     /// Signs the time.

@@ -20,7 +20,8 @@ use types::Refusal;
 
 use super::{admin::open_known, collateral::Renewal, now};
 use crate::{
-    cli::ServeArgs, gpu_files::GpuFiles, input, limits::Limits, listen::listen, outcome::Outcome, service::Service,
+    cli::ServeArgs, gpu_files::GpuFiles, input, limits::Limits, listen::listen, metrics, outcome::Outcome,
+    service::Service,
 };
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
@@ -60,6 +61,14 @@ async fn run(
     renewal.step(&service).await;
     let listener = bind(args.listen).await?;
     let address = listener.local_addr()?;
+    let measuring = match args.metrics {
+        Some(address) => {
+            let listener = bind(address).await?;
+            eprintln!("metrics on {}", listener.local_addr()?);
+            Some(tokio::spawn(metrics::serve(Arc::clone(&service), listener)))
+        }
+        None => None,
+    };
     eprintln!("listening on {address}");
     tracing::info!(%address, pin = %service.identity().spki_sha256(), hardware = %anchors.hardware(), "listening");
     if let Some(path) = &args.ready_file {
@@ -85,6 +94,9 @@ async fn run(
     let renewing = tokio::spawn(renewal.run(Arc::clone(&service)));
     let ended = listen(service, listener, stop).await;
     renewing.abort();
+    if let Some(measuring) = measuring {
+        measuring.abort();
+    }
     pruning.abort();
     Ok(ended?)
 }
