@@ -40,7 +40,7 @@ fn sequence(boot: &mut Boot) -> Result<Infallible, Halt> {
     boot.phase(EventName::Lockdown, |boot| phases::lockdown::run(boot, &config))?;
     boot.phase(EventName::Network, |_| phases::network::run(&config))?;
     boot.phase(EventName::Time, |boot| phases::time::run(boot, &config))?;
-    boot.phase(EventName::Gpu, phases::gpu::run)?;
+    boot.phase(EventName::Gpu, |boot| phases::gpu::run(boot, &config))?;
     let key = boot.phase(EventName::Keys, |boot| phases::keys::run(boot, &config))?;
     boot.phase(EventName::KeysClosed, phases::keys::close)?;
     let model = boot.phase(EventName::Model, |_| phases::model::run(&config, key))?;

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! This image has no GPU. A machine that has one is not the machine that was asked for.
+//! Evidence of the machine's GPUs, and the guest's own verdict on it before they may work; then the attester gets what evidence
+//! will say. A machine whose configuration names no GPU must not have one.
+
+mod collector;
+mod judge;
 
 use std::{
     fs::{self, File},
@@ -8,15 +12,22 @@ use std::{
 };
 
 use attester_protocol::Configuration;
-use types::{Base64, evidence::MAX_FIRMWARE_LOG};
+use gpu_verify::GpuAnchors;
+use linux_sys::pci::{self, Class};
+use types::{Base64, GuestConfig, evidence::MAX_FIRMWARE_LOG};
+
+use collector::Collector;
+use judge::Expected;
 
 use crate::boot::{Boot, Facts, Failure};
 use crate::boot::{Code, Fails as _};
 
-/// Refuses a machine with an NVIDIA device; then the attester gets what evidence will say.
-pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
-    if has_vendor(Path::new("/sys/bus/pci/devices"), NVIDIA) {
-        return Err(Code::GpuUnexpected.alone());
+/// How many there are was compared with the configuration in the phase `lockdown`.
+pub(crate) fn run(boot: &mut Boot, config: &GuestConfig) -> Result<(), Failure> {
+    match config.gpus.0 {
+        0 if has_vendor(Path::new("/sys/bus/pci/devices"), NVIDIA) => return Err(Code::GpuUnexpected.alone()),
+        0 => {}
+        gpus => collect(boot, gpus)?,
     }
     let facts = boot.facts.as_ref().ok_or(Code::ConfigMalformed.alone())?;
     let Facts { config, config_digest: _, model: _, time, gpu } = facts;
@@ -27,6 +38,22 @@ pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
         firmware_log: firmware_log(Path::new(FIRMWARE_LOG)),
     };
     boot.attester()?.configure(configuration)
+}
+
+/// No GPU works before its evidence was accepted. What the attester says later, and every verifier judges again, is the same.
+fn collect(boot: &mut Boot, gpus: u8) -> Result<(), Failure> {
+    let switches = pci::nvidia(Class::Switch).map_err(Code::GpuCountMismatch.because())?;
+    let expected = Expected { gpus, switches: u8::try_from(switches).map_err(Code::GpuCountMismatch.because())? };
+    let instance_key = boot.attester()?.instance_key;
+    let inherits_stderr = boot.console.is_open();
+    let facts = boot.facts.as_mut().ok_or(Code::ConfigMalformed.alone())?;
+    let now = facts.time.attested.as_ref().map(|time| time.unix).ok_or(Code::TimeNotSigned.alone())?;
+    let mut collector = Collector::start(inherits_stderr)?;
+    let gpu = collector.evidence(expected, &instance_key)?;
+    judge::check(&gpu, expected, &instance_key, &GpuAnchors::nvidia(), now)?;
+    collector.set_ready()?;
+    facts.gpu = gpu;
+    Ok(())
 }
 
 fn has_vendor(devices: &Path, vendor: &str) -> bool {
