@@ -292,6 +292,12 @@ impl Explain for BuildError {
             Self::Sbom(e) => e.refusal(),
             Self::Newc(e) => e.refusal(),
             Self::Disk(e) => e.refusal(),
+            Self::Unmeasurable(_) => Refusal::new(
+                "image_unmeasurable",
+                "image",
+                self.to_string(),
+                "take firmware that the calculator knows (docs/measurements.md), and correct the command line",
+            ),
             Self::Compression(_) => {
                 Refusal::new("initrd_refused", "initrd", self.to_string(), "give the machine more memory")
             }
@@ -421,7 +427,7 @@ impl Explain for UpdateError {
 }
 
 /// Codes that stand for a judgement about bytes or settings.
-const REFUSED: [&str; 22] = [
+const REFUSED: [&str; 23] = [
     "digest_mismatch",
     "size_exceeded",
     "member_missing",
@@ -444,6 +450,7 @@ const REFUSED: [&str; 22] = [
     "published_refused",
     "image_differs",
     "initrd_refused",
+    "image_unmeasurable",
 ];
 const BAD_BYTES: &str = "use another mirror; if several agree, the lock is wrong";
 const ALLOW_NAMESPACES: &str = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns), \

@@ -25,6 +25,7 @@ use crate::model::{self, ModelError};
 use crate::newc::NewcError;
 use crate::profile::{Profile, ProfileError};
 use crate::progress::Progress;
+use crate::registers;
 use crate::runtime::{self, Linking, Runtime, RuntimeError};
 use crate::rust::NamedRust;
 use crate::sbom::{self, SbomError};
@@ -74,6 +75,9 @@ pub enum BuildError {
     /// The initial RAM disk could not be written.
     #[error(transparent)]
     Newc(#[from] NewcError),
+    /// The image cannot be measured.
+    #[error("the image's registers cannot be predicted: {0}")]
+    Unmeasurable(#[from] calculator::ImageError),
     /// Compressing the initial RAM disk failed.
     #[error("the initial RAM disk cannot be compressed")]
     Compression(#[source] std::io::Error),
@@ -162,6 +166,7 @@ pub fn build(options: &BuildOptions, progress: &dyn Progress) -> Result<Image, B
         crates: &crates::read_cargo_lock(workspace)?,
         dependencies: &runtime.dependencies,
     };
+    registers::write(&options.out, &manifest)?;
     parts::describe(&options.out, &manifest, &sbom::bill(&origins)?)?;
     Ok(Image { directory: options.out.clone(), manifest })
 }

@@ -4,9 +4,14 @@
 //! Only an aid. A verifier computes the registers of the machine that it meets from a signed release; this file is signed by
 //! nobody, and a machine that it lacks is not a wrong one.
 
+use std::path::Path;
+
 use calculator::{FirmwareGeneration, ImageBytes, ImageError, ImageMeasurements};
 use serde::{Deserialize, Serialize};
 use types::{Device, MachineShape, Sha384Digest, shape::ShapeFacts};
+
+use crate::files::{self, FileError};
+use crate::image::{BuildError, ImageManifest};
 
 /// `registers.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +40,20 @@ pub struct PredictedMachine {
     pub rtmr_1: Vec<Sha384Digest>,
     /// Command line and initrd.
     pub rtmr_2: Vec<Sha384Digest>,
+}
+
+/// Predicts for the image in `directory` and writes `registers.json` there.
+///
+/// # Errors
+/// [`BuildError`].
+pub(crate) fn write(directory: &Path, manifest: &ImageManifest) -> Result<(), BuildError> {
+    let read = |name: &str| files::read_capped(&directory.join(name), MAX_FILE);
+    let (firmware, kernel, initrd) = (read("firmware.fd")?, read("vmlinuz")?, read("initrd")?);
+    let has_disk = manifest.root_disk.is_some();
+    let predicted = predict(&firmware, &kernel, &initrd, &manifest.command_line, has_disk)?;
+    let path = directory.join("registers.json");
+    let text = serde_json::to_vec_pretty(&predicted).map_err(|e| FileError::at(&path, e.into()))?;
+    Ok(files::write_whole(&path, &text)?)
 }
 
 /// The prediction for an image. `has_disk`: its machines have the root disk, too.
@@ -84,10 +103,13 @@ fn shapes(has_disk: bool) -> impl Iterator<Item = MachineShape> {
 
 /// Schema of `registers.json`.
 pub const PREDICTED: &str = "chrysalis/predicted-registers/v1";
+/// Most bytes of a measured file.
+const MAX_FILE: u64 = 256 << 20;
 /// Source of the locked firmware.
 const GENERATION: FirmwareGeneration = FirmwareGeneration::Edk2Stable202502;
 /// vCPUs, memory in MiB, width of physical addresses: the demonstration's machine, and sizes that providers have.
-const MACHINES: [(u16, u32, u8); 5] = [(2, 1024, 40), (8, 32_768, 46), (16, 65_536, 46), (16, 65_536, 52), (64, 262_144, 52)];
+const MACHINES: [(u16, u32, u8); 5] =
+    [(2, 1024, 40), (8, 32_768, 46), (16, 65_536, 46), (16, 65_536, 52), (64, 262_144, 52)];
 
 #[cfg(test)]
 mod tests {
