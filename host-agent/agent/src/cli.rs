@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{ModelId, Sha256Digest};
 
 use crate::record::LaunchRecord;
-use crate::{launch, preflight, prepare};
+use crate::{gpu, launch, preflight, prepare};
 
 /// Prepares a host and runs guests on it.
 #[derive(Debug, Parser)]
@@ -27,7 +27,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check what this host has and name what is missing, with the fix.
-    Preflight(preflight::PreflightArgs),
+    Preflight(Box<preflight::PreflightArgs>),
+    /// GPUs: list them, hand them to guests and take them back, ask and set their modes.
+    Gpu(gpu::GpuArgs),
     /// Compose the disks and the launch record of a guest, without starting it.
     Prepare(PrepareArgs),
     /// Compose and start a guest, and watch over it in the foreground until it ends.
@@ -183,6 +185,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = match cli.command {
         Command::Preflight(args) => preflight::run(&args),
+        Command::Gpu(args) => gpu::run(&args),
         Command::Prepare(args) => prepare::run(&args).map(|_| ExitCode::SUCCESS),
         Command::Launch(args) => {
             prepare::run(&args.prepare).and_then(|record| launch::run(&args.start, &args.prepare.run_dir, &record))

@@ -7,6 +7,7 @@
 mod cli;
 mod events;
 mod files;
+mod gpu;
 mod image;
 mod launch;
 mod preflight;

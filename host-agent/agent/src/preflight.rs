@@ -1,116 +1,184 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a host must have, each missing thing with its fix.
+//! `host-agent preflight`: what a host must have, each missing thing with its fix.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
-use types::{QemuVersion, Refusal};
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use preflight::{
+    Answer, Check, Host, LEFT_OUT, LiveProbes, Probes, Question, RecordedProbes, Report, Settings, Status,
+};
+use vfio::{HostTree, PciAddress};
 
-use crate::prepare::qemu_version;
+use crate::gpu;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code 0 when nothing failed, 2 otherwise. Examples:\n  host-agent preflight --gpus 8 --memory-mib 1048576 --listen 0.0.0.0:443\n  sudo host-agent preflight --gpus 1 --gpu-registers --json\n  host-agent preflight record --out host.tar\n  mkdir host && tar -xf host.tar -C host && host-agent preflight --root host"
+)]
 pub(crate) struct PreflightArgs {
-    /// QEMU to check.
-    #[arg(long, default_value = "qemu-system-x86_64")]
-    qemu: PathBuf,
-    /// Print one JSON document.
+    #[command(subcommand)]
+    command: Option<PreflightCommand>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum PreflightCommand {
+    /// Write what the checks read as a tar, to send along with a question. It holds no serial numbers.
+    Record(RecordArgs),
+}
+
+#[derive(Debug, Args)]
+struct RecordArgs {
+    /// The archive. It must not exist.
     #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Root of the files to read: of this machine, or a recorded tree.
+    #[arg(long, global = true, default_value = "/")]
+    root: PathBuf,
+    /// QEMU to check, instead of qemu-system-x86_64 or what the recording says.
+    #[arg(long, global = true)]
+    qemu: Option<PathBuf>,
+    /// Socket of the quote generation service.
+    #[arg(long, global = true, default_value = "/var/run/tdx-qgs/qgs.socket")]
+    quote_socket: PathBuf,
+    /// Host and port of the certificate caching service (PCCS). Not checked if left out.
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pccs: Option<String>,
+    /// Where guests' files will be.
+    #[arg(long, global = true, default_value = "/var/lib/chrysalis")]
+    state_dir: PathBuf,
+    /// Where clients will reach a guest. Not checked if left out.
+    #[arg(long, global = true)]
+    listen: Option<SocketAddr>,
+    /// How many GPUs guests shall have.
+    #[arg(long, global = true, default_value_t = 0)]
+    gpus: usize,
+    /// Memory of all guests together in MiB.
+    #[arg(long, global = true, default_value_t = 4096)]
+    memory_mib: u64,
+    /// Read the modes of unused GPUs from their registers (as root): wakes them for a moment.
+    #[arg(long, global = true)]
+    gpu_registers: bool,
+    /// Print one JSON document.
+    #[arg(long, global = true)]
     json: bool,
 }
 
-/// Checks the host for TDX guests. Exit code 2 when something is missing.
-#[allow(clippy::unnecessary_wraps, reason = "all commands share one signature")]
+/// Checks the host. Exit code 2 when something failed.
 pub(crate) fn run(args: &PreflightArgs) -> anyhow::Result<ExitCode> {
-    let reasons = missing(Path::new("/"), qemu_version(&args.qemu).ok());
-    if args.json {
-        println!("{}", serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons }));
-    } else if reasons.is_empty() {
-        println!("this host can run TDX guests");
-    } else {
-        for reason in &reasons {
-            println!("missing: {reason}");
-        }
-    }
-    Ok(if reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(2) })
-}
-
-fn missing(root: &Path, qemu: Option<QemuVersion>) -> Vec<Refusal> {
-    let mut reasons = Vec::new();
-    let mut need = |ok: bool, code: &str, field: &str, detail: &str, fix: &str| {
-        if !ok {
-            reasons.push(Refusal::new(code, field, detail, fix));
-        }
+    let Options { root, qemu, quote_socket, pccs, state_dir, listen, gpus, memory_mib, gpu_registers, json } =
+        &args.options;
+    let tree = HostTree::open(root)?;
+    let settings = Settings {
+        quote_socket: quote_socket.clone(),
+        pccs: pccs.clone(),
+        state_dir: state_dir.clone(),
+        listen: *listen,
+        gpus: *gpus,
+        memory_mib: *memory_mib,
     };
-    need(
-        root.join("dev/kvm").exists(),
-        "kvm_missing",
-        "/dev/kvm",
-        "KVM is not available",
-        "enable virtualisation in the firmware and load kvm_intel",
-    );
-    let tdx = std::fs::read_to_string(root.join("sys/module/kvm_intel/parameters/tdx")).unwrap_or_default();
-    need(
-        matches!(tdx.trim(), "Y" | "1"),
-        "tdx_disabled",
-        "/sys/module/kvm_intel/parameters/tdx",
-        "the host kernel runs no trust domains",
-        "enable TDX and TME-MT in the firmware, boot a kernel with CONFIG_KVM_INTEL_TDX, set kvm_intel.tdx=1",
-    );
-    need(
-        root.join("dev/vhost-vsock").exists(),
-        "vhost_vsock_missing",
-        "/dev/vhost-vsock",
-        "guests cannot be reached over vsock",
-        "load vhost_vsock",
-    );
-    need(
-        root.join("var/run/tdx-qgs/qgs.socket").exists(),
-        "quote_service_missing",
-        "/var/run/tdx-qgs/qgs.socket",
-        "no quote generation service listens",
-        "install Intel's tdx-qgs and start qgsd",
-    );
-    match qemu {
-        None => need(
-            false,
-            "qemu_missing",
-            "qemu",
-            "QEMU cannot be run",
-            "install QEMU 10.1 or newer, or name it with --qemu",
-        ),
-        Some(version) => need(
-            version >= QemuVersion { major: 10, minor: 1 },
-            "qemu_too_old",
-            "qemu",
-            &format!("QEMU {version} has no tdx-guest object"),
-            "install QEMU 10.1 or newer",
-        ),
+    let read_mode = |address: PciAddress| gpu::shown_mode(&tree, address);
+    let probes = ChosenProbes {
+        recorded: tree.recording().map(|_| RecordedProbes { tree: &tree }),
+        own_qemu: qemu.is_some(),
+        live: LiveProbes {
+            qemu: qemu.clone().unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
+            tree: &tree,
+            gpu_mode: gpu_registers.then_some(&read_mode),
+        },
+    };
+    let report = match &args.command {
+        Some(PreflightCommand::Record(record)) => write_recording(&tree, &probes, settings, &record.out)?,
+        None => preflight::run(&Host::new(&tree, &probes, settings)),
+    };
+    if *json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "ready": report.ready(), "recorded": report.recorded, "checks": report.checks, "reasons": report.reasons(),
+            })
+        );
+    } else {
+        print!("{}", table(&report));
     }
-    reasons
+    Ok(if report.ready() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A recording answers for the machine that it was made on, unless QEMU was named.
+struct ChosenProbes<'a> {
+    recorded: Option<RecordedProbes<'a>>,
+    own_qemu: bool,
+    live: LiveProbes<'a>,
+}
 
-    #[test]
-    fn each_missing_thing_has_its_code() {
-        let root = tempfile::tempdir().unwrap();
-        let codes = |qemu| missing(root.path(), qemu).into_iter().map(|r| r.code).collect::<Vec<_>>();
-        assert_eq!(
-            codes(None),
-            ["kvm_missing", "tdx_disabled", "vhost_vsock_missing", "quote_service_missing", "qemu_missing"]
-        );
-        for path in ["dev/kvm", "dev/vhost-vsock", "var/run/tdx-qgs/qgs.socket"] {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
+impl Probes for ChosenProbes<'_> {
+    fn ask(&self, question: &Question) -> Answer {
+        let about_qemu = matches!(question, Question::QemuVersion | Question::QemuObjects);
+        match &self.recorded {
+            Some(recorded) if !(about_qemu && self.own_qemu) => recorded.ask(question),
+            _ => self.live.ask(question),
         }
-        let parameters = root.path().join("sys/module/kvm_intel/parameters");
-        std::fs::create_dir_all(&parameters).unwrap();
-        std::fs::write(parameters.join("tdx"), "Y\n").unwrap();
-        assert_eq!(codes(Some(QemuVersion { major: 10, minor: 0 })), ["qemu_too_old"]);
-        assert!(codes(Some(QemuVersion { major: 10, minor: 1 })).is_empty());
+    }
+}
+
+fn write_recording(tree: &HostTree, probes: &dyn Probes, settings: Settings, out: &Path) -> anyhow::Result<Report> {
+    let mut bytes = Vec::new();
+    let report = preflight::record(tree, probes, settings, &mut bytes)?;
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out)?;
+        file.write_all(&bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", out.display()))?;
+    eprintln!("{}: {} bytes. Left out:", out.display(), bytes.len());
+    for what in LEFT_OUT {
+        eprintln!("  {what}");
+    }
+    Ok(report)
+}
+
+/// One line for each check; what was found and the fix below those that did not pass.
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    let width = report.checks.iter().map(|check| check.id.len()).max().unwrap_or(0);
+    for Check { id, title, status, evidence, fix } in &report.checks {
+        text.push_str(&format!("{:<8}{id:<width$}  {title}\n", word(*status)));
+        if *status != Status::Pass {
+            for evidence in evidence {
+                text.push_str(&format!("{:10}{}: {}\n", "", evidence.source, evidence.found));
+            }
+            text.push_str(&format!("{:10}fix: {fix}\n", ""));
+        }
+    }
+    let count = |status| report.checks.iter().filter(|check| check.status == status).count();
+    let of = if report.recorded { "the recorded host" } else { "this host" };
+    let verdict = if report.ready() { "can run TDX guests" } else { "cannot run TDX guests yet" };
+    text.push_str(&format!(
+        "{of} {verdict}: {} passed, {} warnings, {} unknown, {} failed\n",
+        count(Status::Pass),
+        count(Status::Warn),
+        count(Status::Unknown),
+        count(Status::Fail),
+    ));
+    text
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Pass => "ok",
+        Status::Unknown => "unknown",
+        Status::Warn => "warning",
+        Status::Fail => "FAILED",
     }
 }

@@ -65,11 +65,11 @@ pub struct LiveProbes<'a> {
     /// The tree of the machine.
     pub tree: &'a HostTree,
     /// Reads a GPU's mode; `None` does not touch GPUs.
-    pub gpu_mode: Option<&'a GpuModeProbe>,
+    pub gpu_mode: Option<&'a GpuModeProbe<'a>>,
 }
 
 /// Reads the mode of the device at an address, or says why not.
-pub type GpuModeProbe = dyn Fn(PciAddress) -> Result<String, String>;
+pub type GpuModeProbe<'a> = dyn Fn(PciAddress) -> Result<String, String> + 'a;
 
 impl Probes for LiveProbes<'_> {
     fn ask(&self, question: &Question) -> Answer {

@@ -313,6 +313,26 @@ fn a_board_in_two_modes_with_nodes_for_root_alone() {
 }
 
 #[test]
+fn a_board_whose_gpus_go_to_guests_one_by_one() {
+    let modes = |gpus: &'static str, switches: &'static str| {
+        move |tree: &mut Tree| {
+            for (question, answer) in &mut tree.recording.answers {
+                if question.starts_with("gpu mode 0000:0") {
+                    *answer = format!("given {switches}");
+                } else if question.starts_with("gpu mode") {
+                    *answer = format!("given {gpus}");
+                }
+            }
+        }
+    };
+    assert_eq!(broken(Tree::h200_board(), modes("on", "off")), READY);
+    assert_eq!(broken(Tree::h200_board(), modes("on", "ppcie")), [READY[0], ("gpu_mode", Warn)]);
+    assert_eq!(broken(Tree::h200_board(), modes("ppcie", "off")), [READY[0], ("gpu_mode", Warn)]);
+    assert_eq!(broken(Tree::h200_board(), modes("off", "off")), [READY[0], ("gpu_mode", Warn)]);
+    assert_eq!(broken(Tree::h200_board(), modes("devtools", "off")), [READY[0], ("gpu_mode", Fail)]);
+}
+
+#[test]
 fn an_empty_tree_is_no_good_machine() {
     let root = tempfile::tempdir().unwrap();
     let tree = HostTree::open(root.path()).unwrap();

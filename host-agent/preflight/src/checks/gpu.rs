@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! GPUs and NVSwitches.
 
-use vfio::{Architecture, PciDevice, device_nodes, iommu_group};
+use vfio::{Architecture, DeviceKind, PciDevice, device_nodes, iommu_group};
 
 use crate::host::Host;
 use crate::probes::{Answer, Question};
@@ -67,38 +67,37 @@ pub(super) fn firmware(host: &Host<'_>) -> Option<Finding> {
     })
 }
 
-/// One mode for all: on or Protected PCIe. On a board with NVSwitches, Hopper needs the latter for NVLink.
+/// On, or Protected PCIe: then all GPUs and NVSwitches of the board together. NVSwitches have no other mode.
 pub(super) fn mode(host: &Host<'_>) -> Option<Finding> {
-    let mut seen: Vec<String> = Vec::new();
+    let ask = |device: &PciDevice| host.ask(&Question::GpuMode(device.address));
+    let board = capable(host).into_iter().any(|gpu| ask(gpu) == Answer::Given("ppcie".to_owned()));
     let mut devices = capable(host);
     devices.extend(host.switches());
-    let finding = each(devices, |device| {
-        let question = Question::GpuMode(device.address);
-        let (source, address) = (question.to_string(), device.address);
-        match host.ask(&question) {
-            Answer::Given(mode) => {
-                if !seen.contains(&mode) {
-                    seen.push(mode.clone());
-                }
-                match mode.as_str() {
-                    "on" | "ppcie" => Finding::pass(&source, mode),
-                    "devtools" => Finding::fail(
-                        &source,
-                        mode,
-                        format!("host-agent gpu mode {address} --set on: guests refuse it"),
-                    ),
-                    _ => Finding::warn(&source, mode, format!("host-agent gpu mode {address} --set on")),
-                }
+    each(devices, |device| {
+        let (source, address) = (Question::GpuMode(device.address).to_string(), device.address);
+        let mode = match ask(device) {
+            Answer::Given(mode) => mode,
+            Answer::Failed(reason) => {
+                return Finding::unknown(&source, reason, format!("host-agent gpu mode {address}"));
             }
-            Answer::Failed(reason) => Finding::unknown(&source, reason, format!("host-agent gpu mode {address}")),
-            Answer::Unasked => Finding::unknown(&source, "not asked", "run it as root with --gpu-registers"),
+            Answer::Unasked => return Finding::unknown(&source, "not asked", "run it as root with --gpu-registers"),
+        };
+        match (device.kind, mode.as_str()) {
+            (_, "ppcie") if board => Finding::pass(&source, mode),
+            (DeviceKind::NvSwitch, "off") if !board => Finding::pass(&source, mode),
+            (DeviceKind::Gpu, "devtools") => {
+                Finding::fail(&source, mode, format!("host-agent gpu mode {address} --set on: guests refuse it"))
+            }
+            (DeviceKind::Gpu, "on") if !board => Finding::pass(&source, mode),
+            (DeviceKind::Gpu, _) if !board => {
+                Finding::warn(&source, mode, format!("host-agent gpu mode {address} --set on"))
+            }
+            (DeviceKind::NvSwitch, _) if !board => {
+                Finding::warn(&source, mode, "host-agent gpu mode --all --set ppcie, or --all --set on")
+            }
+            _ => Finding::warn(&source, mode, "host-agent gpu mode --all --set ppcie"),
         }
-    });
-    if seen.len() > 1 && !host.switches().is_empty() {
-        let mixed = Finding::warn("gpu mode", seen.join(", "), "host-agent gpu mode --all --set ppcie");
-        return Finding::all(finding.into_iter().chain([mixed]).collect());
-    }
-    finding
+    })
 }
 
 pub(super) fn memory_window(host: &Host<'_>) -> Option<Finding> {
