@@ -97,7 +97,7 @@ mod tests {
         let path = directory.path().to_owned();
         let found = files(&[path.clone(), path.join("b.xml")], 9).unwrap();
         assert_eq!(found, ["a.xml", "b.xml", "b.xml"].map(|name| path.join(name)));
-        assert!(files(&[path.clone()], 1).is_err());
+        assert!(files(std::slice::from_ref(&path), 1).is_err());
         assert!(files(&[path.join("none")], 9).is_ok_and(|found| found.len() == 1));
         // What is no manifest is named.
         let error = GpuFiles::read(&GpuFileArgs { rim: vec![path], ocsp: Vec::new() }).unwrap_err();

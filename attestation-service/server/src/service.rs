@@ -267,8 +267,8 @@ impl Service {
         let grounds = Grounds {
             collateral: &collateral.in_force,
             anchors: &self.anchors,
-            releases: &releases,
-            policy: &policy,
+            releases,
+            policy,
             gpu: self.gpu.grounds(),
             now,
         };

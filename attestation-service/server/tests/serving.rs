@@ -102,7 +102,16 @@ impl Scene {
         let spki_sha256 = &Sha256Digest::of(b"spki");
         let binding = Binding::Connection { proof: &self.proof, challenge, exporter, spki_sha256 };
         let releases = std::slice::from_ref(&self.release);
-        Appraisal { evidence: &self.evidence, binding, quote: &self.quote, releases, policy, gpu: GpuGrounds::NVIDIA, now: NOW }.appraise()
+        Appraisal {
+            evidence: &self.evidence,
+            binding,
+            quote: &self.quote,
+            releases,
+            policy,
+            gpu: GpuGrounds::NVIDIA,
+            now: NOW,
+        }
+        .appraise()
     }
 
     fn codes(&self) -> Vec<String> {
@@ -126,8 +135,15 @@ async fn a_serving_guest_is_accepted_on_its_own_connection_only() {
     let (challenge, exporter) = (&CHALLENGE, &EXPORTER);
     let binding = Binding::Connection { proof: &scene.proof, challenge, exporter, spki_sha256 };
     let releases = std::slice::from_ref(&scene.release);
-    let relayed =
-        Appraisal { evidence: &scene.evidence, binding, quote: &scene.quote, releases, policy: &policy, gpu: GpuGrounds::NVIDIA, now: NOW };
+    let relayed = Appraisal {
+        evidence: &scene.evidence,
+        binding,
+        quote: &scene.quote,
+        releases,
+        policy: &policy,
+        gpu: GpuGrounds::NVIDIA,
+        now: NOW,
+    };
     assert_eq!(relayed.appraise().reasons()[0].code, "certificate_key_mismatch");
 }
 
@@ -279,7 +295,15 @@ async fn a_document_alone_opens_nothing() {
     let binding = Binding::Document { moment: Moment::Serving };
     let releases = std::slice::from_ref(&scene.release);
     let policy = &Policy::any_release();
-    let appraisal = Appraisal { evidence: &scene.evidence, binding, quote: &scene.quote, releases, policy, gpu: GpuGrounds::NVIDIA, now: NOW };
+    let appraisal = Appraisal {
+        evidence: &scene.evidence,
+        binding,
+        quote: &scene.quote,
+        releases,
+        policy,
+        gpu: GpuGrounds::NVIDIA,
+        now: NOW,
+    };
     // The verified quote is the proof's, not the document's own: that alone is refused.
     assert_eq!(appraisal.appraise().reasons()[0].code, "quote_mismatch");
     assert!(appraisal.accept().is_err());

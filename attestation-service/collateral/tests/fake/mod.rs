@@ -53,7 +53,7 @@ struct State {
 
 impl Pccs {
     pub(crate) fn start(collateral: Collateral) -> Self {
-        Self::listen(collateral, "http", |stream, state| answer(stream, state))
+        Self::listen(collateral, "http", answer)
     }
 
     /// With TLS; the certificate that it is known by, too.

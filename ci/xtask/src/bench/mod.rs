@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask bench [NAME]`: figures as ratios against a limit or a peer of the same run, in target/bench/NAME.json.
 
+mod attestation;
 mod demo;
 mod figure;
 mod image;
@@ -28,6 +29,8 @@ enum Bench {
     Measure,
     /// The image: building it, its size, booting it on machines of several shapes.
     Image,
+    /// The attestation service: appraisal against `dcap-qvl`, releases under load, memory.
+    Attestation,
     /// The demo: its phases, the image's size, the guest's memory.
     Demo,
 }
@@ -49,11 +52,13 @@ impl Bench {
         let name = match self {
             Self::Measure => "measure",
             Self::Image => "image",
+            Self::Attestation => "attestation",
             Self::Demo => "demo",
         };
         let Outcome { figures, mut details } = match self {
             Self::Measure => measure::run()?,
             Self::Image => image::run(cold)?,
+            Self::Attestation => attestation::run()?,
             Self::Demo => demo::run()?,
         };
         for figure in &figures {

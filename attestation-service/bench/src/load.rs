@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The service under load, over the wire.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use attestation_bench::{Guest, Program, Scene, Starter};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use types::Sha256Digest;
+
+use crate::figure::{Figure, quantile};
+
+/// Figures, and how the rate grows with the number of clients.
+pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::Result<(Vec<Figure>, Value)> {
+    let mut starter = Starter::new(program);
+    for limit in ["--client-rate", "--model-rate", "--open-challenges"] {
+        starter.arguments.extend([limit.to_owned(), "1000000".to_owned()]);
+    }
+    let service = starter.start(scene)?;
+    let load = Load { guest: Guest::boot(scene)?, address: service.address, pin: scene.pin(), seconds };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let idle = resident(&service)?;
+    let mut growth = Vec::new();
+    let mut best = Round::default();
+    for clients in [1, 10, 100, 1000] {
+        eprintln!("{clients} clients on connections of their own");
+        let round = runtime.block_on(load.closed(&service, clients, true))?;
+        growth.push(round.document(clients));
+        if round.rate > best.rate {
+            best = round;
+        }
+    }
+    eprintln!("connections for one release each");
+    let fresh = runtime.block_on(load.closed(&service, 32, false))?;
+    eprintln!("{RATE} a second");
+    let (mut latencies, late) = runtime.block_on(load.open())?;
+    eprintln!("open challenges");
+    let before = resident(&service)?;
+    runtime.block_on(load.challenges(CHALLENGES))?;
+    let memory = resident(&service)?;
+    let code = service.terminate()?;
+    anyhow::ensure!(code == Some(0), "the service ended with {code:?}");
+    let store = scene.beside()?;
+    let logged = store.verify_audit()?.key_releases;
+    let figures = vec![
+        Figure::at_least("releases over TLS, entries synced", best.rate, "/s", 1000.0),
+        Figure::plain("the same, best number of clients", best.clients, ""),
+        Figure::at_least("the same, two cores for the service alone", 2.0 / best.processor, "/s", 1000.0),
+        Figure::plain("service's processor time for a release", best.processor * 1000.0, "ms"),
+        Figure::plain("releases, a connection for each", fresh.rate, "/s"),
+        Figure::plain("the same, service's processor time", fresh.processor * 1000.0, "ms"),
+        Figure::at_most("99 % of releases at 500/s", quantile(&mut latencies, 0.99) * 1000.0, "ms", 50.0),
+        Figure::plain("half of releases at 500/s", quantile(&mut latencies, 0.5) * 1000.0, "ms"),
+        Figure::plain("share of 500/s that was answered in time", late, "%"),
+        Figure::plain("memory at the start", idle, "MB"),
+        Figure::plain("memory after the loads", before, "MB"),
+        Figure::at_most("memory with 10,000 open challenges", memory, "MB", 100.0),
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        Figure::plain("entries on the verified audit log", logged as f64, ""),
+    ];
+    Ok((figures, growth.into()))
+}
+
+#[derive(Clone)]
+struct Load {
+    guest: Guest,
+    address: SocketAddr,
+    pin: Sha256Digest,
+    seconds: u64,
+}
+
+/// What one load came to.
+#[derive(Debug, Default)]
+struct Round {
+    clients: f64,
+    /// Releases a second.
+    rate: f64,
+    /// The service's processor time for a release, seconds.
+    processor: f64,
+    median: f64,
+    p99: f64,
+}
+
+impl Round {
+    fn document(&self, clients: u32) -> Value {
+        json!({
+            "clients": clients, "releases_per_second": self.rate, "median_ms": self.median * 1000.0,
+            "p99_ms": self.p99 * 1000.0, "service_processor_ms": self.processor * 1000.0,
+        })
+    }
+}
+
+impl Load {
+    /// Clients that ask again as soon as they are answered, on one connection each or on one for each release.
+    async fn closed(&self, service: &Program, clients: u32, kept: bool) -> anyhow::Result<Round> {
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            connections.push(Guest::connect(self.address, self.pin).await?);
+        }
+        let processor = processor_seconds(service)?;
+        let started = Instant::now();
+        let end = started + Duration::from_secs(self.seconds);
+        let mut tasks = JoinSet::new();
+        for mut connection in connections {
+            let load = self.clone();
+            tasks.spawn(async move {
+                let mut latencies = Vec::new();
+                while Instant::now() < end {
+                    let asked = Instant::now();
+                    if !kept {
+                        connection = Guest::connect(load.address, load.pin).await?;
+                    }
+                    load.guest.ask(&mut connection).await?;
+                    latencies.push(asked.elapsed().as_secs_f64());
+                }
+                anyhow::Ok(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            latencies.append(&mut done??);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let count = latencies.len() as f64;
+        Ok(Round {
+            clients: clients.into(),
+            rate: count / started.elapsed().as_secs_f64(),
+            processor: (processor_seconds(service)? - processor) / count,
+            median: quantile(&mut latencies, 0.5),
+            p99: quantile(&mut latencies, 0.99),
+        })
+    }
+
+    /// [`RATE`] releases a second whatever the answers do: latencies from the moment that each was due, and the share
+    /// that was answered by the end.
+    async fn open(&self) -> anyhow::Result<(Vec<f64>, f64)> {
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(Guest::connect(self.address, self.pin).await?);
+        }
+        let (back, mut returned) = tokio::sync::mpsc::unbounded_channel();
+        for connection in idle {
+            back.send(connection)?;
+        }
+        let started = Instant::now();
+        let mut tasks = JoinSet::new();
+        let total = RATE.saturating_mul(self.seconds);
+        for number in 0..total {
+            let due = started + Duration::from_secs(1) * u32::try_from(number)? / u32::try_from(RATE)?;
+            tokio::time::sleep_until(due.into()).await;
+            // No connection is free: what is due waits, and its latency shows it.
+            let mut connection = returned.recv().await.context("connections")?;
+            let (guest, back) = (self.guest.clone(), back.clone());
+            tasks.spawn(async move {
+                guest.ask(&mut connection).await?;
+                // The receiver outlives all tasks.
+                let _ = back.send(connection);
+                anyhow::Ok(due.elapsed().as_secs_f64())
+            });
+        }
+        let planned = Duration::from_secs(self.seconds).as_secs_f64();
+        let took = started.elapsed().as_secs_f64();
+        let mut latencies = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            latencies.push(done??);
+        }
+        Ok((latencies, (planned / took).min(1.0) * 100.0))
+    }
+
+    async fn challenges(&self, count: u32) -> anyhow::Result<()> {
+        let mut connection = Guest::connect(self.address, self.pin).await?;
+        for _ in 0..count {
+            connection.challenge().await?;
+        }
+        Ok(())
+    }
+}
+
+/// User and system time of the service so far (proc(5), fields 14 and 15, in hundredths of a second).
+fn processor_seconds(service: &Program) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.id().as_raw_nonzero()))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field).and_then(|ticks| ticks.parse::<f64>().ok()).context("stat");
+    Ok((ticks(11)? + ticks(12)?) / 100.0)
+}
+
+/// Resident memory in MB.
+fn resident(service: &Program) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", service.id().as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0 / 1e6)
+}
+
+const RATE: u64 = 500;
+const CONNECTIONS: usize = 64;
+const CHALLENGES: u32 = 10_000;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The figures of `attestation-service/bench`: appraisal against `dcap-qvl`, and the service as a program under load.
+
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Figure, Outcome};
+use crate::{process, workspace};
+
+/// What the program prints.
+#[derive(Deserialize)]
+struct Document {
+    figures: Vec<Figure>,
+    clients: Value,
+    seconds: Value,
+    rounds: Value,
+}
+
+pub(super) fn run() -> anyhow::Result<Outcome> {
+    let mut build = process::command("cargo");
+    build.args(["build", "--locked", "--release", "--package", "attestation-bench"]).current_dir(workspace::root()?);
+    process::run("build of the bench", &mut build)?;
+    let target = workspace::target()?;
+    let mut bench = process::command(target.join("release/attestation-bench"));
+    // On the disk that the workspace is on: a temporary directory may be memory, which syncs for nothing.
+    bench.arg("--service").arg(target.join("release/attestation-bench-service")).arg("--directory").arg(&target);
+    let document = process::json("attestation-bench", &mut bench)?;
+    let Document { figures, clients, seconds, rounds } =
+        serde_json::from_value(document).context("attestation-bench")?;
+    let details = [("clients", clients), ("seconds", seconds), ("rounds", rounds)];
+    let details = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Ok(Outcome { figures, details })
+}
