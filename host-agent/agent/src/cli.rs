@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{ModelId, Sha256Digest};
 
 use crate::record::LaunchRecord;
-use crate::{gpu, launch, preflight, prepare};
+use crate::{gpu, launch, manual, preflight, prepare};
 
 /// Prepares a host and runs guests on it.
 #[derive(Debug, Parser)]
@@ -40,6 +40,8 @@ enum Command {
     Status(RunDirArgs),
     /// Stop the guest of a run directory.
     Stop(RunDirArgs),
+    /// Write manual pages and completions for shells, for packages.
+    Manual(manual::ManualArgs),
 }
 
 /// What a launch is composed of.
@@ -195,6 +197,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Status(args) => launch::status(&args),
         Command::Stop(args) => launch::stop(&args),
+        Command::Manual(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("host-agent: {error:#}");

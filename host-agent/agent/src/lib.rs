@@ -10,6 +10,7 @@ mod files;
 mod gpu;
 mod image;
 mod launch;
+mod manual;
 mod preflight;
 mod prepare;
 mod process;

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The units of systemd: well-formed, sandboxed, and with commands that exist.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn units() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units");
+    let mut units: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    units.sort();
+    assert_eq!(units.len(), 2);
+    units
+}
+
+#[test]
+fn commands_of_units_exist() {
+    for unit in units() {
+        let text = std::fs::read_to_string(&unit).unwrap();
+        let commands: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once("=/usr/bin/host-agent ")).map(|c| c.1).collect();
+        assert!(!commands.is_empty(), "{}", unit.display());
+        for command in commands {
+            let words: Vec<&str> = command.split(' ').take_while(|word| !word.starts_with(['-', '$'])).collect();
+            let help = Command::new(env!("CARGO_BIN_EXE_host-agent")).args(&words).arg("--help").output().unwrap();
+            assert_eq!(help.status.code(), Some(0), "{command}");
+            let help = String::from_utf8_lossy(&help.stdout).into_owned();
+            for option in command.split(' ').filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{command}: {option}");
+            }
+        }
+    }
+}
+
+#[test]
+fn units_are_sandboxed() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        println!("SKIPPED: no systemd-analyze on this machine");
+        return;
+    }
+    for unit in units() {
+        let arguments = ["security", "--offline=true", "--no-pager", "--threshold=30"];
+        let output = Command::new("systemd-analyze").args(arguments).arg(&unit).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {}", unit.display(), text.lines().last().unwrap_or_default());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!errors.contains("Unknown") && !errors.contains("Failed to parse"), "{errors}");
+    }
+}
