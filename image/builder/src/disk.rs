@@ -97,7 +97,7 @@ impl DiskRecipe {
         let recipe = &self.modules;
         let source = fetch::fetch_input(&self.lock(&recipe.package)?, shop.sources, shop.progress)?;
         let (archive, directory, names) = (recipe.archive.clone(), recipe.directory.clone(), recipe.names.clone());
-        Ok(ModulesRecipe { source, archive, directory, names })
+        Ok(ModulesRecipe { source, archive, directory, names, patches: self.patches.clone() })
     }
 
     /// The disk from the cache, or made now. The cache key covers the recipe, the locks, the modules, the programs and

@@ -174,10 +174,7 @@ impl Recipe {
     fn prepare(&self, tree: &Path, room: &Room) -> Result<(), KernelError> {
         for (name, text) in &self.patches {
             files::write_whole(&tree.join(name), text)?;
-            Tool::inside(room, "patch")
-                .args(["--strip=1", "--fuzz=0", "--forward", "--batch", "--input", name.as_str()])
-                .directory(Path::new(PLACE))
-                .output()?;
+            patch(room, name, Path::new(PLACE))?;
         }
         config::check_known(tree, &self.fragments)?;
         files::write_whole(&tree.join(WANTED), config::merged_text(&self.fragments).as_bytes())?;
@@ -196,6 +193,12 @@ fn compile(room: &Room, shop: &Shop<'_>, targets: &[&str]) -> Result<(), KernelE
         .args(targets)
         .run("kernel: files compiled", shop.progress)?;
     Ok(())
+}
+
+/// Applies the patch `name`, a file of the tree at `place`, exactly.
+pub(crate) fn patch(room: &Room, name: &str, place: &Path) -> Result<(), ToolError> {
+    let arguments = ["--strip=1", "--fuzz=0", "--forward", "--batch", "--input", name];
+    Tool::inside(room, "patch").args(arguments).directory(place).output().map(drop)
 }
 
 /// `make` at the kernel's place, under fixed names of user, host and version.

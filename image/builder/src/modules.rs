@@ -61,6 +61,8 @@ pub(crate) struct ModulesRecipe {
     pub(crate) directory: String,
     /// The modules.
     pub(crate) names: Vec<String>,
+    /// Patches to the source, in order: name and text.
+    pub(crate) patches: Vec<(String, Vec<u8>)>,
 }
 
 /// Compiled modules, stripped.
@@ -109,8 +111,10 @@ impl ModulesRecipe {
     fn key(&self, root: &Sha256Digest, kernel: &Sha256Digest, source_date_epoch: u64) -> Sha256Digest {
         let source = self.source.lock.lock.sha256;
         let (archive, directory, names) = (&self.archive, &self.directory, self.names.join(" "));
+        let patch = |(name, text): &(String, Vec<u8>)| format!("{name} {}\n", Sha256Digest::of(text));
+        let patches: String = self.patches.iter().map(patch).collect();
         let text = format!(
-            "{RECIPE_VERSION}\nroot {root}\nkernel {kernel}\nsource {source}\n{archive}\n{directory}\n{names}\n{source_date_epoch}\n"
+            "{RECIPE_VERSION}\nroot {root}\nkernel {kernel}\nsource {source}\n{archive}\n{directory}\n{names}\n{patches}{source_date_epoch}\n"
         );
         Sha256Digest::of(text.as_bytes())
     }
@@ -118,6 +122,10 @@ impl ModulesRecipe {
     fn compile(&self, shop: &Shop<'_>, linux: &Path, source: &Path) -> Result<(), ModulesError> {
         let room = shop.root.room(shop.sources, shop.progress)?.lend(linux, kernel::PLACE).lend(source, SOURCE_PLACE);
         let place = Path::new(SOURCE_PLACE).join(&self.directory);
+        for (name, text) in &self.patches {
+            files::write_whole(&source.join(&self.directory).join(name), text)?;
+            kernel::patch(&room, name, &place)?;
+        }
         shop.progress.step(&format!("compile {}", self.names.join(", ")));
         kernel::make(&room)
             .directory(&place)
@@ -186,13 +194,15 @@ mod tests {
         let lock = NamedLock { name: "n/d".into(), lock, lock_sha256: Sha256Digest::ZERO };
         let source = Input { path: PathBuf::new(), lock };
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        ModulesRecipe { source, archive: "a.tar.xz".into(), directory: "d".into(), names }
+        ModulesRecipe { source, archive: "a.tar.xz".into(), directory: "d".into(), names, patches: Vec::new() }
     }
 
     #[test]
     fn every_part_of_a_recipe_is_in_the_key() {
         let (one, two) = (Sha256Digest::of(b"1"), Sha256Digest::of(b"2"));
         let base = recipe(b"s", &["a"]).key(&one, &one, 1);
+        let patches = vec![("p".to_owned(), b"x".to_vec())];
+        assert_ne!(base, ModulesRecipe { patches, ..recipe(b"s", &["a"]) }.key(&one, &one, 1));
         for other in [
             recipe(b"t", &["a"]).key(&one, &one, 1),
             recipe(b"s", &["a", "b"]).key(&one, &one, 1),

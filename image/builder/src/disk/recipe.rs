@@ -58,6 +58,8 @@ pub(crate) struct DiskRecipe {
     pub(super) modules: ModulesSource,
     /// Files of packages.
     pub(super) files: Vec<PackagedFile>,
+    /// Patches to the modules' source, in order: name and text.
+    pub(super) patches: Vec<(String, Vec<u8>)>,
     /// Programs of this repository.
     pub(crate) programs: Vec<Program>,
     /// Digest of the file that states this.
@@ -84,6 +86,9 @@ pub(super) struct ModulesSource {
     pub(super) directory: String,
     /// In load order.
     pub(super) names: Vec<String>,
+    /// Files of the directory that has this file's name.
+    #[serde(default)]
+    pub(super) patches: Vec<String>,
 }
 
 /// A file of a package and its place.
@@ -112,7 +117,9 @@ impl DiskRecipe {
         let set = NamedSet::read(&locks.join(format!("{}.toml", text.set)))?;
         check(&text, &set)?;
         let Text { modules, files, programs, .. } = text;
-        Ok(Self { set, modules, files, programs, sha256: Sha256Digest::of(&bytes) })
+        let patch = |file: &String| Ok((file.clone(), files::read_capped(&roots.join(name).join(file), MAX_TEXT)?));
+        let patches = modules.patches.iter().map(patch).collect::<Result<_, FileError>>()?;
+        Ok(Self { set, modules, files, patches, programs, sha256: Sha256Digest::of(&bytes) })
     }
 }
 
@@ -126,7 +133,7 @@ fn check(text: &Text, set: &NamedSet) -> Result<(), RecipeError> {
     if let Some(unused) = set.set.packages.iter().find(|locked| !used.contains(&&locked.package)) {
         return Err(RecipeError::Unused { package: unused.package.clone(), set: set.name.clone() });
     }
-    modules.names.iter().chain([&modules.directory]).try_for_each(|name| plain(name))
+    modules.names.iter().chain(&modules.patches).chain([&modules.directory]).try_for_each(|name| plain(name))
 }
 
 fn plain(name: &str) -> Result<(), RecipeError> {
@@ -151,6 +158,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = std::fs::read_to_string(image("roots").join("nvidia.toml")).unwrap();
         std::fs::write(dir.path().join("nvidia.toml"), change(text)).unwrap();
+        std::os::unix::fs::symlink(image("roots").canonicalize().unwrap().join("nvidia"), dir.path().join("nvidia"))
+            .unwrap();
         DiskRecipe::read(dir.path(), &image("locks"), "nvidia")
     }
 
@@ -158,6 +167,7 @@ mod tests {
     fn the_repository_root_is_good() {
         let recipe = read(|text| text).unwrap();
         assert_eq!(recipe.modules.names, ["nvidia", "nvidia-uvm"]);
+        assert!(recipe.patches.iter().all(|(_, text)| text.starts_with(b"SPDX-License-Identifier: MIT\n")));
         assert!(recipe.set.locks().iter().all(|lock| lock.lock.licence != "NOASSERTION"));
     }
 
@@ -175,6 +185,7 @@ mod tests {
         let error = replaced("package = \"libcuda1\"", "package = \"libc6\"");
         assert!(matches!(error, RecipeError::Unused { package, .. } if package == "libcuda1"));
         assert!(matches!(replaced("\"nvidia-uvm\"]", "\"../uvm\"]"), RecipeError::Name(_)));
+        assert!(matches!(replaced("0001-resize", "0009-resize"), RecipeError::File(_)));
         assert!(matches!(replaced("set = \"nvidia\"", "set = \"../x\""), RecipeError::Name(_)));
         assert!(matches!(replaced("set = ", "shell = true\nset = "), RecipeError::Syntax { .. }));
         assert!(matches!(replaced("executable = true", "mode = 4755"), RecipeError::Syntax { .. }));
