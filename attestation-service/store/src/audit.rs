@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The audit log: what was authorised stands on disk before it happens.
 
-use std::sync::{Mutex, MutexGuard};
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _};
 use tile_log::{AppendError, FileError, ReadError, TileDir, TileLog, VerifyError};
 
-use crate::Store;
 use crate::database::{self, DatabaseError};
 use crate::entry::{AuditEntry, EntryError};
 use crate::group::Group;
+use crate::{OpenError, Store};
 
 pub(crate) struct Audit {
-    /// `None` when the store was opened without the sequencer.
-    pub(crate) log: Option<Mutex<TileLog>>,
+    /// `None` when the store was opened without the sequencer; `None` inside when a write failed, until the log is
+    /// opened again.
+    pub(crate) log: Option<Mutex<Option<TileLog>>>,
     pub(crate) dir: TileDir,
+    pub(crate) path: PathBuf,
     pub(crate) key: LogKey,
     /// Entries that are written together.
     pub(crate) group: Group<Vec<u8>, Result<EntryProof, AuditError>>,
@@ -44,6 +47,9 @@ pub enum AuditError {
     /// The new head could not be recorded.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// After a write that failed the log could not be opened again.
+    #[error("the audit log could not be opened again: {0}")]
+    Reopen(#[from] Box<OpenError>),
     /// The write that it was a part of failed.
     #[error("the entry was not written: {0}")]
     Batch(String),
@@ -105,12 +111,13 @@ impl Store {
     }
 
     fn append_all(&self, batch: &[Vec<u8>]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
-        let mut log = self.sequencer()?;
         let entries: Vec<_> = batch.iter().map(Vec::as_slice).collect();
-        let appended = log.append(&entries)?;
-        let head = log.checkpoint().head();
-        database::set_audit_head(&*database::lock(&self.database)?, head.size(), head.root())?;
-        Ok(appended.iter().map(|entry| Ok(log.proof(entry.index)?)).collect())
+        self.sequence(|log| {
+            let appended = log.append(&entries)?;
+            let head = log.checkpoint().head();
+            database::set_audit_head(&*database::lock(&self.database)?, head.size(), head.root())?;
+            Ok(appended.iter().map(|entry| Ok(log.proof(entry.index)?)).collect())
+        })
     }
 
     /// Proof that entry `index` stands in the log, as of the newest checkpoint.
@@ -118,7 +125,7 @@ impl Store {
     /// # Errors
     /// [`AuditError`]; [`TileError::Range`] inside for an index beyond the log.
     pub fn audit_proof(&self, index: u64) -> Result<EntryProof, AuditError> {
-        Ok(self.sequencer()?.proof(index)?)
+        self.sequence(|log| Ok(log.proof(index)?))
     }
 
     /// The newest checkpoint, as text.
@@ -127,7 +134,7 @@ impl Store {
     /// [`AuditError`].
     pub fn checkpoint(&self) -> Result<SignedCheckpoint, AuditError> {
         match &self.audit.log {
-            Some(log) => Ok(log.lock().map_err(|_| AuditError::Poisoned)?.checkpoint().clone()),
+            Some(_) => self.sequence(|log| Ok(log.checkpoint().clone())),
             None => Ok(SignedCheckpoint::verify(&self.audit.dir.checkpoint()?, &self.audit.key)?),
         }
     }
@@ -151,7 +158,7 @@ impl Store {
     /// # Errors
     /// [`AuditError`].
     pub fn set_cosigned(&self, cosigned: SignedCheckpoint) -> Result<(), AuditError> {
-        Ok(self.sequencer()?.set_cosigned(cosigned)?)
+        self.sequence(|log| Ok(log.set_cosigned(cosigned)?))
     }
 
     /// Recomputes the whole audit log from its entries, each of which must be of a known form. Nothing is appended
@@ -191,7 +198,19 @@ impl Store {
         Ok(AuditSummary { checkpoint, key_releases, refusals })
     }
 
-    fn sequencer(&self) -> Result<MutexGuard<'_, TileLog>, AuditError> {
-        self.audit.log.as_ref().ok_or(AuditError::NotSequencer)?.lock().map_err(|_| AuditError::Poisoned)
+    /// Works on the log. Where a write failed before, which checkpoint is on disk is in doubt: the log is opened again,
+    /// as at a start, and must extend the head that the database knows.
+    fn sequence<T>(&self, work: impl FnOnce(&mut TileLog) -> Result<T, AuditError>) -> Result<T, AuditError> {
+        let mut place =
+            self.audit.log.as_ref().ok_or(AuditError::NotSequencer)?.lock().map_err(|_| AuditError::Poisoned)?;
+        let log = match place.as_mut() {
+            Some(log) => log,
+            None => place.insert(self.reopened_log()?),
+        };
+        let result = work(log);
+        if matches!(result, Err(AuditError::Append(AppendError::File(_) | AppendError::Poisoned))) {
+            *place = None;
+        }
+        result
     }
 }

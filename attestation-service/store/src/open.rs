@@ -170,12 +170,31 @@ impl Store {
             database: Mutex::new(connection),
             reader: Mutex::new(database::open(&dir.join(DATABASE))?),
             kek,
-            audit: Audit { log: log.map(Mutex::new), dir: audit_dir, key, group: Group::new() },
+            audit: Audit {
+                log: log.map(|log| Mutex::new(Some(log))),
+                dir: audit_dir,
+                path: dir.join(AUDIT),
+                key,
+                group: Group::new(),
+            },
             redemptions: Group::new(),
             changes: AtomicU64::new(0),
         };
         store.check_history(&checkpoint, recorded, options.known_checkpoint.as_deref())?;
         Ok(store)
+    }
+
+    /// The log opened for appending, as at a start.
+    pub(crate) fn reopened_log(&self) -> Result<TileLog, Box<OpenError>> {
+        let reopen = || {
+            let connection = database::lock(&self.reader)?;
+            let recorded = database::audit_head(&connection)?;
+            let log = TileLog::open(&self.audit.path, audit_signer(&connection, &self.kek)?)?;
+            drop(connection);
+            self.check_history(log.checkpoint(), recorded, None)?;
+            Ok(log)
+        };
+        reopen().map_err(Box::new)
     }
 
     /// The log must extend the head that the database recorded, and the one that was given.

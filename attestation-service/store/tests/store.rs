@@ -312,6 +312,33 @@ fn without_an_entry_on_disk_there_is_no_proof() {
     assert_eq!(store.append_audit(&release_entry(0)).unwrap().index, 0);
 }
 
+/// A checkpoint that can't be replaced leaves in doubt what is on disk: the log is opened again, without a restart.
+#[test]
+fn a_log_whose_checkpoint_could_not_be_written_goes_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let obstacle = dir.path().join("audit/checkpoint.tmp");
+    for round in 0..3 {
+        fs::create_dir_all(&obstacle).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(store.append_audit(&release_entry(round)), Err(AuditError::Append(_))));
+        }
+        assert_eq!(store.checkpoint().unwrap().head().size(), round);
+        fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(store.append_audit(&release_entry(round)).unwrap().index, round);
+    }
+    assert_eq!(store.verify_audit().unwrap().key_releases, 3);
+    // What is there when it is opened again must extend what the database knows.
+    let old = fs::read(dir.path().join("audit/checkpoint")).unwrap();
+    store.append_audit(&release_entry(3)).unwrap();
+    fs::create_dir_all(&obstacle).unwrap();
+    assert!(store.append_audit(&release_entry(4)).is_err());
+    fs::remove_dir(&obstacle).unwrap();
+    fs::write(dir.path().join("audit/checkpoint"), old).unwrap();
+    assert!(matches!(store.append_audit(&release_entry(4)), Err(AuditError::Reopen(_))));
+}
+
 #[test]
 fn cosignatures_join_the_current_checkpoint_only() {
     let dir = tempfile::tempdir().unwrap();
