@@ -129,8 +129,12 @@ fn modes_that_may_not_be_set_are_refused_before_anything_is_written() {
     write(root.path(), "sys/bus/pci/devices/0000:c2:00.0/boot_vga", "1\n");
     let resource = root.path().join("sys/bus/pci/devices/0000:b8:00.0/resource0");
     let before = std::fs::read(&resource).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
     let code = |address: &str, mode: &str| {
-        let output = agent(&["gpu", "mode", "b8:00.0", address, "--set", mode, "--root", path, "--json"]);
+        let arguments =
+            ["gpu", "mode", "b8:00.0", address, "--set", mode, "--root", path, "--state-dir", state, "--json"];
+        let output = agent(&arguments);
         assert_eq!(output.status.code(), Some(2), "{address} {mode}");
         let reason = document(&output)["reasons"][0].clone();
         assert!(!reason["fix"].as_str().unwrap().is_empty());
@@ -147,7 +151,7 @@ fn modes_that_may_not_be_set_are_refused_before_anything_is_written() {
     assert_eq!(code("07:00.0", "ppcie"), "gpu_busy", "0x22a3 is group 8867");
     assert!(before == std::fs::read(&resource).unwrap());
     // A file does not answer as a security processor does: it is said, and the queue is all that was touched.
-    let output = agent(&["gpu", "mode", "b8:00.0", "--set", "off", "--root", path, "--json"]);
+    let output = agent(&["gpu", "mode", "b8:00.0", "--set", "off", "--root", path, "--state-dir", state, "--json"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(document(&output)["reasons"][0]["code"], "gpu_not_answering");
 }

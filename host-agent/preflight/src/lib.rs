@@ -8,6 +8,7 @@
 mod checks;
 mod host;
 mod probes;
+mod qgs;
 mod recording;
 mod report;
 

@@ -5,11 +5,13 @@ use std::fmt;
 use std::io::Read as _;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vfio::{HostTree, PciAddress};
+
+use crate::qgs::{self, PlatformAnswer};
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +20,8 @@ pub enum Question {
     QemuVersion,
     /// QEMU's list of objects.
     QemuObjects,
-    /// Does somebody listen on this Unix socket?
-    Unix(PathBuf),
+    /// What are the enclaves of the quote generation service at this Unix socket?
+    QuoteService(PathBuf),
     /// Does somebody listen at this host and port?
     Tcp(String),
     /// The mode that a GPU or switch is in.
@@ -33,7 +35,7 @@ impl fmt::Display for Question {
         match self {
             Self::QemuVersion => f.write_str("qemu --version"),
             Self::QemuObjects => f.write_str("qemu -object help"),
-            Self::Unix(path) => write!(f, "connect {}", path.display()),
+            Self::QuoteService(path) => write!(f, "quote service {}", path.display()),
             Self::Tcp(address) => write!(f, "connect {address}"),
             Self::GpuMode(address) => write!(f, "gpu mode {address}"),
             Self::FreeBytes(path) => write!(f, "free bytes {}", path.display()),
@@ -76,7 +78,7 @@ impl Probes for LiveProbes<'_> {
         let result = match question {
             Question::QemuVersion => output(&self.qemu, &["--version"]),
             Question::QemuObjects => output(&self.qemu, &["-object", "help"]),
-            Question::Unix(path) => UnixStream::connect(path).map(|_| String::new()).map_err(|e| e.to_string()),
+            Question::QuoteService(path) => quote_service(path),
             Question::Tcp(address) => reach(address),
             Question::FreeBytes(path) => {
                 let path = path.to_string_lossy();
@@ -151,6 +153,25 @@ fn output(program: &PathBuf, arguments: &[&str]) -> Result<String, String> {
         stdout.take(MAX_OUTPUT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The enclaves' versions, or nothing for a service that does not say them.
+fn quote_service(path: &Path) -> Result<String, String> {
+    let connect = || {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    let stream = connect().map_err(|error| error.to_string())?;
+    match qgs::ask(stream) {
+        Ok(PlatformAnswer::Versions { quoting, provisioning }) => {
+            Ok(format!("quoting enclave {quoting}, provisioning enclave {provisioning}"))
+        }
+        Ok(PlatformAnswer::Fault(fault)) => Err(format!("the service reports error {fault:#x}")),
+        Ok(PlatformAnswer::Nothing) => Ok(String::new()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn reach(address: &str) -> Result<String, String> {

@@ -167,11 +167,66 @@ fn a_quote_service_that_listens_elsewhere_or_not_at_all() {
     });
     assert_eq!(found, [("quote_service", Fail)]);
     let found = broken(Tree::server(), |tree| {
-        tree.answer(&format!("connect {QUOTE_SOCKET}"), "failed Connection refused (os error 111)");
+        tree.answer(&format!("quote service {QUOTE_SOCKET}"), "failed Connection refused (os error 111)");
         tree.answer("connect localhost:8081", "failed Connection refused (os error 111)");
         tree.node("dev/sgx_provision", NodeKind::CharacterDevice, 0o600, 0);
     });
     assert_eq!(found, [("sgx_devices", Warn), ("quote_service", Fail), ("pccs", Fail)]);
+}
+
+#[test]
+fn a_quote_service_whose_enclaves_are_not_known() {
+    let ask = format!("quote service {QUOTE_SOCKET}");
+    let found = broken(Tree::server(), |tree| tree.answer(&ask, "given "));
+    assert_eq!(found, [("quote_service", Warn)]);
+    let found = broken(Tree::server(), |tree| tree.answer(&ask, "failed the service reports error 0x12001"));
+    assert_eq!(found, [("quote_service", Fail)]);
+    let found = broken(Tree::server(), |tree| {
+        tree.recording.answers.remove(&ask);
+    });
+    assert_eq!(found, [("quote_service", Unknown)]);
+}
+
+#[test]
+fn whatever_files_hold_the_report_is_whole() {
+    let machine = Tree::h100();
+    let ids: Vec<&str> = machine.report().checks.iter().map(|check| check.id).collect();
+    let mut paths = Vec::new();
+    let mut directories = vec![machine.root().to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => directories.push(entry.path()),
+                kind if kind.is_file() && entry.file_name() != HostTree::RECORDING => paths.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    paths.sort();
+    assert!(paths.len() > 30);
+    let hostile: [&[u8]; 6] = [
+        b"",
+        b"\xff\xfe\x00",
+        b": : :\n=\n:",
+        b"18446744073709551616 kB",
+        b"0xffffffffffffffff 0x0 -1\n",
+        b"MemTotal: 99999999999999999999 kB\nflags\t:",
+    ];
+    for content in hostile {
+        for path in paths.iter().filter(|path| !path.ends_with("class") && !path.ends_with("vendor")) {
+            let before = std::fs::read(path).unwrap();
+            std::fs::write(path, content).unwrap();
+            let report = machine.report();
+            assert!(report.checks.iter().all(|check| !check.evidence.is_empty()), "{}", path.display());
+            assert!(report.checks.iter().all(|check| ids.contains(&check.id)), "{}", path.display());
+            std::fs::write(path, before).unwrap();
+        }
+    }
+    for path in &paths {
+        std::fs::write(path, b"\xff\xff garbage 99999999999999999999").unwrap();
+    }
+    assert!(!machine.report().ready());
 }
 
 #[test]

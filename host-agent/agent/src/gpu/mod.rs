@@ -93,7 +93,7 @@ pub(crate) fn run(args: &GpuArgs) -> anyhow::Result<ExitCode> {
         GpuCommand::Unbind(Addresses { addresses }) => {
             bindings(&tree, change(&tree, state_dir, |binder| binder.unbind(addresses)))?
         }
-        GpuCommand::Mode(args) => mode::run(&tree, args)?,
+        GpuCommand::Mode(args) => mode::run(&tree, state_dir, args)?,
         GpuCommand::UdevRule(args) => rule(root, args)?,
     };
     let (mut document, text, reasons) = match done {

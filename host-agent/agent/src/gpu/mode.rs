@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `host-agent gpu mode`.
 
+use std::path::Path;
+
 use clap::Args;
 use gpu_mode::{Bar0, Chip, KnobStep, Mode, ModeError, Reading, knob_steps, planned, query, set, verify};
 use serde_json::{Value, json};
 use types::Refusal;
-use vfio::{Architecture, DeviceKind, HostTree, PciAddress, PciDevice, RegisterAccess, gpus_and_switches, usage};
+use vfio::{
+    Architecture, BindError, DeviceKind, HostTree, Journal, PciAddress, PciDevice, RegisterAccess, gpus_and_switches,
+    usage,
+};
 
 use super::Done;
 
@@ -36,7 +41,7 @@ struct Target {
     mode: Option<Mode>,
 }
 
-pub(super) fn run(tree: &HostTree, args: &ModeArgs) -> anyhow::Result<Done> {
+pub(super) fn run(tree: &HostTree, state_dir: &Path, args: &ModeArgs) -> anyhow::Result<Done> {
     let devices = gpus_and_switches(tree)?;
     let targets = match targets(&devices, args) {
         Ok(targets) => targets,
@@ -45,6 +50,15 @@ pub(super) fn run(tree: &HostTree, args: &ModeArgs) -> anyhow::Result<Done> {
     if args.dry_run {
         return dry_run(&targets, args.registers);
     }
+    // Nobody binds or unbinds while modes are set.
+    let lock = args.set.map(|_| Journal::open(&state_dir.join("gpu"))).transpose();
+    let _lock = match lock {
+        Ok(lock) => lock,
+        Err(error) => {
+            let reasons = vec![BindError::from(error).refusal()];
+            return Ok(Done::No { document: json!({ "devices": [] }), reasons });
+        }
+    };
     // Every device is looked at before one is changed.
     let reasons: Vec<Refusal> = targets.iter().filter_map(|target| unused(tree, &target.device).err()).collect();
     if !reasons.is_empty() {

@@ -34,12 +34,17 @@ pub(super) fn service(host: &Host<'_>) -> Option<Finding> {
         Some(node) if node.kind != NodeKind::Socket => {
             Finding::fail(&source, "no socket", "name the service's socket with --quote-socket")
         }
-        Some(_) => match host.ask(&Question::Unix(socket.clone())) {
-            Answer::Given(_) => Finding::pass(&source, "answers"),
+        Some(_) => match host.ask(&Question::QuoteService(socket.clone())) {
+            Answer::Given(versions) if versions.is_empty() => Finding::warn(
+                &source,
+                "listens, but does not say what its enclaves are: it is old, or they do not load",
+                "update tdx-qgs; journalctl -u qgsd says why",
+            ),
+            Answer::Given(versions) => Finding::pass(&source, versions),
             Answer::Failed(reason) => Finding::fail(
                 &source,
                 reason,
-                "systemctl restart qgsd; if permission is missing: usermod -aG qgsd USER",
+                "systemctl restart qgsd; journalctl -u qgsd says why; if permission is missing: socket_mode = 0660 in /etc/qgs.conf and usermod -aG qgsd USER",
             ),
             Answer::Unasked => Finding::unknown(&source, "there, but not asked", "run it on the host itself"),
         },
