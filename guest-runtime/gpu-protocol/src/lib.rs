@@ -2,7 +2,7 @@
 //! What init and the collector of GPU evidence say to each other, over one socket pair.
 //!
 //! Frames are those of `attester-protocol`. One request is answered before the next is sent. Init asks for evidence, appraises it,
-//! and only then lets the devices accept work. The collector runs NVIDIA's libraries: nothing that it says is believed before the
+//! and only then lets the devices accept work, by a second process with the right to do so. The collector runs NVIDIA's libraries: nothing that it says is believed before the
 //! devices' signatures were verified, but for the driver's statement, which is worth as much as the measured image.
 
 mod evidence;
@@ -28,7 +28,7 @@ pub enum GpuRequest {
         /// NVSwitches that there must be, 0 to 16.
         switches: u8,
     },
-    /// Lets the GPUs accept work: after evidence was collected, and accepted by init.
+    /// Lets the GPUs accept work: once init has accepted their evidence. Asked of a process of its own ([`SET_READY`]).
     SetReady {},
 }
 
@@ -83,7 +83,7 @@ pub enum FailureKind {
     /// There are switches, and no library that reads their reports.
     #[error("no library for NVSwitches")]
     Fabric,
-    /// `set-ready` before evidence was collected, or a number out of range.
+    /// A request for the other process, or a number out of range.
     #[error("a request out of order")]
     Order,
 }
@@ -143,6 +143,8 @@ fn ask<S: Read + Write>(socket: &mut S, request: GpuRequest) -> Result<GpuAnswer
 
 /// Descriptor of the collector's end of the socket pair.
 pub const COLLECTOR_FD: i32 = 3;
+/// The argument of the process that lets GPUs work; without it, the program collects.
+pub const SET_READY: &str = "--set-ready";
 /// Most devices of one kind.
 pub const MAX_DEVICES: u8 = 16;
 /// Most bytes of a failure's detail.

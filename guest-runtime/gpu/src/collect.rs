@@ -6,56 +6,36 @@ use types::{Base64, GpuDriver, GpuReport, Hex32};
 
 use crate::ffi::{Libraries, LibraryError, Nscq, RawEvidence, nvml};
 
-/// The libraries, and whether evidence was collected with them.
-pub(crate) struct Collector {
-    libraries: Libraries,
-    collected: bool,
+/// Reports of all devices for one nonce, and what the driver says of itself.
+pub(crate) fn collect(libraries: &Libraries, nonce: &Hex32, gpus: u8, switches: u8) -> Result<Collected, GpuFailure> {
+    if !(1..=MAX_DEVICES).contains(&gpus) || switches > MAX_DEVICES {
+        return Err(GpuFailure::new(FailureKind::Order, "gpus must be 1 to 16, switches 0 to 16"));
+    }
+    let switches = all_switches(libraries, nonce, switches)?;
+    let session = libraries.nvml.session().map_err(driver_failed)?;
+    Ok(Collected { driver: driver(&session)?, gpus: all_gpus(&session, nonce, gpus)?, switches })
 }
 
-impl Collector {
-    pub(crate) const fn new(libraries: Libraries) -> Self {
-        Self { libraries, collected: false }
-    }
+/// Lets the GPUs accept work.
+pub(crate) fn set_ready(libraries: &Libraries) -> Result<(), GpuFailure> {
+    libraries.nvml.session().and_then(|session| session.set_ready()).map_err(driver_failed)
+}
 
-    /// Reports of all devices for one nonce, and what the driver says of itself.
-    pub(crate) fn collect(&mut self, nonce: &Hex32, gpus: u8, switches: u8) -> Result<Collected, GpuFailure> {
-        self.collected = false;
-        if !(1..=MAX_DEVICES).contains(&gpus) || switches > MAX_DEVICES {
-            return Err(GpuFailure::new(FailureKind::Order, "gpus must be 1 to 16, switches 0 to 16"));
-        }
-        let switches = self.switches(nonce, switches)?;
-        let session = self.libraries.nvml.session().map_err(driver_failed)?;
-        let (driver, gpus) = (driver(&session)?, all_gpus(&session, nonce, gpus)?);
-        drop(session);
-        let collected = Collected { gpus, switches, driver };
-        self.collected = true;
-        Ok(collected)
+fn all_switches(libraries: &Libraries, nonce: &Hex32, expected: u8) -> Result<Vec<GpuReport>, GpuFailure> {
+    if expected == 0 {
+        return Ok(Vec::new());
     }
-
-    /// Lets the GPUs accept work.
-    pub(crate) fn set_ready(&self) -> Result<(), GpuFailure> {
-        if !self.collected {
-            return Err(GpuFailure::new(FailureKind::Order, "no evidence was collected"));
-        }
-        self.libraries.nvml.session().and_then(|session| session.set_ready()).map_err(driver_failed)
+    let missing = |error: &LibraryError| GpuFailure::new(FailureKind::Fabric, &error.to_string());
+    let nscq: &Nscq = libraries.nscq.as_ref().map_err(missing)?;
+    let session = nscq.session().map_err(driver_failed)?;
+    let labels = session.switches(MAX_DEVICES.into()).map_err(driver_failed)?;
+    if labels.len() != usize::from(expected) {
+        let detail = format!("the driver has {} switches, {expected} were asked for", labels.len());
+        return Err(GpuFailure::new(FailureKind::Count, &detail));
     }
-
-    fn switches(&self, nonce: &Hex32, expected: u8) -> Result<Vec<GpuReport>, GpuFailure> {
-        if expected == 0 {
-            return Ok(Vec::new());
-        }
-        let missing = |error: &LibraryError| GpuFailure::new(FailureKind::Fabric, &error.to_string());
-        let nscq: &Nscq = self.libraries.nscq.as_ref().map_err(missing)?;
-        let session = nscq.session().map_err(driver_failed)?;
-        let labels = session.switches(MAX_DEVICES.into()).map_err(driver_failed)?;
-        if labels.len() != usize::from(expected) {
-            let detail = format!("the driver has {} switches, {expected} were asked for", labels.len());
-            return Err(GpuFailure::new(FailureKind::Count, &detail));
-        }
-        let switch = |label: String| session.evidence(&label, nonce.as_bytes()).map(|evidence| (label, evidence));
-        let labels = labels.into_iter().enumerate();
-        labels.map(|(index, label)| report(format_args!("switch {index}"), switch(label))).collect()
-    }
+    let switch = |label: String| session.evidence(&label, nonce.as_bytes()).map(|evidence| (label, evidence));
+    let labels = labels.into_iter().enumerate();
+    labels.map(|(index, label)| report(format_args!("switch {index}"), switch(label))).collect()
 }
 
 fn driver(session: &nvml::Session<'_>) -> Result<GpuDriver, GpuFailure> {

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use gpu_protocol::{CallError, Collected, FailureKind, GpuFailure, collect, set_ready};
+use gpu_protocol::{CallError, Collected, FailureKind, GpuFailure, SET_READY, collect, set_ready};
 use gpu_standin::{Attempt, Device, FILE, Script};
 use gpu_verify::{Architecture, DeviceEvidence, GpuAnchors, GpuAppraisal, GpuPolicy, Requirement, Rim};
 use types::{GpuDriver, Hex32};
@@ -39,7 +39,16 @@ impl World {
         Self::with(script, &[("libnvidia-ml.so.1", standin()), ("libnvidia-nscq.so.2", standin())])
     }
 
+    /// The process that lets the GPUs work.
+    fn ready(script: &Script) -> Self {
+        Self::start(script, &[("libnvidia-ml.so.1", standin())], SET_READY)
+    }
+
     fn with(script: &Script, libraries: &[(&str, PathBuf)]) -> Self {
+        Self::start(script, libraries, "")
+    }
+
+    fn start(script: &Script, libraries: &[(&str, PathBuf)], argument: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, target) in libraries {
             symlink(target, directory.path().join(name)).unwrap();
@@ -53,7 +62,7 @@ impl World {
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         // The socket arrives as standard input and becomes descriptor 3, as init hands it over.
         let process = Command::new("sh")
-            .args(["-c", "exec \"$0\" 3<&0 </dev/null", env!("CARGO_BIN_EXE_gpu-collector")])
+            .args(["-c", "exec \"$0\" $1 3<&0 </dev/null", env!("CARGO_BIN_EXE_gpu-collector"), argument])
             .env_clear()
             .env("LD_LIBRARY_PATH", directory.path())
             .env(FILE, &file)
@@ -130,8 +139,6 @@ fn all_devices_are_collected_and_then_let_work() {
     let mut script = good(16);
     script.switches = (0..4).map(|number| device(&format!("SWX-{number:012x}"))).collect();
     let mut world = World::of(&script);
-    let early = set_ready(&mut world.socket);
-    assert!(matches!(early, Err(CallError::Failed(GpuFailure { kind: FailureKind::Order, .. }))), "{early:?}");
     let collected = world.collect(16, 4).unwrap();
     assert_eq!(collected.gpus.len(), 16);
     assert_eq!(collected.gpus[0].report.as_slice(), b"report of GPU-0000000f");
@@ -141,10 +148,24 @@ fn all_devices_are_collected_and_then_let_work() {
     assert_eq!(collected.driver, driver);
     let evidence = collected.into_evidence(1, Hex32::new([1; 32]), 16, 4).unwrap();
     assert_eq!(evidence.reports[0].uuid, "GPU-00000000");
+    // Who reads what devices say lets none of them work.
+    let refused = set_ready(&mut world.socket);
+    assert!(matches!(refused, Err(CallError::Failed(GpuFailure { kind: FailureKind::Order, .. }))), "{refused:?}");
     assert_eq!(world.told(), "");
+    world.end();
+    let mut world = World::ready(&script);
+    assert_eq!(world.failure(16, 4).kind, FailureKind::Order);
     set_ready(&mut world.socket).unwrap();
     assert_eq!(world.told(), "1\n");
     world.end();
+}
+
+#[test]
+fn an_argument_that_is_not_known_ends_it() {
+    for argument in ["--collect", "--set-ready --set-ready"] {
+        let mut world = World::start(&good(1), &[], argument);
+        assert!(!world.process.wait().unwrap().success(), "{argument}");
+    }
 }
 
 #[test]
@@ -185,9 +206,6 @@ fn every_failing_call_is_named_with_its_code() {
         let failure = world.failure(2, 0);
         assert_eq!(failure.kind, kind, "{call}");
         assert!(failure.detail.ends_with(&format!("{call} gave {code}")), "{failure}");
-        // A failed collection is none: the devices may not work.
-        assert!(matches!(set_ready(&mut world.socket), Err(CallError::Failed(_))), "{call}");
-        assert_eq!(world.told(), "");
         world.end();
     }
 }
@@ -249,14 +267,14 @@ fn what_breaks_a_limit_is_refused() {
 
 #[test]
 fn readiness_that_does_not_come_is_a_failure() {
-    let mut world = World::of(&failing("nvmlSystemSetConfComputeGpusReadyState", 3));
-    world.collect(2, 0).unwrap();
-    assert!(matches!(set_ready(&mut world.socket), Err(CallError::Failed(_))));
-    world.end();
-    let mut world = World::of(&Script { ready_state: 0, ..good(1) });
-    world.collect(1, 0).unwrap();
-    assert!(matches!(set_ready(&mut world.socket), Err(CallError::Failed(_))));
-    world.end();
+    // NVML_ERROR_NO_PERMISSION: what the driver says to anybody but an administrator.
+    let scripts = [failing("nvmlSystemSetConfComputeGpusReadyState", 4), Script { ready_state: 0, ..good(1) }];
+    for script in scripts {
+        let mut world = World::ready(&script);
+        let failed = set_ready(&mut world.socket);
+        assert!(matches!(failed, Err(CallError::Failed(GpuFailure { kind: FailureKind::Driver, .. }))), "{failed:?}");
+        world.end();
+    }
 }
 
 #[test]

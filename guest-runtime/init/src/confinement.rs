@@ -174,6 +174,7 @@ const SOCKETS: &[i64] = &[
 const PROCESSES: &[i64] = &[
     libc::SYS_arch_prctl,
     libc::SYS_capget,
+    libc::SYS_capset,
     libc::SYS_clock_getres,
     libc::SYS_execve,
     libc::SYS_getcpu,

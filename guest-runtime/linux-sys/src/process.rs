@@ -63,6 +63,19 @@ pub struct Program<'a> {
 /// # Errors
 /// [`SysError`] when any step fails; then nothing runs.
 pub fn start(program: Program<'_>) -> Result<i32, SysError> {
+    start_with(program, false)
+}
+
+/// As [`start`], but the program keeps the right of an administrator (`CAP_SYS_ADMIN`) beside its user, and no other one. It must
+/// confine itself: with that right alone, seccomp and Landlock are what holds it.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_administrator(program: Program<'_>) -> Result<i32, SysError> {
+    start_with(program, true)
+}
+
+fn start_with(program: Program<'_>, administrator: bool) -> Result<i32, SysError> {
     let Program {
         path,
         arguments,
@@ -111,7 +124,11 @@ pub fn start(program: Program<'_>) -> Result<i32, SysError> {
         umask(Mode::S_IRWXO);
         setgroups(&[])?;
         setgid(Gid::from_raw(gid))?;
+        prctl::set_keepcaps(administrator)?;
         setuid(Uid::from_raw(uid))?;
+        if administrator {
+            keep_administration()?;
+        }
         prctl::set_no_new_privs()?;
         landlock::restrict_self(rules)?;
         filter.as_ref().map_or(Ok(()), Compiled::apply_after_fork)
@@ -189,6 +206,45 @@ fn wait(flags: Option<WaitPidFlag>) -> Result<Option<i32>, SysError> {
     }
 }
 
+/// Keeps `CAP_SYS_ADMIN` alone of what the change of the user has left, also for the program that is started (capabilities(7),
+/// "Ambient capability set"). Only system calls: for use between fork and exec.
+fn keep_administration() -> io::Result<()> {
+    let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let only = CapabilityData { effective: ADMIN, permitted: ADMIN, inheritable: ADMIN };
+    let none = CapabilityData { effective: 0, permitted: 0, inheritable: 0 };
+    let sets = [only, none];
+    // SAFETY: both structures are those of capset(2), version 3, and live until the call returns.
+    if unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (raise, none): (libc::c_ulong, libc::c_ulong) = (libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, 0);
+    // SAFETY: plain numbers.
+    if unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, CAP_SYS_ADMIN, none, none) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// `struct __user_cap_header_struct` (linux/capability.h).
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// `struct __user_cap_data_struct`: 32 of the 64 capabilities.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const CAP_SYS_ADMIN: libc::c_ulong = 21;
+const ADMIN: u32 = 1 << CAP_SYS_ADMIN;
+
 /// Copies above every target number, so that no copy overwrites a source. They close on exec.
 fn out_of_the_way(descriptors: &[impl AsFd]) -> Result<Vec<OwnedFd>, SysError> {
     use std::os::fd::FromRawFd as _;
@@ -252,6 +308,26 @@ mod tests {
         assert!(!said.contains("CARGO"), "{said}");
         // Two lines of heading and loopback.
         assert_eq!(lines.last(), Some(&"3"), "{said}");
+    }
+
+    #[test]
+    fn an_administrator_has_that_right_and_no_other() {
+        if !Uid::effective().is_root() {
+            println!("SKIPPED: starting a child as another user needs root");
+            return;
+        }
+        let rights = |start: fn(Program<'_>) -> Result<i32, SysError>| {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let script = "id -u >&3; grep -E '^(Cap(Prm|Eff|Amb)|NoNewPrivs)' /proc/self/status >&3";
+            let pid = start(program(&["-c", script], vec![theirs.into()])).unwrap();
+            let mut said = String::new();
+            ours.read_to_string(&mut said).unwrap();
+            waitpid(Pid::from_raw(pid), None).unwrap();
+            said
+        };
+        let said = |set: &str| format!("65534\nCapPrm:\t{set}\nCapEff:\t{set}\nCapAmb:\t{set}\nNoNewPrivs:\t1\n");
+        assert_eq!(rights(start), said("0000000000000000"));
+        assert_eq!(rights(start_administrator), said("0000000000200000"));
     }
 
     /// What a shell says when it tries `script` as another user with this reach.

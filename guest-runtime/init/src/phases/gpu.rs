@@ -16,7 +16,6 @@ use gpu_verify::GpuAnchors;
 use linux_sys::pci::{self, Class};
 use types::{Base64, GuestConfig, evidence::MAX_FIRMWARE_LOG};
 
-use collector::Collector;
 use judge::Expected;
 
 use crate::boot::{Boot, Facts, Failure};
@@ -48,10 +47,9 @@ fn collect(boot: &mut Boot, gpus: u8) -> Result<(), Failure> {
     let inherits_stderr = boot.console.is_open();
     let facts = boot.facts.as_mut().ok_or(Code::ConfigMalformed.alone())?;
     let now = facts.time.attested.as_ref().map(|time| time.unix).ok_or(Code::TimeNotSigned.alone())?;
-    let mut collector = Collector::start(inherits_stderr)?;
-    let gpu = collector.evidence(expected, &instance_key)?;
+    let gpu = collector::evidence(expected, &instance_key, inherits_stderr)?;
     judge::check(&gpu, expected, &instance_key, &GpuAnchors::nvidia(), now)?;
-    collector.set_ready()?;
+    collector::let_work(inherits_stderr)?;
     facts.gpu = gpu;
     Ok(())
 }

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process that asks the driver's libraries for evidence.
+//! The processes that ask the driver's libraries: one for evidence, and after the verdict one that lets the GPUs work. The driver
+//! wants an administrator for that; the first, which reads what devices say, is none.
 
 use std::{
+    ffi::OsString,
     os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
 
 use attested_channel::gpu_nonce;
-use gpu_protocol::{CallError, FailureKind, collect, set_ready};
+use gpu_protocol::{CallError, FailureKind, SET_READY, collect, set_ready};
 use linux_sys::{
+    SysError,
     landlock::{Access, Reach},
-    process::{End, Program, start, wait_for},
+    process::{End, Program, start, start_administrator, wait_for},
 };
 use types::{GpuEvidence, Hex32, Role};
 
@@ -22,14 +25,39 @@ use crate::{
     users,
 };
 
-/// The running process. It ends when the GPUs may work, or with the guest.
-pub(super) struct Collector {
+/// Evidence of all devices for a nonce of this boot's key.
+pub(super) fn evidence(
+    expected: Expected,
+    instance_key: &Hex32,
+    inherits_stderr: bool,
+) -> Result<GpuEvidence, Failure> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(Code::NoRandomness.because())?;
+    let mut process = Process::start(start, &[], inherits_stderr)?;
+    let evidence = ask(&mut process.socket, expected, instance_key, Hex32::new(random))?;
+    process.end()?;
+    Ok(evidence)
+}
+
+/// Lets the GPUs work.
+pub(super) fn let_work(inherits_stderr: bool) -> Result<(), Failure> {
+    let mut process = Process::start(start_administrator, &[SET_READY], inherits_stderr)?;
+    set_ready(&mut process.socket).map_err(failure)?;
+    process.end()
+}
+
+/// A running process, and the socket to it.
+struct Process {
     socket: UnixStream,
     pid: i32,
 }
 
-impl Collector {
-    pub(super) fn start(inherits_stderr: bool) -> Result<Self, Failure> {
+impl Process {
+    fn start(
+        start: fn(Program<'_>) -> Result<i32, SysError>,
+        arguments: &[&str],
+        inherits_stderr: bool,
+    ) -> Result<Self, Failure> {
         let (socket, theirs) = UnixStream::pair().map_err(Code::GpuDriverFailed.because())?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(Code::GpuDriverFailed.because())?;
         socket.set_write_timeout(Some(PATIENCE)).map_err(Code::GpuDriverFailed.because())?;
@@ -39,7 +67,7 @@ impl Collector {
         paths.extend(device_files().into_iter().map(|path| (path, Access::Device)));
         let program = Program {
             path: PROGRAM,
-            arguments: Vec::new(),
+            arguments: arguments.iter().map(OsString::from).collect(),
             uid: users::GPU,
             gid: users::GPU,
             descriptors: vec![OwnedFd::from(theirs)],
@@ -54,17 +82,9 @@ impl Collector {
         Ok(Self { socket, pid })
     }
 
-    /// Evidence of all devices for a nonce of this boot's key.
-    pub(super) fn evidence(&mut self, expected: Expected, instance_key: &Hex32) -> Result<GpuEvidence, Failure> {
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(Code::NoRandomness.because())?;
-        ask(&mut self.socket, expected, instance_key, Hex32::new(random))
-    }
-
-    /// Lets the GPUs work and ends the process.
-    pub(super) fn set_ready(self) -> Result<(), Failure> {
-        let Self { mut socket, pid } = self;
-        set_ready(&mut socket).map_err(failure)?;
+    /// It ends when its socket is closed.
+    fn end(self) -> Result<(), Failure> {
+        let Self { socket, pid } = self;
         drop(socket);
         match wait_for(pid, PATIENCE).map_err(Code::GpuDriverFailed.because())? {
             Some(End::Exit(0)) => Ok(()),
