@@ -24,10 +24,13 @@ use attested_channel::{BootFacts, Moment, expected_events};
 use gpu_verify::{GpuPolicy, Requirement, RimLibrary, bound_nonce};
 use maker::{Device, MAKER, RimSpec};
 use release::{TrustPolicy, VerifiedRelease};
+use store::{OpenOptions, Store};
 use tdx_sim::SimulatedTd;
 use tdx_verify::{Collateral, PlatformPolicy, TrustAnchors, VerifiedQuote, verify};
-use types::{Base64, Evidence, GpuDriver, GpuEvidence, GpuReport, GuestConfig, Hex32, Role};
-use world::{Guest, NOW, World, registers_of, shape};
+use types::{
+    Base64, Document as _, Evidence, GpuDriver, GpuEvidence, GpuReport, GuestConfig, Hex32, Role, Sha256Digest,
+};
+use world::{Guest, NOW, World, key_pair, model, reasons, registers_of, shape};
 
 const CHALLENGE: [u8; 32] = [1; 32];
 const EXPORTER: [u8; 32] = [2; 32];
@@ -47,21 +50,7 @@ impl Scene {
     /// A guest whose configuration names `configured` GPUs and whose evidence is `gpu`.
     async fn new(configured: u8, gpu: GpuEvidence) -> Self {
         let world = World::start().await;
-        let Guest { config, time, .. } = world.guest_with(|config| config.gpus.0 = configured, |_| ()).await;
-        let parsed = GuestConfig::parse(&config).unwrap();
-        let mr_config_id = GuestConfig::mr_config_id(&config);
-        let td = SimulatedTd::new(Arc::clone(&world.platform), registers_of(&shape(), mr_config_id));
-        let facts = BootFacts {
-            config: mr_config_id,
-            time: &time,
-            gpu: &gpu,
-            model: &parsed.model.0,
-            spki_sha256: types::Sha256Digest::of(b"spki"),
-            instance_key: INSTANCE,
-        };
-        let events = expected_events(&facts, Moment::KeyRelease).unwrap();
-        events.iter().for_each(|event| td.extend_event(event));
-        let guest = Guest { td, config, events, time };
+        let guest = boot(&world, configured, &gpu).await;
         let mut evidence = guest.evidence_for(&CHALLENGE, &EXPORTER, &Hex32::new([3; 32]));
         evidence.gpu = gpu;
         guest.quote(&mut evidence);
@@ -110,6 +99,25 @@ impl Scene {
     fn codes(&self) -> Vec<String> {
         self.reasons().into_iter().map(|(code, _)| code).collect()
     }
+}
+
+/// A guest with GPUs, booted as published up to the moment of key release.
+async fn boot(world: &World, configured: u8, gpu: &GpuEvidence) -> Guest {
+    let Guest { config, time, .. } = world.guest_with(|config| config.gpus.0 = configured, |_| ()).await;
+    let parsed = GuestConfig::parse(&config).unwrap();
+    let mr_config_id = GuestConfig::mr_config_id(&config);
+    let td = SimulatedTd::new(Arc::clone(&world.platform), registers_of(&shape(), mr_config_id));
+    let facts = BootFacts {
+        config: mr_config_id,
+        time: &time,
+        gpu,
+        model: &parsed.model.0,
+        spki_sha256: Sha256Digest::of(b"spki"),
+        instance_key: INSTANCE,
+    };
+    let events = expected_events(&facts, Moment::KeyRelease).unwrap();
+    events.iter().for_each(|event| td.extend_event(event));
+    Guest { td, config, events, time }
 }
 
 /// Evidence of GPUs that were asked with the nonce of this guest, or of another key.
@@ -265,4 +273,35 @@ async fn the_built_in_rules_stay() {
     assert!(verdict.reasons().iter().any(|reason| reason.code == "gpu_root_untrusted"));
     let mode = evidence(1, &INSTANCE, |_, device| device.set(36, &[9, 0]));
     assert_eq!(Scene::new(1, mode).await.codes(), ["gpu_mode"]);
+}
+
+/// The service itself trusts NVIDIA alone: over the wire no device of another maker gets a key, with a policy for GPUs or without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_releases_no_key_to_a_guest_with_other_gpus() {
+    let world = World::start().await;
+    let gpu = good(1);
+    let guest = boot(&world, 1, &gpu).await;
+    let codes = ask(&world, &guest, &gpu).await;
+    assert_eq!(codes, ["gpu_evidence_unexpected"]);
+    let policy = Policy { gpu: Some(GpuPolicy::strict()), ..Policy::any_release() };
+    let beside = OpenOptions { sequencer: false, ..OpenOptions::default() };
+    let store = Store::open_with(&world.store_dir(), &beside).unwrap();
+    store.set_policy("appraisal", &serde_json::to_vec(&policy).unwrap()).unwrap();
+    let codes = ask(&world, &guest, &gpu).await;
+    for code in ["gpu_root_untrusted", "gpu_revocation_unknown", "rim_missing"] {
+        assert!(codes.iter().any(|found| found == code), "{codes:?}");
+    }
+    assert!(!codes.iter().any(|code| code == "gpu_nonce"), "{codes:?}");
+}
+
+/// The codes with which the service answers the whole protocol.
+async fn ask(world: &World, guest: &Guest, gpu: &GpuEvidence) -> Vec<String> {
+    let mut connection = world.connect().await;
+    let challenge = connection.challenge().await.unwrap();
+    let key = key_pair();
+    let mut evidence = guest.evidence(&challenge, key.public());
+    evidence.gpu = gpu.clone();
+    guest.quote(&mut evidence);
+    let released = connection.release(challenge, &model(), evidence.to_canonical().unwrap(), key).await;
+    reasons(released).into_iter().map(|(code, _)| code).collect()
 }
