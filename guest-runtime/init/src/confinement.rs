@@ -55,7 +55,7 @@ fn programs(shared_libraries: bool) -> Filter {
         .allow_if(libc::SYS_unshare, &[Condition::Equals { argument: 0, value: libc::CLONE_NEWNET.cast_unsigned() }])
         // An anonymous file is a program that no image holds.
         .refuse(&[libc::SYS_memfd_create]);
-    if shared_libraries { filter.allow(&[libc::SYS_mmap, libc::SYS_mprotect]) } else { filter }
+    if shared_libraries { filter.allow(&[libc::SYS_mmap, libc::SYS_mprotect]).refuse(TRIED) } else { filter }
 }
 
 const fn family(value: i32) -> Condition {
@@ -80,6 +80,18 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// Children are waited for; the status line is sent, over a new connection where the old one broke; the phase is accounted.
 const WATCH: &[i64] =
     &[libc::SYS_connect, libc::SYS_getrusage, libc::SYS_setsockopt, libc::SYS_shutdown, libc::SYS_wait4];
+
+/// What NVIDIA's libraries try when they start, and go on without: device nodes of their own, links to them, placement of memory.
+const TRIED: &[i64] = &[
+    libc::SYS_get_mempolicy,
+    libc::SYS_iopl,
+    libc::SYS_mbind,
+    libc::SYS_mknod,
+    libc::SYS_mknodat,
+    libc::SYS_set_mempolicy,
+    libc::SYS_symlink,
+    libc::SYS_symlinkat,
+];
 
 /// Which files, the file systems say, and Landlock to all but PID 1. No links, nodes or extended attributes are made.
 const FILES: &[i64] = &[
