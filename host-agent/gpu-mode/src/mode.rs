@@ -198,7 +198,7 @@ pub enum ModeError {
     /// The firmware refused.
     #[error("the security processor refused with status {status:#x}")]
     Firmware {
-        /// Its status; [`UNKNOWN_KNOB`] for a knob that it does not know.
+        /// Its status; 0x1e3 for a knob that it does not know.
         status: u32,
     },
     /// After the reset another mode is in force.

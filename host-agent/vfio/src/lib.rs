@@ -11,6 +11,7 @@ mod group;
 mod journal;
 mod node_access;
 mod pci;
+mod recording;
 mod register_access;
 mod tree;
 
@@ -20,5 +21,6 @@ pub use group::{GroupError, IommuGroup, iommu_group};
 pub use journal::{Journal, JournalError};
 pub use node_access::{NodeAccess, device_nodes, udev_rule};
 pub use pci::{AddressError, Architecture, DeviceKind, PciAddress, PciDevice, gpus_and_switches, inventory};
+pub use recording::{LoggedReads, Node, NodeKind, Recording};
 pub use register_access::{RegisterAccess, RegisterAccessError};
-pub use tree::{HostTree, LoggedReads, Node, NodeKind, Recording, TreeError};
+pub use tree::{HostTree, TreeError};

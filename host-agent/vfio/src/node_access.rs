@@ -2,7 +2,8 @@
 //! The device nodes that QEMU opens, and how a user other than root comes to open them.
 
 use crate::pci::PciDevice;
-use crate::tree::{HostTree, Node};
+use crate::recording::Node;
+use crate::tree::HostTree;
 
 /// A device node and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
