@@ -102,6 +102,7 @@ impl Works {
             anchors: &self.anchors,
             releases: &self.releases,
             policy: &self.policy,
+            owner_policy: None,
             gpu: GpuGrounds::NVIDIA,
             now: self.now,
         };

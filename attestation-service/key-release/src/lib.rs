@@ -4,6 +4,7 @@
 //! `challenge → evidence → appraisal → audit entry on disk → release`: [`Checked`] → [`Challenged`] → [`Appraised`] →
 //! [`Entered`] → [`Authorised`] → [`KeyReleaseAnswer`]. The guest's half is [`ReleaseKeyPair`].
 
+mod owner;
 mod state;
 mod token;
 
@@ -11,5 +12,6 @@ pub use key_release_protocol::{
     ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, ModelKey,
     ReleaseKeyPair, SealContext, SealError, Token, UnwrapErr,
 };
+pub use owner::{OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand, owner_public_key};
 pub use state::{Appraised, AuthoriseError, Authorised, Challenged, Checked, Entered, Grounds};
 pub use token::{TokenError, TokenKey};

@@ -58,8 +58,10 @@ pub struct Grounds<'a> {
     pub anchors: &'a TrustAnchors,
     /// Imported releases that verify now.
     pub releases: &'a [VerifiedRelease],
-    /// What is demanded.
+    /// What the service demands.
     pub policy: &'a Policy,
+    /// What the model's owner demands beside that.
+    pub owner_policy: Option<&'a Policy>,
     /// What evidence of GPUs is judged by.
     pub gpu: GpuGrounds<'a>,
     /// Seconds since 1970.
@@ -113,23 +115,31 @@ impl Challenged {
     /// # Errors
     /// All reasons for a refusal, in the documented order.
     pub fn appraise(self, exporter: &[u8; 32], grounds: &Grounds<'_>) -> Result<Appraised, Vec<Refusal>> {
-        let Grounds { collateral, anchors, releases, policy, gpu, now } = *grounds;
+        let Grounds { collateral, anchors, releases, policy, owner_policy, gpu, now } = *grounds;
         let evidence =
             Evidence::from_canonical(self.0.evidence.as_slice()).map_err(|e| vec![malformed_evidence(&e)])?;
         let quote = evidence.quote.as_slice();
         let Some(collateral) = Collateral::select(collateral, quote) else {
             return Err(vec![no_collateral()]);
         };
-        let quote = tdx_verify::verify(quote, collateral, anchors, now, &policy.platform).map_err(|e| e.refusals())?;
         let challenge = self.challenge();
-        let binding = Binding::KeyRelease { challenge: &challenge, exporter };
-        let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, gpu, now };
-        match appraisal.accept() {
-            Ok((accepted, verdict)) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {
+        let judge = |policy: &Policy| {
+            let verified = tdx_verify::verify(quote, collateral, anchors, now, &policy.platform);
+            let quote = verified.map_err(|e| e.refusals())?;
+            let binding = Binding::KeyRelease { challenge: &challenge, exporter };
+            let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, gpu, now };
+            appraisal.accept().map_err(|verdict| verdict.reasons())
+        };
+        let mut judged = judge(policy)?;
+        // Both must accept; the owner's verdict is the narrower one.
+        if let Some(owner_policy) = owner_policy {
+            judged = judge(owner_policy)?;
+        }
+        match judged {
+            (accepted, verdict) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {
                 Ok(Appraised { accepted, verdict })
             }
-            Ok((accepted, _)) => Err(vec![other_model(accepted.model(), &self.0.model)]),
-            Err(verdict) => Err(verdict.reasons()),
+            (accepted, _) => Err(vec![other_model(accepted.model(), &self.0.model)]),
         }
     }
 }

@@ -59,6 +59,18 @@ pub struct Released {
     pub audit: EntryProof,
 }
 
+/// A command of an owner that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnerAnswer {
+    /// The model.
+    pub model: ModelId,
+    /// The command's sequence.
+    pub sequence: u64,
+    /// Index of its entry in the service's audit log.
+    pub audit_index: u64,
+}
+
 impl ServiceConnection {
     /// Makes TLS over `stream` with the service whose SPKI hashes to `pin`.
     ///
@@ -163,6 +175,16 @@ impl ServiceConnection {
         };
         let key = key.open(&answer.enc, &answer.ciphertext, &context)?;
         Ok(Released { key, key_version: answer.key_version, audit: answer.audit })
+    }
+
+    /// Sends a command that a model's owner signed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the service's reasons, ….
+    pub async fn owner_command(&mut self, signed: Vec<u8>) -> Result<OwnerAnswer, ClientError> {
+        let step = "POST /v1/owner-commands";
+        let body = self.exchange(step, Method::POST, "/v1/owner-commands", signed, SMALL).await?;
+        canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))
     }
 
     async fn exchange(

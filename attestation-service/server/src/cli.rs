@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use collateral::Wanted;
-use types::{ModelId, Sha256Digest};
+use types::{Hex32, ModelId, Sha256Digest};
 
 use crate::{gpu_files::GpuFileArgs, limits::Limits};
 
@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// The appraisal policy.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Owners of models, and their signed commands.
+    #[command(subcommand)]
+    Owner(OwnerCommandLine),
     /// The audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -233,6 +236,67 @@ pub(crate) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum OwnerCommandLine {
+    /// Make an owner's key; prints its public half.
+    Keygen {
+        /// The file, which must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Register the owner of a model (by its identity), for good.
+    Register {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The model, as `name@revision:identity`.
+        #[arg(long, value_name = "MODEL")]
+        model: ModelId,
+        /// The owner's public key.
+        #[arg(long, value_name = "HEX")]
+        owner: Hex32,
+    },
+    /// Sign a command for one service.
+    Sign(SignArgs),
+    /// Send a signed command to a service.
+    Send {
+        /// Where the service listens.
+        #[arg(long, value_name = "ADDR:PORT")]
+        service: SocketAddr,
+        /// SHA-256 of its key, as `identity` prints it.
+        #[arg(long, value_name = "SHA256")]
+        pin: Sha256Digest,
+        /// The signed command.
+        #[arg(long, value_name = "FILE")]
+        command: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("action").required(true))]
+pub(crate) struct SignArgs {
+    /// The owner's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Pin of the service that the command is for.
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) service: Sha256Digest,
+    /// The model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: ModelId,
+    /// Higher than in every command before.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) sequence: u64,
+    /// Demand this policy (`chrysalis/appraisal-policy/v1`) beside the service's own.
+    #[arg(long, value_name = "FILE", group = "action")]
+    pub(crate) set_policy: Option<PathBuf>,
+    /// Revoke the model for good.
+    #[arg(long, group = "action")]
+    pub(crate) revoke: bool,
+    /// Where the signed command goes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Recompute the whole log and print its entries.
     List(StoreArgs),
@@ -290,6 +354,8 @@ const EXAMPLES: &str = "Examples:
   attestation-service keys import --store DIR --model name@rev:IDENTITY --version 1 --key model.key
   attestation-service releases import --store DIR --bundle release.sigstore.json --trust trust.json
   attestation-service audit list --store DIR --json
+  attestation-service owner sign --key owner.key --service PIN --model name@rev:IDENTITY --sequence 1 \
+    --set-policy policy.json --out command.json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
   attestation-service collateral fetch --collateral-dir DIR --pccs https://pccs.example:8081 --fmspc 90c06f000000
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral-dir DIR --pccs https://pccs.example:8081

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policy and releases, verified once for each state of the store and each minute instead of for each request.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use appraise::Policy;
 use release::VerifiedRelease;
 use store::{Generation, Store};
-use types::Sha256Digest;
+use types::{Blake3Digest, Sha256Digest};
 
 use crate::{
     reply::Refused,
@@ -20,6 +23,8 @@ pub(crate) struct Standing {
     minute: u64,
     pub(crate) policy: Policy,
     pub(crate) releases: Vec<VerifiedRelease>,
+    /// What owners demand beside that; `None` for one that can't be read any more: its model is not served.
+    pub(crate) owners: BTreeMap<Blake3Digest, Option<Policy>>,
 }
 
 /// The newest [`Standing`].
@@ -62,5 +67,7 @@ fn make(generation: Generation, minute: u64, store: &Store, pin: &Sha256Digest, 
             Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
         }
     }
-    Ok(Standing { generation, minute, policy, releases })
+    let owners = store.owner_policies().map_err(|e| unable(&e))?.into_iter();
+    let owners = owners.map(|(model, policy)| (model, Policy::from_json(&policy).ok())).collect();
+    Ok(Standing { generation, minute, policy, releases, owners })
 }

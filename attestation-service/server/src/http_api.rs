@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderValue};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Incoming};
-use key_release::KeyReleaseRequest;
+use key_release::{KeyReleaseRequest, SignedOwnerCommand};
 use tokio::sync::{
     Semaphore,
     mpsc::{self, error::TrySendError},
@@ -90,6 +90,14 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incomi
         (&Method::POST, "/v1/key-release") => {
             let body = read(body, KeyReleaseRequest::MAX_BYTES).await?;
             return key_release(shared, exporter, body).await;
+        }
+        (&Method::POST, "/v1/owner-commands") => {
+            let body = read(body, SignedOwnerCommand::MAX_BYTES).await?;
+            blocking(Box::new(move |service| {
+                let answer = service.owner_command(&body)?;
+                service.count(["owner_command"]);
+                json(&answer)
+            }))
         }
         (&Method::GET, "/v1/log/checkpoint") => {
             blocking(Box::new(|service| Ok((TEXT, service.checkpoint()?.into_bytes()))))

@@ -29,6 +29,10 @@ use crate::{
     tally::Tally,
 };
 
+mod owner;
+
+pub use owner::OwnerAnswer;
+
 /// Seconds since 1970. The service's machine keeps it right; guests take it from here.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
@@ -262,13 +266,19 @@ impl Service {
         let exporter = exporter(&challenged.challenge()).map_err(|e| note(Refused::unable("tls_exporter", &e)))?;
         let pin = self.identity.spki_sha256();
         let standing = self.grounds.at(generation, &self.store, &pin, now).map_err(&note)?;
-        let Standing { policy, releases, .. } = &*standing;
+        let Standing { policy, releases, owners, .. } = &*standing;
+        let owner_policy = match owners.get(asked.0.identity()) {
+            None => None,
+            Some(Some(policy)) => Some(policy),
+            Some(None) => return Err(note(Refused::unable("store_unavailable", &"the owner's policy can't be read"))),
+        };
         let collateral = self.collateral();
         let grounds = Grounds {
             collateral: &collateral.in_force,
             anchors: &self.anchors,
             releases,
             policy,
+            owner_policy,
             gpu: self.gpu.grounds(),
             now,
         };

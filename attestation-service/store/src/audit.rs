@@ -187,6 +187,7 @@ impl Store {
                 AuditEntry::KeyRelease(_) => key_releases += 1,
                 AuditEntry::Refusal(_) => refusals += 1,
                 AuditEntry::Refusals(entry) => refusals += entry.refusals,
+                AuditEntry::Owner(_) => {}
             }
             Ok(())
         })?;

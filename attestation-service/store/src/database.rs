@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use types::Sha256Digest;
 
 /// Why the database could not be used.
@@ -49,6 +49,7 @@ pub(crate) fn create(path: &Path) -> Result<Connection, DatabaseError> {
     made.map_err(|source| DatabaseError::Create { path: path.to_owned(), source })?;
     let connection = connect(path)?;
     connection.execute_batch(SCHEMA)?;
+    connection.execute_batch(OWNERS)?;
     connection.pragma_update(None, "user_version", VERSION)?;
     Ok(connection)
 }
@@ -57,12 +58,28 @@ pub(crate) fn open(path: &Path) -> Result<Connection, DatabaseError> {
     if !path.is_file() {
         return Err(DatabaseError::Missing(path.to_owned()));
     }
-    let connection = connect(path)?;
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found != VERSION {
-        return Err(DatabaseError::Version { found, known: VERSION });
+    let mut connection = connect(path)?;
+    match version(&connection)? {
+        VERSION => {}
+        1 => migrate(&mut connection)?,
+        found => return Err(DatabaseError::Version { found, known: VERSION }),
     }
     Ok(connection)
+}
+
+fn version(connection: &Connection) -> Result<i64, DatabaseError> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+/// From version 1, which had no owners. Another process may do the same at the same time.
+fn migrate(connection: &mut Connection) -> Result<(), DatabaseError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if version(&transaction)? == 1 {
+        transaction.execute_batch(OWNERS)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn connect(path: &Path) -> Result<Connection, DatabaseError> {
@@ -124,7 +141,7 @@ pub(crate) fn digest(table: &'static str, bytes: &[u8]) -> Result<Sha256Digest, 
     Sha256Digest::from_slice(bytes).map_err(|_| DatabaseError::Row(table))
 }
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 BEGIN;
@@ -144,4 +161,11 @@ CREATE TABLE policies (name TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT, WI
 CREATE TABLE audit_head (
     one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, root BLOB NOT NULL CHECK (length(root) = 32)) STRICT;
 COMMIT;
+";
+
+/// Since version 2.
+const OWNERS: &str = "
+CREATE TABLE owners (
+    model TEXT PRIMARY KEY, key BLOB NOT NULL CHECK (length(key) = 32), sequence INTEGER NOT NULL CHECK (sequence >= 0),
+    policy BLOB) STRICT, WITHOUT ROWID;
 ";

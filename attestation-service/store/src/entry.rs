@@ -44,6 +44,22 @@ pub struct RefusalsEntry {
     pub codes: BTreeMap<String, u64>,
 }
 
+/// A command of a model's owner was accepted (`chrysalis/audit/owner-command/v1`). Written before it is carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnerEntry {
+    /// `chrysalis/audit/owner-command/v1`.
+    pub schema: String,
+    /// When, unix seconds, by the service's clock.
+    pub unix: u64,
+    /// The model.
+    pub model: ModelId,
+    /// The command's sequence.
+    pub sequence: u64,
+    /// SHA-256 of the signed command as it was sent.
+    pub command: Sha256Digest,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -54,6 +70,8 @@ pub enum AuditEntry {
     Refusal(RefusalEntry),
     /// Releases were refused, and counted.
     Refusals(RefusalsEntry),
+    /// An owner commanded.
+    Owner(OwnerEntry),
 }
 
 /// Why an entry was refused.
@@ -93,6 +111,15 @@ impl Document for RefusalsEntry {
     }
 }
 
+impl Document for OwnerEntry {
+    const SCHEMA: &'static str = "chrysalis/audit/owner-command/v1";
+    const MAX_BYTES: usize = 8192;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
 impl AuditEntry {
     /// The bytes that stand in the log.
     ///
@@ -103,6 +130,7 @@ impl AuditEntry {
             Self::KeyRelease(entry) => entry.to_canonical()?,
             Self::Refusal(entry) => entry.to_canonical()?,
             Self::Refusals(entry) => entry.to_canonical()?,
+            Self::Owner(entry) => entry.to_canonical()?,
         };
         // The same rules as for reading, the schema's value included.
         Self::parse(&bytes)?;
@@ -126,6 +154,7 @@ impl AuditEntry {
             KeyReleaseEntry::SCHEMA => Self::KeyRelease(KeyReleaseEntry::from_canonical(bytes)?),
             RefusalEntry::SCHEMA => Self::Refusal(RefusalEntry::from_canonical(bytes)?),
             RefusalsEntry::SCHEMA => Self::Refusals(RefusalsEntry::from_canonical(bytes)?),
+            OwnerEntry::SCHEMA => Self::Owner(OwnerEntry::from_canonical(bytes)?),
             _ => return Err(EntryError::Schema),
         };
         entry.check()?;
@@ -136,6 +165,7 @@ impl AuditEntry {
         let rule = |ok, field, rule| if ok { Ok(()) } else { Err(EntryError::Field { field, rule }) };
         match self {
             Self::KeyRelease(entry) => rule(entry.key_version > 0, "key_version", "1 or more"),
+            Self::Owner(entry) => rule(entry.sequence > 0, "sequence", "1 or more"),
             Self::Refusal(entry) => {
                 let codes = &entry.codes;
                 rule((1..=64).contains(&codes.len()) && codes.iter().all(|code| is_code(code)), "codes", CODES)

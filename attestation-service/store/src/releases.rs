@@ -143,6 +143,12 @@ impl Store {
     }
 }
 
+/// Revokes a model inside a transaction of the caller.
+pub(crate) fn revoke_model_in(connection: &Connection, identity: &str) -> Result<(), DatabaseError> {
+    connection.execute("INSERT OR IGNORE INTO revoked (kind, subject) VALUES (?1, ?2)", params![MODEL, identity])?;
+    Ok(())
+}
+
 fn stored(connection: &Connection, digest: &[u8], bundle: Vec<u8>) -> Result<StoredRelease, DatabaseError> {
     let digest = database::digest("releases", digest)?;
     let revoked = is_revoked(connection, RELEASE, &digest.to_string())?;

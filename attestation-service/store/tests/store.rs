@@ -14,10 +14,10 @@ use std::sync::Barrier;
 
 use release::log::{TilePath, WitnessSigner, cosign};
 use store::{
-    AuditEntry, AuditError, InitError, InitOptions, KekError, KeyStoreError, OpenError, OpenOptions, PolicyError,
-    RedeemError, RefusalEntry, Store, WrapError,
+    AuditEntry, AuditError, InitError, InitOptions, KekError, KeyStoreError, OpenError, OpenOptions, OwnerChange,
+    OwnerError, PolicyError, RedeemError, RefusalEntry, Store, WrapError,
 };
-use types::{Blake3Digest, Document as _, KeyReleaseEntry, ModelId, Sha256Digest};
+use types::{Blake3Digest, Document as _, Hex32, KeyReleaseEntry, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 const NOW: u64 = 1_750_000_000;
@@ -376,6 +376,53 @@ fn revocations_and_policies_last() {
     assert!(store.is_platform_revoked(&platform).unwrap() && !store.is_platform_revoked(&digest).unwrap());
     assert_eq!(store.policy("default").unwrap().unwrap(), b"{\"a\":1}");
     assert_eq!(store.policies().unwrap(), ["default"]);
+}
+
+#[test]
+fn owners_command_in_order_and_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let (one, two) = (model("one"), model("two"));
+    let policy = |text: &str| OwnerChange::Policy(text.as_bytes().to_vec());
+    assert!(matches!(store.command_of_owner(&one, 1, &policy("a")), Err(OwnerError::Unknown)));
+    store.register_owner(&one, &Hex32::new([1; 32])).unwrap();
+    let renamed = ModelId::new("other", "r1", *one.identity()).unwrap();
+    assert!(matches!(store.register_owner(&renamed, &Hex32::new([2; 32])), Err(OwnerError::Exists)));
+    assert_eq!(store.owner(one.identity()).unwrap().unwrap().key, Hex32::new([1; 32]));
+    assert_eq!(store.owner(two.identity()).unwrap(), None);
+    store.command_of_owner(&one, 5, &policy("a")).unwrap();
+    for sequence in [0, 4, 5] {
+        let error = store.command_of_owner(&one, sequence, &OwnerChange::Revoke).unwrap_err();
+        assert!(matches!(error, OwnerError::Sequence { known: 5, found } if found == sequence));
+    }
+    assert!(!store.is_model_revoked(&one).unwrap());
+    store.command_of_owner(&one, 6, &policy("b")).unwrap();
+    assert_eq!(store.owner_policies().unwrap(), [(*one.identity(), b"b".to_vec())]);
+    store.command_of_owner(&renamed, 7, &OwnerChange::Revoke).unwrap();
+    assert!(store.is_model_revoked(&one).unwrap() && !store.is_model_revoked(&two).unwrap());
+    drop(store);
+    assert_eq!(Store::open(dir.path()).unwrap().owner(one.identity()).unwrap().unwrap().sequence, 7);
+}
+
+/// A store of the version before owners is brought up to date when it is opened; one of a later version is not touched.
+#[test]
+fn stores_of_version_1_are_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    Store::open(dir.path()).unwrap().import_key(&model("m"), 1, &key(1)).unwrap();
+    let change =
+        |sql: &str| rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap().execute_batch(sql).unwrap();
+    change("DROP TABLE owners; PRAGMA user_version = 1;");
+    let store = admin(dir.path()).unwrap();
+    store.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(store.owner(model("m").identity()).unwrap().is_some());
+    assert_eq!(*store.key(&model("m")).unwrap().unwrap().key, [1; 32]);
+    drop(store);
+    change("PRAGMA user_version = 3;");
+    assert!(matches!(admin(dir.path()), Err(OpenError::Database(_))));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod appraise;
 mod appraise_gpu;
 mod check;
 mod collateral;
+mod owner;
 mod serve;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Ou
         Command::Releases(command) => admin::releases(command),
         Command::Platforms(command) => admin::platforms(&command),
         Command::Policy(command) => admin::policy(command),
+        Command::Owner(command) => owner::run(&command),
         Command::Audit(command) => admin::audit(command),
         Command::Collateral(command) => collateral::run(&command, anchors),
         Command::Appraise(args) => appraise::appraise(&args, anchors),

@@ -72,7 +72,7 @@ async fn run(
     eprintln!("listening on {address}");
     tracing::info!(%address, pin = %service.identity().spki_sha256(), hardware = %anchors.hardware(), "listening");
     if let Some(path) = &args.ready_file {
-        write_whole(path, &address.to_string())?;
+        write_whole(path, address.to_string().as_bytes())?;
     }
     let stop = async move {
         tokio::select! {
@@ -118,11 +118,11 @@ const SIGXFSZ: i32 = 25;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Writes a small file so that no reader sees a part of it.
-fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file =
         tempfile::NamedTempFile::new_in(dir).with_context(|| format!("could not write {}", path.display()))?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).with_context(|| format!("could not write {}", path.display()))?;
     Ok(())

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Owners of models command the service over the wire; nobody else can.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod world;
+
+use std::process::Command;
+
+use key_release::{OwnerAction, OwnerCommand, Revoke, owner_public_key};
+use release_client::{ClientError, OwnerAnswer};
+use store::{AuditEntry, OpenOptions, Store};
+use types::{Base64, Blake3Digest, Document as _, ModelId, Sha256Digest};
+use world::{World, model};
+
+const KEY: [u8; 32] = [0x11; 32];
+
+fn beside(world: &World) -> Store {
+    Store::open_with(&world.store_dir(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap()
+}
+
+fn command(world: &World, sequence: u64, action: OwnerAction) -> OwnerCommand {
+    OwnerCommand { schema: OwnerCommand::SCHEMA.into(), service: world.pin, model: model(), sequence, action }
+}
+
+fn demand(number: u32) -> OwnerAction {
+    let text = format!(
+        "{{\"schema\":\"chrysalis/appraisal-policy/v1\",\"platform\":{{\"min_tcb_evaluation_data_number\":{number}}}}}"
+    );
+    OwnerAction::SetPolicy(Base64::new(text.into_bytes()).unwrap())
+}
+
+async fn send(world: &World, command: &OwnerCommand, key: &[u8; 32]) -> Result<OwnerAnswer, String> {
+    send_bytes(world, command.sign(key).unwrap().to_canonical().unwrap()).await
+}
+
+async fn send_bytes(world: &World, bytes: Vec<u8>) -> Result<OwnerAnswer, String> {
+    match world.connect().await.owner_command(bytes).await {
+        Ok(answer) => Ok(answer),
+        Err(ClientError::Refused(reasons)) => Err(reasons[0].code.clone()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn refused(code: &str) -> Result<OwnerAnswer, String> {
+    Err(code.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_narrows_what_the_service_accepts() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let store = beside(&world);
+    store.register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    assert!(world.ask(&guest).await.is_ok(), "an owner who demands nothing changes nothing");
+    let answer = send(&world, &command(&world, 1, demand(99)), &KEY).await.unwrap();
+    assert_eq!((answer.model, answer.sequence), (model(), 1));
+    assert_eq!(
+        world.refusal(&guest).await,
+        [("collateral_rollback".into(), "collateral.tcb_evaluation_data_number".into())]
+    );
+    send(&world, &command(&world, 2, demand(1)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    // The owner's policy switches nothing of the service's own off.
+    store
+        .set_policy(
+            "appraisal",
+            br#"{"schema":"chrysalis/appraisal-policy/v1","platform":{"min_tcb_evaluation_data_number":98}}"#,
+        )
+        .unwrap();
+    assert_eq!(world.refusal(&guest).await[0].0, "collateral_rollback");
+    // Each command stands in the log, by the digest of what was sent.
+    let sent = Sha256Digest::of(&command(&world, 1, demand(99)).sign(&KEY).unwrap().to_canonical().unwrap());
+    let mut commands = Vec::new();
+    let listed = store.verify_audit_with(|index, entry| {
+        if let AuditEntry::Owner(entry) = entry {
+            commands.push((index, entry.sequence, entry.command));
+        }
+    });
+    listed.unwrap();
+    assert_eq!((commands.len(), commands[0]), (2, (answer.audit_index, 1, sent)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_others_and_old_ones_are_refused() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let first = command(&world, 5, demand(1));
+    assert_eq!(send(&world, &first, &KEY).await, refused("owner_unknown"));
+    beside(&world).register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    assert_eq!(send(&world, &first, &[0x22; 32]).await, refused("owner_signature"));
+    assert!(send(&world, &first, &KEY).await.is_ok());
+    for old in [5, 4, 1] {
+        let revoke = command(&world, old, OwnerAction::Revoke(Revoke {}));
+        assert_eq!(send(&world, &revoke, &KEY).await, refused("owner_sequence"), "{old}");
+    }
+    let elsewhere = OwnerCommand { service: Sha256Digest::of(b"other"), ..command(&world, 6, demand(99)) };
+    assert_eq!(send(&world, &elsewhere, &KEY).await, refused("owner_service"));
+    let other = ModelId::new("model", "1", Blake3Digest::of(b"another")).unwrap();
+    let others = OwnerCommand { model: other, ..command(&world, 6, demand(99)) };
+    assert_eq!(send(&world, &others, &KEY).await, refused("owner_unknown"));
+    let broken = OwnerAction::SetPolicy(Base64::new(b"{\"schema\":\"x\"}".to_vec()).unwrap());
+    assert_eq!(send(&world, &command(&world, 6, broken), &KEY).await, refused("policy_malformed"));
+    assert_eq!(send_bytes(&world, b"{}".to_vec()).await, refused("request_malformed"));
+    assert!(world.ask(&guest).await.is_ok(), "nothing of that counts");
+    // Of racing commands with one sequence one is carried out.
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let bytes = command(&world, 7, demand(number)).sign(&KEY).unwrap().to_canonical().unwrap();
+        let mut connection = world.connect().await;
+        tasks.spawn(async move { connection.owner_command(bytes).await.is_ok() });
+    }
+    assert_eq!(tasks.join_all().await.into_iter().filter(|done| *done).count(), 1);
+    send(&world, &command(&world, 8, OwnerAction::Revoke(Revoke {})), &KEY).await.unwrap();
+    assert_eq!(world.refusal(&guest).await, [("model_revoked".into(), "model".into())]);
+}
+
+/// The whole way with the program: a key, a registration, a signed command, and its sending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_works_from_files() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let call = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attestation-service")).args(args).arg("--json").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let document: serde_json::Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
+        (output.status.code().unwrap(), document)
+    };
+    let path = |name: &str| world.dir.path().join(name).to_str().unwrap().to_owned();
+    let (key, signed, policy, store) = (path("owner.key"), path("command.json"), path("policy.json"), path("store"));
+    let (model, pin) = (model().to_string(), world.pin.to_string());
+    let (code, made) = call(&["owner", "keygen", "--out", &key]);
+    assert_eq!(code, 0);
+    assert_eq!(call(&["owner", "keygen", "--out", &key]).0, 1, "a key is never overwritten");
+    let owner = made["owner"].as_str().unwrap().to_owned();
+    let register = ["owner", "register", "--store", &store, "--model", &model, "--owner", &owner];
+    assert_eq!(call(&register).0, 0);
+    assert_eq!(call(&register).1["reasons"][0]["code"], "owner_exists");
+    let sign = ["owner", "sign", "--key", &key, "--service", &pin, "--model", &model, "--out", &signed, "--sequence"];
+    std::fs::write(&policy, b"{}").unwrap();
+    assert_eq!(call(&[&sign[..], &["1", "--set-policy", &policy]].concat()).0, 2);
+    assert_eq!(call(&[&sign[..], &["1"]].concat()).0, 64, "one action is needed");
+    assert_eq!(call(&[&sign[..], &["1", "--revoke"]].concat()).0, 0);
+    let address = world.service.as_ref().unwrap().address.to_string();
+    let send = ["owner", "send", "--service", &address, "--pin", &pin, "--command", &signed];
+    let (code, sent) = call(&send);
+    assert_eq!((code, sent["sequence"].as_u64()), (0, Some(1)));
+    assert_eq!(call(&send).1["reasons"][0]["code"], "owner_sequence");
+    assert_eq!(world.refusal(&guest).await[0].0, "model_revoked");
+}
