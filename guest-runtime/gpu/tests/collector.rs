@@ -335,6 +335,24 @@ fn a_frame_that_is_no_request_ends_it() {
     assert!(!world.process.wait().unwrap().success());
 }
 
+/// NVIDIA's own library has every symbol, and where there is no driver it says so, under the filter. `CHRYSALIS_NVML` names it: the
+/// file of the package that the image's lock has.
+#[test]
+fn the_real_library_is_understood() {
+    let Some(library) = std::env::var_os("CHRYSALIS_NVML") else {
+        println!("SKIPPED: NVIDIA's library (CHRYSALIS_NVML names none)");
+        return;
+    };
+    if Path::new("/dev/nvidiactl").exists() {
+        println!("SKIPPED: NVIDIA's library on a machine without a driver (this one has one)");
+        return;
+    }
+    let mut world = World::with(&good(1), &[("libnvidia-ml.so.1", library.into())]);
+    // NVML_ERROR_DRIVER_NOT_LOADED.
+    assert_eq!(world.failure(1, 0), GpuFailure::new(FailureKind::Driver, "nvmlInit_v2 gave 9"));
+    world.end();
+}
+
 /// A real H100's evidence goes through the program unchanged and is accepted with its manifests.
 #[test]
 fn real_evidence_is_replayed_and_accepted() {
