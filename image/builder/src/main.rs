@@ -62,7 +62,7 @@ enum LockAction {
 enum Command {
     /// Build an image: firmware.fd, vmlinuz, initrd, cmdline and image.json.
     Build {
-        /// Profile: cpu, sim or debug.
+        /// Profile: cpu, gpu, sim, gpu-sim or debug.
         #[arg(long)]
         profile: String,
         /// Directory for the result.
@@ -101,7 +101,7 @@ enum Command {
     Model,
     /// Run cargo as for a profile's guest programs: `image cargo --profile sim -- clippy --package engine`.
     Cargo {
-        /// Profile: cpu, sim or debug.
+        /// Profile: cpu, gpu, sim, gpu-sim or debug.
         #[arg(long)]
         profile: String,
         /// A cargo subcommand with its arguments.
