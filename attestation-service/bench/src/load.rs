@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use attestation_bench::{Guest, Program, Scene, Starter};
+use release_client::ClientError;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use types::Sha256Digest;
@@ -76,6 +77,8 @@ struct Load {
 #[derive(Debug, Default)]
 struct Round {
     clients: f64,
+    /// Refused because too many asked.
+    busy: u64,
     /// Releases a second.
     rate: f64,
     /// The service's processor time for a release, seconds.
@@ -89,6 +92,7 @@ impl Round {
         json!({
             "clients": clients, "releases_per_second": self.rate, "median_ms": self.median * 1000.0,
             "p99_ms": self.p99 * 1000.0, "service_processor_ms": self.processor * 1000.0,
+            "refused_busy": self.busy,
         })
     }
 }
@@ -107,26 +111,35 @@ impl Load {
         for mut connection in connections {
             let load = self.clone();
             tasks.spawn(async move {
-                let mut latencies = Vec::new();
+                let (mut latencies, mut busy) = (Vec::new(), 0_u64);
                 while Instant::now() < end {
                     let asked = Instant::now();
                     if !kept {
                         connection = Guest::connect(load.address, load.pin).await?;
                     }
-                    load.guest.ask(&mut connection).await?;
-                    latencies.push(asked.elapsed().as_secs_f64());
+                    match load.guest.ask(&mut connection).await {
+                        Ok(_) => latencies.push(asked.elapsed().as_secs_f64()),
+                        // More ask than are answered in five seconds: that is what the code is for.
+                        Err(ClientError::Refused(reasons)) if reasons.iter().all(|reason| reason.code == "busy") => {
+                            busy += 1;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                 }
-                anyhow::Ok(latencies)
+                anyhow::Ok((latencies, busy))
             });
         }
-        let mut latencies = Vec::new();
+        let (mut latencies, mut busy) = (Vec::new(), 0);
         while let Some(done) = tasks.join_next().await {
-            latencies.append(&mut done??);
+            let (mut answered, refused) = done??;
+            latencies.append(&mut answered);
+            busy += refused;
         }
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
         let count = latencies.len() as f64;
         Ok(Round {
             clients: clients.into(),
+            busy,
             rate: count / started.elapsed().as_secs_f64(),
             processor: (processor_seconds(service)? - processor) / count,
             median: quantile(&mut latencies, 0.5),

@@ -127,6 +127,40 @@ fn parts_that_do_not_belong_are_refused() {
     }
 }
 
+/// Whatever a source serves: no panic, and no other facts than the signed ones.
+#[test]
+fn changed_bytes_give_no_other_facts() {
+    let platform = SimulatedPlatform::generate(NOW).unwrap();
+    let good: Value = serde_json::from_str(&platform.collateral(NOW, None).unwrap().to_json()).unwrap();
+    let anchors = anchors(&platform);
+    let facts = Collateral::from_json(good.to_string().as_bytes()).unwrap().check(&anchors, NOW).unwrap();
+    let (mut refused, mut state) = (0, 1_u64);
+    for (field, value) in good.as_object().unwrap() {
+        for _ in 0..150 {
+            // Any sequence does; this one is the same in every run (Knuth's MMIX generator).
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                usize::try_from(state >> 33).unwrap()
+            };
+            let mut bytes = value.as_str().unwrap().as_bytes().to_vec();
+            let at = next() % bytes.len();
+            match next() % 3 {
+                0 => bytes[at] = b"0aF{}\"-+/=\n"[next() % 11],
+                1 => bytes.truncate(at),
+                _ => bytes.insert(at, b'0'),
+            }
+            let mut changed = good.clone();
+            changed[field] = String::from_utf8(bytes).unwrap().into();
+            let read = Collateral::from_json(changed.to_string().as_bytes());
+            match read.map(|collateral| collateral.check(&anchors, NOW)) {
+                Ok(Ok(found)) => assert_eq!(found, facts, "{field}"),
+                _ => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
 /// Collateral of real platforms under Intel's root, each at a time at which a quote was verified with it.
 #[test]
 fn real_collateral_is_accepted_under_the_compiled_in_root() {

@@ -92,7 +92,7 @@ impl Renewal {
     }
 
     /// Fetches what is due, and gives the service what is kept.
-    pub(super) async fn step(&mut self, service: &Arc<Service>) {
+    async fn step(&mut self, service: &Arc<Service>) {
         if let Some(refresher) = &mut self.refresher {
             for (fmspc, result) in refresher.refresh(now()).await {
                 match result {
@@ -108,11 +108,24 @@ impl Renewal {
                 }
             }
         }
+        self.use_kept(service).await;
+    }
+
+    /// Gives the service what is kept.
+    async fn use_kept(&self, service: &Arc<Service>) {
         let Some(keeper) = self.keeper.clone() else { return };
         let files = self.files.clone();
         // A panic inside is reported by the runtime; what was in force stays.
         if let Ok(Some(known)) = tokio::task::spawn_blocking(move || known(&keeper, files)).await {
             service.set_collateral(known);
+        }
+    }
+
+    /// What is kept, and what a source gives that answers soon: one that does not keeps no service from starting.
+    pub(super) async fn start(&mut self, service: &Arc<Service>) {
+        self.use_kept(service).await;
+        if tokio::time::timeout(START, self.step(service)).await.is_err() {
+            tracing::warn!(code = "collateral_source", "the source is slow: guests are let in before it answered");
         }
     }
 
@@ -165,4 +178,6 @@ fn date(seconds: u64) -> String {
 
 /// How often the directory is read, and looked through for what is due.
 const EVERY: Duration = Duration::from_secs(60);
+/// Longest wait for a source before guests are let in.
+const START: Duration = Duration::from_secs(20);
 const MAX_AUTHORITIES: usize = 4 << 20;

@@ -57,8 +57,7 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     // Over its file-size limit a write fails, as on a full disk: the request is refused, the service goes on.
     let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
-    // Once before guests are let in; a source that is down does not keep the service from starting.
-    renewal.step(&service).await;
+    renewal.start(&service).await;
     let listener = bind(args.listen).await?;
     let address = listener.local_addr()?;
     let measuring = match args.metrics {
