@@ -120,7 +120,7 @@ fn parts_that_do_not_belong_are_refused() {
         assert_eq!(judge(&broken.to_string(), &anchors, NOW), pair("collateral_malformed", "tcb_info"), "{chain}");
     }
     let list = good["pck_crl"].as_str().unwrap();
-    for cut in [0, 2, list.len() / 2 & !1, list.len() - 2] {
+    for cut in [0, 2, (list.len() / 2) & !1, list.len() - 2] {
         let mut broken = good.clone();
         broken["pck_crl"] = list[..cut].into();
         assert_eq!(judge(&broken.to_string(), &anchors, NOW), pair("crl_invalid", "pck_crl"), "{cut}");
