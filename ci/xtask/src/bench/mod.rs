@@ -18,7 +18,7 @@ pub(crate) struct BenchArgs {
     /// What to measure; everything, one after another, when it is left out.
     #[arg(value_enum)]
     name: Option<Bench>,
-    /// Of the image, measure a build with an empty cache as well: a quarter of an hour.
+    /// Build the image with an empty cache, and measure that, too: a quarter of an hour.
     #[arg(long)]
     cold: bool,
 }
