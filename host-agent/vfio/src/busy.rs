@@ -2,7 +2,7 @@
 //! Who has a device open.
 
 use crate::pci::PciDevice;
-use crate::tree::HostTree;
+use crate::tree::{HostTree, TreeError};
 
 /// A process that has a device's node open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Holder {
 pub struct Usage {
     /// Processes that have one of its nodes open, one entry per process and node.
     pub holders: Vec<Holder>,
-    /// Processes whose open files could not be looked at.
+    /// Processes whose open files could not be looked at, all or some; 1 if the processes could not even be listed.
     pub unseen: usize,
 }
 
@@ -38,17 +38,14 @@ impl Usage {
 pub fn usage(tree: &HostTree, devices: &[PciDevice]) -> Usage {
     let nodes: Vec<String> = devices.iter().flat_map(|device| nodes_of(tree, device)).collect();
     let mut usage = Usage::default();
-    for process in tree.entries("proc").unwrap_or_default() {
-        let Ok(pid) = process.parse::<u32>() else { continue };
-        match tree.entries(&format!("proc/{pid}/fd")) {
-            Ok(descriptors) => {
-                for descriptor in descriptors {
-                    let target = tree.link_target(&format!("proc/{pid}/fd/{descriptor}"));
-                    if let Some(node) = target.filter(|target| nodes.contains(target)) {
-                        let holder = Holder { pid, node };
-                        if !usage.holders.contains(&holder) {
-                            usage.holders.push(holder);
-                        }
+    let Ok(processes) = tree.entries("proc") else { return Usage { unseen: 1, ..usage } };
+    for pid in processes.iter().filter_map(|name| name.parse::<u32>().ok()) {
+        match opened(tree, pid) {
+            Ok(files) => {
+                for node in files.into_iter().filter(|file| nodes.contains(file)) {
+                    let holder = Holder { pid, node };
+                    if !usage.holders.contains(&holder) {
+                        usage.holders.push(holder);
                     }
                 }
             }
@@ -57,6 +54,21 @@ pub fn usage(tree: &HostTree, devices: &[PciDevice]) -> Usage {
         }
     }
     usage
+}
+
+/// The files that a process has open. A file that is closed meanwhile is left out; one that may not be looked at is an
+/// error: listing descriptors takes fewer rights than seeing what they are.
+fn opened(tree: &HostTree, pid: u32) -> Result<Vec<String>, TreeError> {
+    let directory = format!("proc/{pid}/fd");
+    let mut files = Vec::new();
+    for descriptor in tree.entries(&directory)? {
+        match tree.link_target(&format!("{directory}/{descriptor}")) {
+            Ok(target) => files.push(target),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(files)
 }
 
 /// The nodes through which processes use a device.
@@ -95,3 +107,24 @@ fn nvidia_minor(tree: &HostTree, device: &PciDevice) -> Option<u32> {
 
 /// `/dev/nvidia0` to `/dev/nvidia31`: more GPUs than a host has.
 const MAX_NVIDIA_MINORS: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_cannot_be_listed_or_looked_at_are_not_free() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = HostTree::open(root.path()).unwrap();
+        assert_eq!(usage(&tree, &[]).unseen, 1, "no /proc");
+        std::fs::write(root.path().join("proc"), "").unwrap();
+        assert!(!usage(&tree, &[]).is_free(), "no directory");
+        std::fs::remove_file(root.path().join("proc")).unwrap();
+        std::fs::create_dir_all(root.path().join("proc/1/fd")).unwrap();
+        assert!(usage(&tree, &[]).is_free());
+        std::fs::create_dir(root.path().join("proc/2")).unwrap();
+        assert!(usage(&tree, &[]).is_free(), "it ended meanwhile");
+        std::os::unix::fs::symlink("fd", root.path().join("proc/2/fd")).unwrap();
+        assert_eq!(usage(&tree, &[]).unseen, 1);
+    }
+}

@@ -200,7 +200,7 @@ impl HostTree {
     /// The last component of what a symbolic link points to; `None` if there is no such link.
     #[must_use]
     pub fn link_name(&self, path: &str) -> Option<String> {
-        let name = Path::new(&self.link_target(path)?).file_name()?.to_str()?.to_owned();
+        let name = Path::new(&self.link_target(path).ok()?).file_name()?.to_str()?.to_owned();
         self.note(|log| {
             log.links.insert(path.to_owned(), name.clone());
         });
@@ -208,10 +208,13 @@ impl HostTree {
     }
 
     /// What a symbolic link points to, as it is written there. Not remembered for a recording.
-    #[must_use]
-    pub fn link_target(&self, path: &str) -> Option<String> {
-        let fd = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW).ok()?;
-        readlinkat(fd, "").ok()?.into_string().ok()
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn link_target(&self, path: &str) -> Result<String, TreeError> {
+        let fd = self.resolve(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let target = readlinkat(fd, "").map_err(|source| TreeError::Io { path: path.to_owned(), source })?;
+        Ok(target.to_string_lossy().into_owned())
     }
 
     /// What kind of file there is and who may open it; `None` if there is none.
