@@ -88,7 +88,9 @@ pub(crate) fn run(args: &PreflightArgs) -> anyhow::Result<ExitCode> {
         gpus: *gpus,
         memory_mib: *memory_mib,
     };
-    let read_mode = |address: PciAddress| gpu::shown_mode(&tree, address);
+    // Whether a GPU is in use is seen in /proc: through a tree of its own, so that no recording holds processes.
+    let unrecorded = HostTree::open(root)?;
+    let read_mode = |address: PciAddress| gpu::shown_mode(&unrecorded, address);
     let probes = ChosenProbes {
         recorded: tree.recording().map(|_| RecordedProbes { tree: &tree }),
         own_qemu: qemu.is_some(),

@@ -212,6 +212,7 @@ fn the_udev_rule_is_installed_readable_by_all() {
 fn preflight_reports_records_and_reads_its_recording() {
     let (root, out) = (tree(), tempfile::tempdir().unwrap());
     write(root.path(), "proc/sys/kernel/osrelease", "6.17.0-5-generic\n");
+    write(root.path(), "proc/4711/fd/0", "");
     let qemu = out.path().join("qemu");
     let script =
         "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version 10.1.0 (test)';; *) echo '  tdx-guest';; esac\n";
@@ -250,6 +251,11 @@ fn preflight_reports_records_and_reads_its_recording() {
     std::fs::create_dir(&copy).unwrap();
     let unpacked = Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&copy).status().unwrap();
     assert!(unpacked.success());
+    let recorded: Vec<_> = std::fs::read_dir(copy.join("proc")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!recorded.is_empty());
+    assert!(!recorded.iter().any(|name| name.to_string_lossy().parse::<u32>().is_ok()), "{recorded:?}");
+    let described = std::fs::read_to_string(copy.join("recording.json")).unwrap();
+    assert!(!described.contains("proc/4711"), "{described}");
     let copy = copy.to_str().unwrap();
     let read = agent(&["preflight", "--root", copy, "--gpus", "1", "--json"]);
     let second = document(&read);
