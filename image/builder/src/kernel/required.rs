@@ -45,10 +45,15 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Group {
     because: String,
+    /// Of concern only to profiles with this fragment; to all when absent.
+    with: Option<String>,
     #[serde(default)]
     y: Vec<String>,
     #[serde(default)]
     n: Vec<String>,
+    /// Options that must be the empty text.
+    #[serde(default)]
+    empty: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,10 +79,15 @@ pub(super) fn check(required: &str, fragments: &[Fragment]) -> Result<(), Requir
     let mut excepted = excepted(&exceptions, fragments)?;
     let mut seen = BTreeSet::new();
     let mut not_met = Vec::new();
-    for Group { because, y, n } in &groups {
-        for (option, value) in values(y, n) {
+    for Group { because, with, y, n, empty } in &groups {
+        let concerned = with.as_ref().is_none_or(|name| fragments.iter().any(|fragment| fragment.name == *name));
+        let empty = empty.iter().map(|option| (option.as_str(), EMPTY));
+        for (option, value) in values(y, n).chain(empty) {
             if !seen.insert(option) {
                 return Err(RequirementError::Repeated(option.to_owned()));
+            }
+            if !concerned {
+                continue;
             }
             let found = said.get(&format!("CONFIG_{option}")).map_or("nothing", String::as_str);
             if found != value && excepted.remove(option).is_none_or(|(_, allowed)| allowed != found) {
@@ -122,6 +132,9 @@ fn needless(fragment: &str, option: &str) -> RequirementError {
 fn values<'a>(y: &'a [String], n: &'a [String]) -> impl Iterator<Item = (&'a str, &'static str)> {
     y.iter().map(|option| (option.as_str(), "y")).chain(n.iter().map(|option| (option.as_str(), "n")))
 }
+
+/// The empty text, as a fragment writes it.
+const EMPTY: &str = "\"\"";
 
 #[cfg(test)]
 mod tests {
@@ -179,6 +192,31 @@ mod tests {
     }
 
     #[test]
+    fn a_requirement_with_a_fragment_concerns_its_profiles_only() {
+        let required = format!(
+            "{REQUIRED}[[option]]\nwith = \"gpu.config\"\nbecause = \"u\"\ny = [\"D\"]\nn = [\"E\"]\nempty = [\"F\"]\n"
+        );
+        let base = fragment("base.config", "CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=n\n");
+        check(&required, std::slice::from_ref(&base)).unwrap();
+        let good = fragment("gpu.config", "CONFIG_D=y\nCONFIG_E=n\nCONFIG_F=\"\"\n");
+        check(&required, &[base.clone(), good.clone()]).unwrap();
+        let refused = |fragments: &[Fragment]| check(&required, fragments).unwrap_err().to_string();
+        let bad = fragment("gpu.config", "CONFIG_E=y\nCONFIG_F=\"x\"\n");
+        let error = refused(&[base.clone(), bad]);
+        for named in
+            ["D must be y, the fragments say nothing (u)", "E must be n", "F must be \"\", the fragments say \"x\""]
+        {
+            assert!(error.contains(named), "{error}");
+        }
+        // A later fragment may not undo it.
+        let error = refused(&[base.clone(), good, fragment("other.config", "CONFIG_F=\"x\"\n")]);
+        assert!(error.contains("CONFIG_F must be"), "{error}");
+        // What all profiles must say is not said another way by some: that is an exception.
+        let twice = format!("{REQUIRED}[[option]]\nwith = \"gpu.config\"\nbecause = \"u\"\ny = [\"C\"]\n");
+        assert!(matches!(check(&twice, &[base]), Err(RequirementError::Repeated(option)) if option == "C"));
+    }
+
+    #[test]
     fn another_file_is_refused() {
         for bad in ["", "[[option]]\ny = [\"A\"]\n", "[[option]]\nbecause = \"x\"\nm = [\"A\"]\n"] {
             assert!(matches!(check(bad, &[]), Err(RequirementError::Malformed(_))), "{bad}");
@@ -204,5 +242,45 @@ mod tests {
         check(&required, &[base, gpu, emulation]).unwrap();
         // It can fail.
         assert!(check(&required, &[debug]).is_err());
+    }
+
+    #[test]
+    fn the_security_choices_of_gpu_config_cannot_be_deleted() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel");
+        let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap();
+        let required = read("required.toml");
+        let base = fragment("base.config", &read("config/base.config"));
+        let gpu = read("config/gpu.config");
+        for line in [
+            "MODULE_SIG=y",
+            "MODULE_SIG_KEY=\"\"",
+            "SYSTEM_TRUSTED_KEYS=\"\"",
+            "MODULE_FORCE_LOAD=n",
+            "MODULE_UNLOAD=n",
+            "MODPROBE_PATH=\"\"",
+            "STRICT_MODULE_RWX=y",
+            "FW_LOADER_USER_HELPER=n",
+            "SECURITYFS=y",
+            "DM_VERITY=y",
+            "DM_VERITY_FEC=n",
+            "CRYPTO_SHA256=y",
+            "EROFS_FS_ZIP=n",
+            "EROFS_FS_XATTR=n",
+            "ACPI_HOTPLUG_MEMORY=n",
+            "CRYPTO_USER=n",
+            "CRYPTO_USER_API_HASH=n",
+            "CRYPTO_USER_API_SKCIPHER=n",
+            "CRYPTO_USER_API_AEAD=n",
+            "CRYPTO_AES_NI_INTEL=y",
+        ] {
+            let line = format!("CONFIG_{line}\n");
+            assert!(gpu.contains(&line), "{line}");
+            let without = fragment("gpu.config", &gpu.replace(&line, ""));
+            let Err(RequirementError::NotMet(found)) = check(&required, &[base.clone(), without]) else {
+                panic!("{line}")
+            };
+            let option = line.split('=').next().unwrap();
+            assert!(found.len() == 1 && found[0].starts_with(&format!("{option} must be")), "{found:?}");
+        }
     }
 }
