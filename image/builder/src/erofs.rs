@@ -32,20 +32,28 @@ pub(crate) struct Tree<'a> {
 }
 
 /// Reads the file system at the beginning of `disk`; `None` when it is none, uses what is not known here, or contradicts
-/// itself.
+/// itself. All data of the tree together is no longer than the file system: inodes that share blocks, which a copy would
+/// multiply, are refused.
 pub(crate) fn read(disk: &[u8]) -> Option<Tree<'_>> {
     let reader = Reader::new(disk)?;
     let mut nodes = BTreeMap::new();
     let mut pending = vec![(String::new(), reader.root)];
+    let mut unread = reader.size;
     while let Some((path, inode)) = pending.pop() {
         let node = reader.inode(inode)?;
+        unread = node.data.iter().try_fold(unread, |left, piece| left.checked_sub(piece.len()))?;
         if node.is_directory() {
-            for (name, inode) in reader.directory(&node)? {
-                pending.push((format!("{path}/{name}"), inode));
+            let most = MAX_NODES.checked_sub(nodes.len() + 1 + pending.len())?;
+            for (name, inode) in reader.directory(&node, most)? {
+                let path = format!("{path}/{name}");
+                if path.len() > MAX_PATH {
+                    return None;
+                }
+                pending.push((path, inode));
             }
         }
         let place = if path.is_empty() { "/".to_owned() } else { path };
-        if nodes.len() > MAX_NODES || place.matches('/').count() > MAX_DEPTH || nodes.insert(place, node).is_some() {
+        if place.matches('/').count() > MAX_DEPTH || nodes.insert(place, node).is_some() {
             return None;
         }
     }
@@ -99,8 +107,8 @@ impl<'a> Reader<'a> {
         Some(Node { mode: u16::try_from(field(4, 2)?).ok()?, owner, data })
     }
 
-    /// Names and inodes of a directory, without itself and its parent.
-    fn directory(&self, node: &Node<'a>) -> Option<Vec<(String, u64)>> {
+    /// Names and inodes of a directory, without itself and its parent; `None` also when there are more than `most`.
+    fn directory(&self, node: &Node<'a>, most: usize) -> Option<Vec<(String, u64)>> {
         let mut found = Vec::new();
         for block in node.data.iter().flat_map(|piece| piece.chunks(BLOCK)) {
             let begin =
@@ -112,7 +120,7 @@ impl<'a> Reader<'a> {
                 if matches!(name, b"." | b"..") {
                     continue;
                 }
-                if name.is_empty() || name.contains(&b'/') {
+                if name.is_empty() || name.len() > MAX_NAME || name.contains(&b'/') || found.len() >= most {
                     return None;
                 }
                 let name = String::from_utf8_lossy(name).escape_debug().to_string();
@@ -146,8 +154,13 @@ const FLAT_PLAIN: u64 = 0;
 const FLAT_INLINE: u64 = 2;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+/// Files and directories, read and still to read.
 const MAX_NODES: usize = 10_000;
 const MAX_DEPTH: usize = 32;
+/// `EROFS_NAME_LEN`.
+const MAX_NAME: usize = 255;
+/// Bytes of a path, as it is printed.
+const MAX_PATH: usize = 1024;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -208,5 +221,75 @@ pub(crate) mod tests {
         let mut disk = good;
         disk[51 * SLOT] = 50;
         assert!(read(&disk).is_none());
+    }
+
+    /// A file system whose root is one directory of `names`; each stands for the same inode, an empty file unless `shared`,
+    /// a file of one block otherwise.
+    fn flat(names: &[String], shared: bool) -> Vec<u8> {
+        let mut blocks = vec![Vec::new()];
+        for name in names {
+            let used = |block: &Vec<String>| block.iter().map(|name| ENTRY + name.len()).sum::<usize>();
+            if blocks.last().is_none_or(|block| used(block) + ENTRY + name.len() > BLOCK) {
+                blocks.push(Vec::new());
+            }
+            blocks.last_mut().unwrap().push(name.clone());
+        }
+        let mut disk = example(&[7; BLOCK]);
+        let size = disk.len() / BLOCK + blocks.len();
+        disk[SUPERBLOCK + 36..][..4].copy_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
+        let length = u32::try_from(blocks.len() * BLOCK).unwrap();
+        // FLAT_PLAIN.
+        disk[40 * SLOT] = 0;
+        disk[40 * SLOT + 8..][..4].copy_from_slice(&length.to_le_bytes());
+        disk[40 * SLOT + 16] = 2;
+        if !shared {
+            disk[60 * SLOT + 8..][..4].fill(0);
+        }
+        for block in &blocks {
+            let (mut entries, mut text) = (Vec::new(), Vec::new());
+            for name in block {
+                let begin = u16::try_from(block.len() * ENTRY + text.len()).unwrap();
+                entries.extend_from_slice(&60_u64.to_le_bytes());
+                entries.extend_from_slice(&begin.to_le_bytes());
+                entries.extend_from_slice(&[1, 0]);
+                text.extend_from_slice(name.as_bytes());
+            }
+            entries.append(&mut text);
+            entries.resize(BLOCK, 0);
+            disk.append(&mut entries);
+        }
+        disk
+    }
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|index| format!("{index:05}")).collect()
+    }
+
+    #[test]
+    fn files_that_share_blocks_are_refused() {
+        // Three blocks hold superblock, data and directory: the data may be read twice before it is more than is there.
+        assert_eq!(read(&flat(&names(2), true)).unwrap().nodes.len(), 3);
+        assert!(read(&flat(&names(3), true)).is_none());
+        assert_eq!(read(&flat(&names(3), false)).unwrap().nodes.len(), 4);
+    }
+
+    #[test]
+    fn too_many_names_are_refused_before_they_are_kept() {
+        // The root is a node, too.
+        assert_eq!(read(&flat(&names(MAX_NODES - 1), false)).unwrap().nodes.len(), MAX_NODES);
+        let disk = flat(&names(MAX_NODES), false);
+        assert!(read(&disk).is_none());
+        let reader = Reader::new(&disk).unwrap();
+        let root = reader.inode(reader.root).unwrap();
+        assert!(reader.directory(&root, MAX_NODES - 1).is_none());
+        assert_eq!(reader.directory(&root, MAX_NODES).unwrap().len(), MAX_NODES);
+    }
+
+    #[test]
+    fn long_names_and_paths_are_refused() {
+        assert!(read(&flat(&["n".repeat(MAX_NAME)], false)).is_some());
+        assert!(read(&flat(&["n".repeat(MAX_NAME + 1)], false)).is_none());
+        // As long, but each byte is printed as five.
+        assert!(read(&flat(&["\u{1}".repeat(MAX_NAME)], false)).is_none());
     }
 }
