@@ -192,6 +192,18 @@ fn bindings_are_refused_with_codes_and_nothing_stays_changed() {
 }
 
 #[test]
+fn a_journal_that_others_could_write_is_not_used() {
+    let (root, state) = (tree(), tempfile::tempdir().unwrap());
+    std::fs::set_permissions(state.path(), std::fs::Permissions::from_mode(0o770)).unwrap();
+    let (path, state) = (root.path().to_str().unwrap(), state.path().to_str().unwrap());
+    for action in [&["bind", "b8:00.0"][..], &["unbind", "07:00.0"], &["mode", "b8:00.0", "--set", "on"]] {
+        let output = agent(&[&["gpu"], action, &["--root", path, "--state-dir", state, "--json"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{action:?}");
+        assert_eq!(document(&output)["reasons"][0]["code"], "state_directory_open_to_others", "{action:?}");
+    }
+}
+
+#[test]
 fn the_udev_rule_is_installed_readable_by_all() {
     let root = tree();
     let path = root.path().to_str().unwrap();

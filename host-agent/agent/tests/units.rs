@@ -53,3 +53,17 @@ fn units_are_sandboxed() {
         assert!(!errors.contains("Unknown") && !errors.contains("Failed to parse"), "{errors}");
     }
 }
+
+#[test]
+fn bindings_are_written_down_where_only_root_can_write() {
+    let text = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units").join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let gpus = text("chrysalis-gpus.service");
+    assert!(gpus.contains("\nStateDirectory=chrysalis-gpus\nStateDirectoryMode=0700\n"), "{gpus}");
+    assert!(!gpus.contains("User=") && !gpus.contains("ReadWritePaths="), "{gpus}");
+    assert!(!text("chrysalis-guest@.service").contains("chrysalis-gpus/"));
+    let help = Command::new(env!("CARGO_BIN_EXE_host-agent")).args(["gpu", "bind", "--help"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&help.stdout).contains("[default: /var/lib/chrysalis-gpus]"));
+}

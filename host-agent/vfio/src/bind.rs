@@ -159,6 +159,11 @@ impl BindError {
             Self::Journal(JournalError::Locked { .. }) => {
                 ("bindings_locked", "state-dir".to_owned(), "wait for the other host-agent to end".to_owned())
             }
+            Self::Journal(JournalError::Directory { .. }) => (
+                "state_directory_open_to_others",
+                "state-dir".to_owned(),
+                "name a directory that belongs to root and that only root can write".to_owned(),
+            ),
             Self::Journal(_) => {
                 ("journal_unusable", "state-dir".to_owned(), "repair or remove the file named here".to_owned())
             }

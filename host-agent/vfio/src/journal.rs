@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was changed, written down before it is changed, so that a crash at any point can be undone.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::pci::PciAddress;
@@ -14,6 +18,7 @@ use crate::pci::PciAddress;
 /// The open journal of one directory. Nobody else can open it meanwhile.
 #[derive(Debug)]
 pub struct Journal {
+    directory: OwnedFd,
     path: PathBuf,
     document: Document,
     _lock: Flock<File>,
@@ -22,6 +27,15 @@ pub struct Journal {
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
+    /// Somebody else could write into the directory: what a journal in it says would be done with the rights of whoever
+    /// opens it.
+    #[error("{path}: {problem}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The rule that it breaks.
+        problem: &'static str,
+    },
     /// Another process changes bindings right now.
     #[error("{path}: another host-agent is changing bindings")]
     Locked {
@@ -76,19 +90,19 @@ struct Document {
 }
 
 impl Journal {
-    /// Opens the journal in `directory`, which is made if missing.
+    /// Opens the journal in `directory`, which is made if missing. The directory must belong to the effective user, and
+    /// nobody else may write into it; no link in it is followed.
     ///
     /// # Errors
     /// [`JournalError`].
     pub fn open(directory: &Path) -> Result<Self, JournalError> {
         let failed = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| failed(directory, e))?;
-        let lock_path = directory.join("gpu-bindings.lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let lock = Flock::lock(file.map_err(|e| failed(&lock_path, e))?, FlockArg::LockExclusiveNonblock)
+        let (lock_path, path) = (directory.join(LOCK), directory.join(JOURNAL));
+        let directory = own_directory(directory)?;
+        let file = open_in(&directory, LOCK, OFlag::O_WRONLY | OFlag::O_CREAT);
+        let lock = Flock::lock(file.map_err(|e| failed(&lock_path, e.into()))?, FlockArg::LockExclusiveNonblock)
             .map_err(|_| JournalError::Locked { path: lock_path })?;
-        let path = directory.join("gpu-bindings.json");
-        let document = match File::open(&path) {
+        let document = match open_in(&directory, JOURNAL, OFlag::O_RDONLY) {
             Ok(file) => {
                 let mut bytes = Vec::new();
                 file.take(MAX_JOURNAL).read_to_end(&mut bytes).map_err(|e| failed(&path, e))?;
@@ -107,12 +121,10 @@ impl Journal {
                 }
                 document
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Document { version: VERSION, entries: vec![] }
-            }
-            Err(error) => return Err(failed(&path, error)),
+            Err(Errno::ENOENT) => Document { version: VERSION, entries: vec![] },
+            Err(error) => return Err(failed(&path, error.into())),
         };
-        Ok(Self { path, document, _lock: lock })
+        Ok(Self { directory, path, document, _lock: lock })
     }
 
     pub(crate) fn entry(&self, address: PciAddress) -> Option<&Entry> {
@@ -140,23 +152,111 @@ impl Journal {
         let failed = |source| JournalError::Io { path: self.path.clone(), source };
         let bytes = serde_json::to_vec_pretty(&self.document)
             .map_err(|source| JournalError::Malformed { path: self.path.clone(), source })?;
-        let temporary = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
-            let mut options = OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            // One that an interrupted run left.
+            match unlinkat(&self.directory, TEMPORARY, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            let mut file = open_in(&self.directory, TEMPORARY, flags)?;
             file.write_all(&bytes)?;
             file.sync_all()?;
-            std::fs::rename(&temporary, &self.path)?;
-            match self.path.parent() {
-                Some(parent) => File::open(parent)?.sync_all(),
-                None => Ok(()),
-            }
+            renameat(&self.directory, TEMPORARY, &self.directory, JOURNAL)?;
+            Ok(fsync(&self.directory)?)
         };
         write().map_err(failed)
     }
 }
 
+/// Makes the directory if it is missing, and opens it if nobody but the effective user can change what is in it.
+fn own_directory(path: &Path) -> Result<OwnedFd, JournalError> {
+    let failed = |source| JournalError::Io { path: path.to_owned(), source };
+    let refused = |problem| JournalError::Directory { path: path.to_owned(), problem };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory = nix::fcntl::open(path, flags, Mode::empty()).map_err(|error| match error {
+        Errno::ENOTDIR | Errno::ELOOP => refused("a link, not a directory"),
+        error => failed(error.into()),
+    })?;
+    let facts = fstat(&directory).map_err(|error| failed(error.into()))?;
+    if facts.st_uid != geteuid().as_raw() {
+        return Err(refused("the directory belongs to another user"));
+    }
+    if facts.st_mode & 0o022 != 0 {
+        return Err(refused("other users may write into the directory"));
+    }
+    Ok(directory)
+}
+
+fn open_in(directory: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno> {
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+}
+
+/// Whoever holds its lock changes bindings.
+const LOCK: &str = "gpu-bindings.lock";
+/// The journal.
+const JOURNAL: &str = "gpu-bindings.json";
+/// The journal while it is written.
+const TEMPORARY: &str = "gpu-bindings.new";
 /// Of the only form of the journal.
 const VERSION: u32 = 1;
 /// Entries of a thousand devices.
 const MAX_JOURNAL: u64 = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            address: "0000:17:00.0".to_owned(),
+            phase: Phase::Bound,
+            previous_driver: None,
+            previous_override: None,
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("a/state");
+        drop(Journal::open(&directory).unwrap());
+        assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        let refused = |path: &Path| matches!(Journal::open(path), Err(JournalError::Directory { .. }));
+        for (mode, wanted) in [(0o770, true), (0o702, true), (0o1777, true), (0o755, false), (0o700, false)] {
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(refused(&directory), wanted, "{mode:o}");
+        }
+        symlink(&directory, base.path().join("link")).unwrap();
+        assert!(refused(&base.path().join("link")));
+        if geteuid().is_root() {
+            chown(&directory, Some(65_534), None).unwrap();
+            assert!(refused(&directory));
+        } else {
+            println!("SKIPPED: only root can give a directory away");
+        }
+    }
+
+    #[test]
+    fn no_link_in_the_directory_is_followed() {
+        let (state, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = outside.path().join("target");
+        for name in [LOCK, JOURNAL] {
+            std::fs::write(&target, r#"{"version":1,"entries":[]}"#).unwrap();
+            symlink(&target, state.path().join(name)).unwrap();
+            assert!(matches!(Journal::open(state.path()), Err(JournalError::Io { .. })), "{name}");
+            std::fs::remove_file(state.path().join(name)).unwrap();
+        }
+        std::fs::write(&target, "as it was").unwrap();
+        symlink(&target, state.path().join(TEMPORARY)).unwrap();
+        Journal::open(state.path()).unwrap().put(&[entry()]).unwrap();
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "as it was");
+        assert_eq!(Journal::open(state.path()).unwrap().document.entries, [entry()]);
+        let kept = std::fs::symlink_metadata(state.path().join(JOURNAL)).unwrap();
+        assert!(kept.is_file() && kept.permissions().mode() & 0o777 == 0o600);
+    }
+}

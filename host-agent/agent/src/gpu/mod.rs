@@ -36,8 +36,8 @@ struct Common {
     /// Root of the files to read and write: of this machine, or a tree for tests.
     #[arg(long, global = true, default_value = "/")]
     root: PathBuf,
-    /// Where it is written down what was bound, to give it back after a crash.
-    #[arg(long, global = true, default_value = "/var/lib/chrysalis")]
+    /// Where it is written down what was bound, to give it back after a crash. Nobody else may write there.
+    #[arg(long, global = true, default_value = "/var/lib/chrysalis-gpus")]
     state_dir: PathBuf,
     /// Print one JSON document.
     #[arg(long, global = true)]
@@ -119,7 +119,7 @@ fn change(
     state_dir: &Path,
     action: impl FnOnce(&mut Binder<'_>) -> Result<Outcome, BindError>,
 ) -> Result<Outcome, BindError> {
-    action(&mut Binder::new(tree, tree, Journal::open(&state_dir.join("gpu"))?))
+    action(&mut Binder::new(tree, tree, Journal::open(state_dir)?))
 }
 
 fn bindings(tree: &HostTree, result: Result<Outcome, BindError>) -> anyhow::Result<Done> {
