@@ -199,6 +199,10 @@ fn sections(file: &[u8]) -> Option<BTreeMap<String, &[u8]>> {
         return None;
     }
     let (table, size, count, names) = (number(40, 8)?, number(58, 2)?, number(60, 2)?, number(62, 2)?);
+    // Headers that overlap, or names without end, would make much of a small file.
+    if size != SECTION_HEADER {
+        return None;
+    }
     let header = |index: usize| table.checked_add(index.checked_mul(size)?);
     let names = header(names)?;
     let (names, names_size) = (number(names.checked_add(24)?, 8)?, number(names.checked_add(32)?, 8)?);
@@ -207,6 +211,9 @@ fn sections(file: &[u8]) -> Option<BTreeMap<String, &[u8]>> {
     for index in 0..count {
         let at = header(index)?;
         let name = names.get(number(at, 4)?..)?.split(|b| *b == 0).next()?;
+        if name.len() > MAX_SECTION_NAME {
+            return None;
+        }
         let (offset, length) = (number(at.checked_add(24)?, 8)?, number(at.checked_add(32)?, 8)?);
         let data = if number(at.checked_add(4)?, 4)? == SHT_NOBITS {
             &[]
@@ -224,6 +231,10 @@ const MAX_PLACES: usize = 40;
 const MAX_ROOT: usize = 1 << 30;
 const HEADER: usize = 110;
 const SHT_NOBITS: usize = 8;
+/// Bytes of `Elf64_Shdr`.
+const SECTION_HEADER: usize = 64;
+/// Longer than any that a linker writes into a program.
+const MAX_SECTION_NAME: usize = 255;
 
 #[cfg(test)]
 mod tests {
@@ -291,6 +302,14 @@ mod tests {
         let table = usize::try_from(u64::from_le_bytes(lying[40..48].try_into().unwrap())).unwrap();
         lying[table + 64 + 24..table + 64 + 32].fill(0xff);
         assert!(sections(&lying).is_none());
+        let mut overlapping = elf(b"code", b"data");
+        assert_eq!(sections(&overlapping).unwrap().len(), 4);
+        overlapping[58] = 0;
+        assert!(sections(&overlapping).is_none());
+        let mut long_named = elf(b"code", &[b'x'; MAX_SECTION_NAME + 1]);
+        // The data as the table of names.
+        long_named[62] = 2;
+        assert!(sections(&long_named).is_none());
     }
 
     #[test]
