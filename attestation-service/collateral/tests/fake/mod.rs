@@ -22,7 +22,7 @@ pub(crate) enum Mode {
     /// Closes every connection.
     Down,
     Status(u16),
-    /// A byte now and then.
+    /// A byte now and then, without end.
     Slow,
     NotHttp,
     LargeBody,
@@ -92,7 +92,7 @@ impl Pccs {
                 }
                 let (shared, serve) = (Arc::clone(&shared), Arc::clone(&serve));
                 thread::spawn(move || {
-                    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+                    let _ = stream.set_read_timeout(Some(Duration::from_secs(300)));
                     serve(stream, &shared);
                 });
             }
@@ -143,8 +143,8 @@ fn answer<S: Read + Write>(mut stream: S, state: &Mutex<State>) {
             stream.write_all(&text(&format!("HTTP/1.1 {code} X\r\nlocation: /\r\ncontent-length: 0\r\n"), b""))
         }
         (Mode::Slow, _) => {
-            let bytes = b"HTTP/1.1 200 OK\r\nx: 1\r\n";
-            bytes.iter().try_for_each(|byte| {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nx: ".iter().chain(std::iter::repeat(&b'x'));
+            bytes.try_for_each(|byte| {
                 thread::sleep(Duration::from_millis(100));
                 stream.write_all(&[*byte]).and_then(|()| stream.flush())
             })
