@@ -4,14 +4,17 @@
 use core::fmt;
 use core::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use der::Decode as _;
+use serde::{Deserialize, Serialize, Serializer};
+use x509_cert::{certificate::Rfc5280, crl::CertificateList};
 
 /// Family, model, stepping, platform type and custom SKU: the kind of a platform, for which Intel publishes collateral.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fmspc([u8; 6]);
 
 /// Which authority issued the PCK certificates of a kind of platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PckCa {
     /// "Intel SGX PCK Platform CA": all servers with TDX.
     #[default]
@@ -56,6 +59,27 @@ impl PckCa {
             Self::Platform => "platform",
             Self::Processor => "processor",
         }
+    }
+
+    /// Which authority issued a revocation list (DER), by the common name of its issuer. **Verifies nothing.**
+    pub(crate) fn of_list(der: &[u8]) -> Option<Self> {
+        let list = CertificateList::<Rfc5280>::from_der(der).ok()?;
+        let name = list.tbs_cert_list.issuer.common_name().ok()??;
+        [Self::Platform, Self::Processor].into_iter().find(|ca| name.value().ends_with(ca.common_name()))
+    }
+
+    /// The end of its common name; a simulated one has another beginning.
+    const fn common_name(self) -> &'static str {
+        match self {
+            Self::Platform => " PCK Platform CA",
+            Self::Processor => " PCK Processor CA",
+        }
+    }
+}
+
+impl fmt::Display for PckCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -8,10 +8,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tdx_verify::{Collateral, CollateralError, CollateralFacts, CollateralFault, MAX_COLLATERAL_LEN, TrustAnchors};
-use types::Refusal;
+use tdx_verify::{Collateral, CollateralFacts, MAX_COLLATERAL_LEN, TrustAnchors};
+use types::Sha256Digest;
 
-use crate::Fmspc;
+use crate::{
+    Fmspc, PckCa, Wanted,
+    offer::{OfferError, not_older},
+};
 
 /// A directory of collateral that was verified under one set of anchors.
 #[derive(Debug, Clone)]
@@ -62,44 +65,20 @@ pub enum KeepError {
     TooMany(PathBuf),
 }
 
-/// Why collateral was not kept, or is not used.
-#[derive(Debug, thiserror::Error)]
-pub enum OfferError {
-    /// Its form.
-    #[error(transparent)]
-    Form(#[from] CollateralError),
-    /// Its issuer, or its time.
-    #[error(transparent)]
-    Fault(#[from] CollateralFault),
-    /// It is for other platforms.
-    #[error("the collateral is for {found}, asked was {expected}")]
-    OtherFmspc {
-        /// Asked for.
-        expected: Fmspc,
-        /// Found.
-        found: Fmspc,
-    },
-    /// A part is older than what was kept before.
-    #[error("{field} was {known} and is {found}: an older issue")]
-    RolledBack {
-        /// Which part.
-        field: &'static str,
-        /// Kept before.
-        known: u64,
-        /// Found.
-        found: u64,
-    },
-    /// The directory.
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-}
-
 /// What is remembered about one kind of platform, beside the collateral itself.
+///
+/// It is written before the collateral and after it: whatever fails in between, no floor is below what stands there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
+    /// The authority of the PCK certificates.
+    #[serde(default)]
+    pub(crate) ca: PckCa,
     /// The newest of each part that was ever kept.
     pub(crate) floor: CollateralFacts,
+    /// What is being put in the collateral's place. It counts as kept from when the file has this digest.
+    #[serde(default)]
+    pub(crate) next: Option<(Sha256Digest, CollateralFacts)>,
     /// When it was last fetched, seconds since 1970.
     pub(crate) fetched: u64,
     /// Number of the early evaluation, and when it was first seen.
@@ -116,7 +95,7 @@ impl Keeper {
         Ok(Self { dir: dir.to_owned(), anchors })
     }
 
-    /// Verifies collateral for `fmspc` at `now` and keeps it. `early` is the early evaluation that came with it, where
+    /// Verifies collateral for what is `wanted` at `now` and keeps it. `early` is the early evaluation that came with it, where
     /// one came. It gates nothing: what does not verify, or has a
     /// lower number than what stands there, is left out.
     ///
@@ -124,37 +103,70 @@ impl Keeper {
     /// [`OfferError`]; then what was kept before is untouched.
     pub fn keep(
         &self,
-        fmspc: Fmspc,
+        wanted: &Wanted,
         collateral: &[u8],
         early: Option<&[u8]>,
         now: u64,
     ) -> Result<CollateralFacts, OfferError> {
-        let facts = self.judge(fmspc, collateral, now)?.facts;
+        let Wanted { fmspc, ca } = *wanted;
+        let facts = self.judge(fmspc, Some(ca), collateral, now)?.facts;
         let _lock = self.lock()?;
         let before = self.record(fmspc)?;
-        if let Some(before) = &before {
-            not_older(&before.floor, &facts)?;
+        let held = read(&self.collateral_path(fmspc))?;
+        let floor = before.map(|before| before.floor_with(held.as_deref()));
+        if let Some(floor) = &floor {
+            not_older(floor, &facts)?;
         }
-        // Collateral that is newer than its record says can only be the work of a crash between the two.
-        if let Ok(Some(held)) = self.held(fmspc, now) {
+        // Newer than its record: somebody put it there.
+        if let Some(Ok(held)) = held.map(|held| self.judge(fmspc, None, &held, now)) {
             not_older(&held.facts, &facts)?;
         }
+        // The first has nothing below it.
+        self.announce(wanted, before, floor.unwrap_or(facts), collateral, facts)?;
         self.write(&self.collateral_path(fmspc), collateral)?;
+        let number = self.keep_early(wanted, early, facts.tcb_evaluation_data_number, now)?;
+        let seen = before.and_then(|before| before.early);
+        let early = number.map(|number| seen.filter(|(known, _)| *known == number).unwrap_or((number, now)));
+        self.write_record(fmspc, &Record { ca, floor: facts, fetched: now, early, next: None })?;
+        Ok(facts)
+    }
+
+    /// Says in the record what is about to be written.
+    fn announce(
+        &self,
+        wanted: &Wanted,
+        before: Option<Record>,
+        floor: CollateralFacts,
+        collateral: &[u8],
+        facts: CollateralFacts,
+    ) -> Result<(), KeepError> {
+        let next = Some((Sha256Digest::of(collateral), facts));
+        let before = before.unwrap_or(Record { ca: wanted.ca, floor, fetched: 0, early: None, next });
+        self.write_record(wanted.fmspc, &Record { floor, next, ..before })
+    }
+
+    /// The number of the early evaluation that stands there after this, if it is above the one in force.
+    fn keep_early(
+        &self,
+        wanted: &Wanted,
+        early: Option<&[u8]>,
+        in_force: u32,
+        now: u64,
+    ) -> Result<Option<u32>, KeepError> {
+        let fmspc = wanted.fmspc;
         let known = self.early_number(fmspc, now).unwrap_or(0);
         let not_less = |bytes: &&[u8]| {
-            self.judge(fmspc, bytes, now).is_ok_and(|early| early.facts.tcb_evaluation_data_number >= known)
+            self.judge(fmspc, Some(wanted.ca), bytes, now)
+                .is_ok_and(|early| early.facts.tcb_evaluation_data_number >= known)
         };
         if let Some(bytes) = early.filter(not_less) {
             self.write(&self.early_path(fmspc), bytes)?;
         }
-        let early = self.early_number(fmspc, now).filter(|number| *number > facts.tcb_evaluation_data_number);
-        if early.is_none() {
+        let number = self.early_number(fmspc, now).filter(|number| *number > in_force);
+        if number.is_none() {
             remove(&self.early_path(fmspc))?;
         }
-        let seen = before.and_then(|before| before.early);
-        let early = early.map(|number| seen.filter(|(known, _)| *known == number).unwrap_or((number, now)));
-        self.write_record(fmspc, &Record { floor: facts, fetched: now, early })?;
-        Ok(facts)
+        Ok(number)
     }
 
     /// What may be used at `now`, and why the rest may not.
@@ -180,7 +192,8 @@ impl Keeper {
     pub fn usable(&self, fmspc: Fmspc, now: u64) -> Result<Option<Loaded>, OfferError> {
         // The record first: a newer one may be written meanwhile, an older one never.
         let record = self.record(fmspc)?;
-        let Some(held) = self.held(fmspc, now)? else { return Ok(None) };
+        let Some(bytes) = read(&self.collateral_path(fmspc))? else { return Ok(None) };
+        let held = self.judge(fmspc, record.map(|record| record.ca), &bytes, now)?;
         if let Some(record) = record {
             not_older(&record.floor, &held.facts)?;
         }
@@ -192,7 +205,7 @@ impl Keeper {
     /// # Errors
     /// [`OfferError`].
     pub fn early(&self, fmspc: Fmspc, now: u64) -> Result<Option<Loaded>, OfferError> {
-        read(&self.early_path(fmspc))?.map(|bytes| self.judge(fmspc, &bytes, now)).transpose()
+        read(&self.early_path(fmspc))?.map(|bytes| self.judge(fmspc, None, &bytes, now)).transpose()
     }
 
     /// For which platforms collateral is, or was, kept.
@@ -224,17 +237,18 @@ impl Keeper {
         self.early(fmspc, now).ok().flatten().map(|early| early.facts.tcb_evaluation_data_number)
     }
 
-    fn held(&self, fmspc: Fmspc, now: u64) -> Result<Option<Loaded>, OfferError> {
-        read(&self.collateral_path(fmspc))?.map(|bytes| self.judge(fmspc, &bytes, now)).transpose()
-    }
-
-    fn judge(&self, expected: Fmspc, bytes: &[u8], now: u64) -> Result<Loaded, OfferError> {
+    fn judge(&self, expected: Fmspc, ca: Option<PckCa>, bytes: &[u8], now: u64) -> Result<Loaded, OfferError> {
         let collateral = Collateral::from_json(bytes)?;
         let fmspc = Fmspc::from_bytes(*collateral.fmspc());
         if fmspc != expected {
             return Err(OfferError::OtherFmspc { expected, found: fmspc });
         }
         let facts = collateral.check(&self.anchors, now)?;
+        // The check established that the list is of the issuer that it names.
+        let found = PckCa::of_list(&pck_crl(bytes));
+        if let Some(expected) = ca.filter(|expected| found != Some(*expected)) {
+            return Err(OfferError::OtherCa { expected, found });
+        }
         Ok(Loaded { fmspc, collateral, facts })
     }
 
@@ -276,46 +290,22 @@ impl Keeper {
     }
 }
 
-impl OfferError {
-    /// The reason in the form that users see.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        let again = "fetch the collateral again from its source";
-        match self {
-            Self::Form(error) => Refusal::new("collateral_malformed", "collateral", error.to_string(), again),
-            Self::Fault(fault) => fault.refusal(),
-            Self::OtherFmspc { .. } => {
-                Refusal::new("fmspc_mismatch", "collateral.tcb_info.fmspc", self.to_string(), again)
-            }
-            Self::RolledBack { field, .. } => {
-                let fix = "ask another source: this one serves what is out of date";
-                Refusal::new("collateral_rollback", &format!("collateral.{field}"), self.to_string(), fix)
-            }
-            Self::Keep(error) => {
-                Refusal::new("collateral_store", "collateral_dir", error.to_string(), "look after the directory")
-            }
-        }
+impl Record {
+    /// The newest of each part that was ever kept, with what is `held` now: a file that was being put there counts.
+    fn floor_with(&self, held: Option<&[u8]>) -> CollateralFacts {
+        let next = self.next.filter(|(digest, _)| held.is_some_and(|held| Sha256Digest::of(held) == *digest));
+        next.map_or(self.floor, |(_, facts)| facts)
     }
 }
 
-/// No part may be older than it was: a list that forgets a revocation would still be in its time.
-fn not_older(known: &CollateralFacts, found: &CollateralFacts) -> Result<(), OfferError> {
-    let parts = |facts: &CollateralFacts| {
-        [
-            ("tcb_evaluation_data_number", facts.tcb_evaluation_data_number.into()),
-            ("qe_identity.tcb_evaluation_data_number", facts.qe_evaluation_data_number.into()),
-            ("tcb_info.issue_date", facts.tcb_info.issued),
-            ("qe_identity.issue_date", facts.qe_identity.issued),
-            ("pck_crl.this_update", facts.pck_crl.issued),
-            ("root_ca_crl.this_update", facts.root_ca_crl.issued),
-        ]
-    };
-    for ((field, known), (_, found)) in parts(known).into_iter().zip(parts(found)) {
-        if found < known {
-            return Err(OfferError::RolledBack { field, known, found });
-        }
+/// The revocation list for PCK certificates of a collateral file; empty where there is none.
+fn pck_crl(collateral: &[u8]) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Part {
+        pck_crl: String,
     }
-    Ok(())
+    let part = serde_json::from_slice::<Part>(collateral);
+    part.ok().and_then(|part| hex::decode(part.pck_crl).ok()).unwrap_or_default()
 }
 
 /// A file of capped size; `None` where there is none.
@@ -344,3 +334,116 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> KeepError {
 
 const RECORD: &str = ".kept.json";
 const MAX_KINDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use tdx_sim::SimulatedPlatform;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const MONTH: u64 = 31 * 86_400;
+
+    struct World {
+        platform: SimulatedPlatform,
+        dir: tempfile::TempDir,
+        keeper: Keeper,
+        wanted: Wanted,
+    }
+
+    fn world() -> World {
+        let (platform, dir) = (SimulatedPlatform::generate(NOW).unwrap(), tempfile::tempdir().unwrap());
+        let keeper = Keeper::open(dir.path(), TrustAnchors::custom(platform.root_der().to_vec())).unwrap();
+        World { platform, dir, keeper, wanted: "53494d000000".parse().unwrap() }
+    }
+
+    impl World {
+        fn issue(&self, number: u32, at: u64) -> Vec<u8> {
+            self.platform.collateral_numbered(at, number, None).unwrap().to_json().into_bytes()
+        }
+
+        fn keep(&self, number: u32, at: u64) -> Result<CollateralFacts, OfferError> {
+            self.keep_this(&self.issue(number, at), at)
+        }
+
+        fn keep_this(&self, bytes: &[u8], at: u64) -> Result<CollateralFacts, OfferError> {
+            self.keeper.keep(&self.wanted, bytes, None, at)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.keeper.collateral_path(self.wanted.fmspc)
+        }
+
+        fn number(&self, now: u64) -> u32 {
+            self.keeper.usable(self.wanted.fmspc, now).unwrap().unwrap().facts.tcb_evaluation_data_number
+        }
+    }
+
+    /// The last write failed: what was put there counts, also when its time is over.
+    #[test]
+    fn the_floor_holds_though_the_record_was_not_finished() {
+        let world = world();
+        world.keep(17, NOW).unwrap();
+        let newer = world.issue(18, NOW);
+        let announced = announce(&world, &newer);
+        world.keep_this(&newer, NOW).unwrap();
+        fs::write(world.keeper.record_path(world.wanted.fmspc), announced).unwrap();
+        assert_eq!(world.number(NOW), 18);
+        for at in [NOW, NOW + MONTH] {
+            let refused = world.keep(17, at).unwrap_err();
+            let number = "tcb_evaluation_data_number";
+            assert!(matches!(refused, OfferError::RolledBack { field, known: 18, .. } if field == number), "{refused}");
+        }
+        world.keep(18, NOW + MONTH).unwrap();
+        assert_eq!(world.number(NOW + MONTH), 18);
+    }
+
+    /// The record as it stands when the collateral itself can't be written.
+    fn announce(world: &World, bytes: &[u8]) -> Vec<u8> {
+        let (path, aside) = (world.path(), world.dir.path().join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        // No file can be put in the place of a directory; that it can't be read is told before anything is written.
+        fs::create_dir(&path).unwrap();
+        let before = fs::read(world.keeper.record_path(world.wanted.fmspc)).unwrap();
+        assert_eq!(world.keep_this(bytes, NOW).unwrap_err().refusal().code, "collateral_store");
+        assert_eq!(fs::read(world.keeper.record_path(world.wanted.fmspc)).unwrap(), before);
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        let facts = world.keeper.judge(world.wanted.fmspc, None, bytes, NOW).unwrap().facts;
+        let record = world.keeper.record(world.wanted.fmspc).unwrap().unwrap();
+        world.keeper.announce(&world.wanted, Some(record), record.floor, bytes, facts).unwrap();
+        fs::read(world.keeper.record_path(world.wanted.fmspc)).unwrap()
+    }
+
+    /// The collateral was announced and not written: what stood there stays in use, and its successor may be any.
+    #[test]
+    fn what_was_announced_alone_raises_no_floor() {
+        let world = world();
+        world.keep(17, NOW).unwrap();
+        announce(&world, &world.issue(19, NOW));
+        assert_eq!(world.number(NOW), 17);
+        world.keep(18, NOW).unwrap();
+        assert_eq!(world.number(NOW), 18);
+    }
+
+    #[test]
+    fn the_list_is_of_the_wanted_authority() {
+        let world = world();
+        let processor = Wanted { ca: PckCa::Processor, ..world.wanted };
+        let refused = world.keeper.keep(&processor, &world.issue(17, NOW), None, NOW).unwrap_err();
+        let (expected, found) = (PckCa::Processor, Some(PckCa::Platform));
+        assert!(matches!(&refused, OfferError::OtherCa { expected: e, found: f } if (*e, *f) == (expected, found)));
+        assert_eq!(refused.refusal().code, "pck_ca_mismatch");
+        assert_eq!(world.keeper.kinds().unwrap(), []);
+        // What is kept is judged by the record's authority.
+        world.keep(17, NOW).unwrap();
+        let fmspc = world.wanted.fmspc;
+        let record = world.keeper.record(fmspc).unwrap().unwrap();
+        world.keeper.write_record(fmspc, &Record { ca: PckCa::Processor, ..record }).unwrap();
+        assert_eq!(world.keeper.usable(fmspc, NOW).unwrap_err().refusal().code, "pck_ca_mismatch");
+        // And renewed from that, after a restart.
+        let source = crate::Source::new("http://127.0.0.1:1", || Ok(Vec::new())).unwrap();
+        let refresher = crate::Refresher::new(source, world.keeper.clone(), Vec::new()).unwrap();
+        assert_eq!(refresher.wanted(), [processor]);
+    }
+}

@@ -40,14 +40,16 @@ struct Failures {
 }
 
 impl Refresher {
-    /// Renews what is `wanted`, and whatever is kept already.
+    /// Renews what is `wanted`, and whatever is kept already, from the authority that it was kept from.
     ///
     /// # Errors
     /// [`KeepError`].
     pub fn new(source: Source, keeper: Keeper, mut wanted: Vec<Wanted>) -> Result<Self, KeepError> {
         for fmspc in keeper.kinds()? {
             if wanted.iter().all(|wanted| wanted.fmspc != fmspc) {
-                wanted.push(Wanted { fmspc, ca: crate::PckCa::default() });
+                // A record that can't be read shows when something is to be kept.
+                let ca = keeper.record(fmspc).ok().flatten().map(|record| record.ca).unwrap_or_default();
+                wanted.push(Wanted { fmspc, ca });
             }
         }
         Ok(Self { source, keeper, wanted, failures: BTreeMap::new() })
@@ -95,8 +97,8 @@ impl Refresher {
         let collateral = self.source.fetch(wanted, EvaluationSet::Standard).await?;
         // Not every source has it; it gates nothing, so its absence is no failure.
         let early = self.source.fetch(wanted, EvaluationSet::Early).await.ok();
-        let (keeper, fmspc) = (self.keeper.clone(), wanted.fmspc);
-        let kept = tokio::task::spawn_blocking(move || keeper.keep(fmspc, &collateral, early.as_deref(), now)).await;
+        let (keeper, wanted) = (self.keeper.clone(), *wanted);
+        let kept = tokio::task::spawn_blocking(move || keeper.keep(&wanted, &collateral, early.as_deref(), now)).await;
         match kept {
             Ok(kept) => Ok(kept?),
             Err(error) => Err(RefreshError::Interrupted(error)),
