@@ -3,7 +3,8 @@
 //! against manifests and policy.
 
 use gpu_verify::{
-    GpuAnchors, GpuAppraisal, GpuPolicy, GpuSummary, RimLibrary, bound_nonce, devices, driver_state, switches,
+    GpuAnchors, GpuAppraisal, GpuPolicy, GpuSummary, MAX_DEVICES, RimLibrary, bound_nonce, devices, driver_state,
+    switches,
 };
 use types::{Evidence, GpuEvidence};
 
@@ -46,6 +47,12 @@ pub(crate) fn check(
     };
     let found = gpu.reports.len();
     checks.add(found == usize::from(configured), COUNT, format!("{configured} reports, as configured"), found);
+    let (reports, switch_reports) = (gpu.reports.len(), gpu.switches.len());
+    if reports.max(switch_reports) > MAX_DEVICES {
+        let expected = format!("at most {MAX_DEVICES} GPUs and {MAX_DEVICES} switches");
+        checks.add(false, TOO_LARGE, expected, format!("{reports} GPUs, {switch_reports} switches"));
+        return None;
+    }
     let nonce = match bound_nonce(evidence.role, &evidence.instance_key, gpu) {
         Ok(nonce) => nonce,
         Err(error) => {
@@ -92,6 +99,7 @@ const UNEXPECTED: Facts =
     ("gpu_evidence_unexpected", "gpu", "launch a machine without GPUs, or say by policy (gpu) which are accepted");
 const COUNT: Facts =
     ("gpu_count_mismatch", "gpu.reports", "collect a report of every GPU that the configuration names");
+const TOO_LARGE: Facts = ("gpu_evidence_too_large", "gpu", "send the evidence of one guest");
 const FORM: Facts = ("gpu_evidence_malformed", "gpu", "send the evidence that the guest collected, unchanged");
 const DRIVER: Facts =
     ("gpu_driver_contradiction", "gpu.driver.version", "collect evidence and statement from one driver");

@@ -2,7 +2,7 @@
 //! Many manifests at hand, and those among them that a machine's reports ask for.
 
 use crate::{
-    DeviceEvidence, GpuAnchors,
+    DeviceEvidence, GpuAnchors, MAX_RIMS,
     policy::Requirement,
     rim::{Rim, RimFault, RimIdentity, RimRefused},
     spdm::SpdmReport,
@@ -63,7 +63,8 @@ impl RimLibrary {
     }
 
     /// Verifies those that claim a version which one of the reports names. What a library holds for other machines is not looked
-    /// at; a manifest that is needed and not good refuses the evidence.
+    /// at; a manifest that is needed and not good refuses the evidence. Of more than [`MAX_RIMS`] one more is verified, so that the
+    /// appraisal refuses their number.
     #[must_use]
     pub fn verify(
         &self,
@@ -75,7 +76,10 @@ impl RimLibrary {
     ) -> Vec<Result<Rim, RimRefused>> {
         let versions: Vec<String> = devices.iter().flat_map(|device| versions(device.report)).collect();
         let wanted = self.manifests.iter().filter(|(identity, _)| versions.contains(&identity.version));
-        wanted.map(|(_, bytes)| Rim::verify(bytes, anchors, ocsp, revocation, now)).collect()
+        wanted
+            .take(MAX_RIMS.saturating_add(1))
+            .map(|(_, bytes)| Rim::verify(bytes, anchors, ocsp, revocation, now))
+            .collect()
     }
 }
 

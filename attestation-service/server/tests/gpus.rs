@@ -222,6 +222,21 @@ async fn the_number_is_that_of_the_configuration_and_of_the_policy() {
     assert_eq!(Scene::new(2, good(2)).await.codes(), ["gpu_count"]);
 }
 
+/// What is too much for one guest is not read: neither reports nor the manifests that they name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_devices_than_one_guest_has_are_not_read() {
+    let copies = |gpu: &GpuEvidence, kind: &str| -> Vec<GpuReport> {
+        let copy = |number| GpuReport { uuid: format!("{kind}-{number:08x}"), ..gpu.reports[0].clone() };
+        (0..=gpu_verify::MAX_DEVICES).map(copy).collect()
+    };
+    let limit = ("gpu_evidence_too_large".to_owned(), "gpu".to_owned());
+    let switches = changed(|gpu| gpu.switches = copies(gpu, "SWX")).await;
+    assert_eq!(switches.reasons(), std::slice::from_ref(&limit));
+    let gpus = changed(|gpu| gpu.reports = copies(gpu, "GPU")).await;
+    assert_eq!(gpus.reasons(), [("gpu_count_mismatch".to_owned(), "gpu.reports".to_owned()), limit]);
+    assert!(gpus.verdict().gpu().is_none());
+}
+
 /// Attacks 41 and 42.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_drivers_statement_counts() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reference manifests: missing, expired, forged, wrapped, and ones that do not fit.
 
-use gpu_verify::{DeviceEvidence, LibraryError, Requirement, RimLibrary};
+use gpu_verify::{DeviceEvidence, LibraryError, MAX_RIMS, Requirement, RimLibrary};
 use rcgen::PKCS_ECDSA_P384_SHA384;
 
 use crate::{
@@ -97,6 +97,9 @@ fn a_library_gives_what_reports_ask_for() {
     assert_eq!(verify(&library, &[switch], NOW).len(), 1);
     assert!(verify(&library, &[DeviceEvidence { report: b"x", chain: b"" }], NOW).is_empty());
     assert!(verify(RimLibrary::EMPTY, &devices, NOW).is_empty());
+    // A report may ask for no more work than an appraisal has: one above the limit shows that there are too many.
+    let same = RimLibrary::new(vec![driver.clone(); 2 * MAX_RIMS]).unwrap();
+    assert_eq!(verify(&same, &devices, NOW).len(), MAX_RIMS + 1);
     let malformed = RimLibrary::new(vec![driver, b"<a/>".to_vec()]).unwrap_err();
     assert!(matches!(malformed, LibraryError::Malformed { index: 1, .. }), "{malformed}");
     assert_eq!(RimLibrary::new(vec![Vec::new(); 513]).unwrap_err(), LibraryError::TooMany(513));
