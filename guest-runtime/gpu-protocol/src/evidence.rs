@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From what was collected to the GPU part of a guest's evidence.
 
-use types::{GpuEvidence, GpuReport, Hex32};
+use types::{GpuDriver, GpuEvidence, GpuReport, Hex32};
 
 use crate::Collected;
 
@@ -42,10 +42,7 @@ impl Collected {
         switches: u8,
     ) -> Result<GpuEvidence, EvidenceError> {
         let Self { gpus: found_gpus, switches: found_switches, driver } = self;
-        let good = |version: &str| {
-            (1..=32).contains(&version.len()) && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
-        };
-        if !good(&driver.version) {
+        if !GpuDriver::is_version(&driver.version) {
             return Err(EvidenceError::Version);
         }
         Ok(GpuEvidence {
@@ -64,7 +61,7 @@ fn sorted(kind: &'static str, expected: u8, mut found: Vec<GpuReport>) -> Result
     }
     found.sort_by(|a, b| a.uuid.cmp(&b.uuid));
     let distinct = found.is_sorted_by(|a, b| a.uuid < b.uuid);
-    if !distinct || !found.iter().all(|report| is_uuid(&report.uuid)) {
+    if !distinct || !found.iter().all(|report| GpuReport::is_uuid(&report.uuid)) {
         return Err(EvidenceError::Uuid(kind));
     }
     if found.iter().any(|device| device.report.as_slice().is_empty() || device.chain.as_slice().is_empty()) {
@@ -73,19 +70,9 @@ fn sorted(kind: &'static str, expected: u8, mut found: Vec<GpuReport>) -> Result
     Ok(found)
 }
 
-/// `GPU-` or `SWX-`, then hexadecimal groups, as NVIDIA's libraries print them. Which digits, only the library says: a UUID orders
-/// reports and proves nothing.
-fn is_uuid(text: &str) -> bool {
-    let rest = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("SWX-"));
-    let good = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
-    rest.is_some_and(|rest| (1..=MAX_UUID).contains(&rest.len()) && rest.bytes().all(good))
-}
-
-const MAX_UUID: usize = 64;
-
 #[cfg(test)]
 mod tests {
-    use types::{Base64, GpuDriver};
+    use types::Base64;
 
     use super::*;
 

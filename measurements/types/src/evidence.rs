@@ -4,7 +4,7 @@
 //! Nothing in it is true because it stands here. A verifier recomputes REPORTDATA, RTMR3 and MRCONFIGID
 //! from it and compares them with a verified quote.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::{Base64, Document, Hex32, Role, RuntimeEvent, Sha256Digest};
 
@@ -80,7 +80,8 @@ impl GpuEvidence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuDriver {
-    /// Version of the driver, e.g. `550.163.01`.
+    /// Version of the driver, e.g. `550.163.01`: 1 to 32 digits and points ([`GpuDriver::is_version`]).
+    #[serde(deserialize_with = "version")]
     pub version: String,
     /// Confidential mode is on (`ccFeature`), or protected PCIe is.
     pub confidential: bool,
@@ -90,16 +91,48 @@ pub struct GpuDriver {
     pub protected_pcie: bool,
 }
 
+impl GpuDriver {
+    /// Whether `text` is 1 to 32 digits and points: it reaches terminals and logs.
+    #[must_use]
+    pub fn is_version(text: &str) -> bool {
+        (1..=32).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    }
+}
+
 /// Evidence of one GPU or NVSwitch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GpuReport {
-    /// The device's UUID in its canonical text form.
+    /// The device's UUID as NVIDIA's libraries print it ([`GpuReport::is_uuid`]).
+    #[serde(deserialize_with = "uuid")]
     pub uuid: String,
     /// The SPDM measurement report.
     pub report: Base64<MAX_GPU_BLOB>,
     /// The device's certificate chain, PEM.
     pub chain: Base64<MAX_GPU_BLOB>,
+}
+
+impl GpuReport {
+    /// Whether `text` is `GPU-` or `SWX-`, then 1 to 64 hexadecimal digits and hyphens. Which digits, only NVIDIA's libraries say: a
+    /// UUID orders reports and proves nothing.
+    #[must_use]
+    pub fn is_uuid(text: &str) -> bool {
+        let rest = text.strip_prefix("GPU-").or_else(|| text.strip_prefix("SWX-"));
+        let good = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        rest.is_some_and(|rest| (1..=64).contains(&rest.len()) && rest.bytes().all(good))
+    }
+}
+
+fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let refused = || de::Error::custom("a driver's version is 1 to 32 digits and points");
+    GpuDriver::is_version(&text).then_some(text).ok_or_else(refused)
+}
+
+fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let refused = || de::Error::custom("a device's UUID is GPU- or SWX-, then 1 to 64 hexadecimal digits and hyphens");
+    GpuReport::is_uuid(&text).then_some(text).ok_or_else(refused)
 }
 
 /// Which kind of leaf makes a quote fresh.
@@ -220,5 +253,41 @@ impl Document for ConnectionProof {
 
     fn schema(&self) -> &str {
         &self.schema
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_about_gpus_has_one_form() {
+        let driver = |version: &str| {
+            let json = serde_json::json!({"version": version, "confidential": true, "dev_tools": false, "protected_pcie": false});
+            let driver = serde_json::from_value::<GpuDriver>(json.clone()).map_err(|error| error.to_string())?;
+            assert_eq!(serde_json::to_value(&driver).unwrap(), json);
+            Ok::<_, String>(driver)
+        };
+        assert_eq!(driver("550.163.01").unwrap().version, "550.163.01");
+        for bad in ["", "550 1", "550\n", "\u{1b}[2J", "550.x", &"1".repeat(33)] {
+            assert_eq!(driver(bad).unwrap_err(), "a driver's version is 1 to 32 digits and points", "{bad:?}");
+        }
+        let report = |uuid: &str| {
+            let json = serde_json::json!({"uuid": uuid, "report": "AQ==", "chain": "Ag=="});
+            let report = serde_json::from_value::<GpuReport>(json.clone()).map_err(|error| error.to_string())?;
+            assert_eq!(serde_json::to_value(&report).unwrap(), json);
+            Ok::<_, String>(report)
+        };
+        for good in ["GPU-0a1B2c3d-0000-1111-2222-333344445555", "SWX-0A"] {
+            assert_eq!(report(good).unwrap().uuid, good);
+        }
+        for bad in ["", "GPU-", "a0", "GPU-a\n", "GPU-x", "MIG-a0", "GPU-\u{1b}[2J", &format!("GPU-{}", "a".repeat(65))]
+        {
+            let error = report(bad).unwrap_err();
+            assert_eq!(
+                error, "a device's UUID is GPU- or SWX-, then 1 to 64 hexadecimal digits and hyphens",
+                "{bad:?}"
+            );
+        }
     }
 }
