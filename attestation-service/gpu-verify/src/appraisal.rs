@@ -84,9 +84,10 @@ impl GpuAppraisal<'_> {
                 topology::check(&gpus, &switches, &mut checks);
             }
         }
-        let complete = gpus.len() == self.gpus.len() && switches.len() == self.switches.len() && !gpus.is_empty();
+        let devices = self.gpus.len().saturating_add(self.switches.len());
+        let accepted = checks.conclude(gpus.len().saturating_add(switches.len()), devices);
         GpuVerdict {
-            accepted: complete && checks.all_passed(),
+            accepted,
             hardware: self.anchors.hardware(),
             nonce: if self.nonce.is_some() { "checked" } else { "not_given" },
             revocation: if revocation { "checked" } else { "not_checked" },

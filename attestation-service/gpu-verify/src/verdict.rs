@@ -143,7 +143,34 @@ impl Checks {
         passed
     }
 
-    pub(crate) fn all_passed(&self) -> bool {
-        self.0.iter().all(|check| check.passed)
+    /// Whether everything holds. Where every check does, a last one notes that every device has a verified result: one without is
+    /// refused even if no check said why.
+    pub(crate) fn conclude(&mut self, verified: usize, devices: usize) -> bool {
+        let passed = self.0.iter().all(|check| check.passed);
+        let expected = format!("a verified result of each of {devices} devices, at least one");
+        passed && self.add(devices > 0 && verified == devices, UNVERIFIED, "evidence", expected, verified)
+    }
+}
+
+const UNVERIFIED: Rule = ("gpu_unverified", "give the report, certificates and manifests of every device");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_a_result_is_a_reason_of_its_own() {
+        const OTHER: Rule = ("other", "fix");
+        for (verified, devices, good) in [(1, 1, true), (1, 2, false), (0, 1, false), (0, 0, false)] {
+            let mut checks = Checks::default();
+            checks.add(true, OTHER, "other", "good", "good");
+            assert_eq!(checks.conclude(verified, devices), good, "{verified} of {devices}");
+            let [_, last] = checks.0.as_slice() else { panic!("{checks:?}") };
+            assert_eq!((last.code, last.passed), ("gpu_unverified", good));
+        }
+        let mut failed = Checks::default();
+        failed.add(false, OTHER, "other", "good", "bad");
+        assert!(!failed.conclude(1, 1));
+        assert_eq!(failed.0.len(), 1, "it was said why");
     }
 }

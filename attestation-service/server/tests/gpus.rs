@@ -259,6 +259,11 @@ async fn manifests_decide_about_measurements() {
     assert_eq!(scene.reasons(), [("rim_missing".into(), "gpu[0].rim.driver".into())]);
     scene.rims = Vec::new();
     assert_eq!(scene.codes(), ["rim_missing", "rim_missing"]);
+    // The one value is of the decoder, which the device says it has not: nothing is left to compare.
+    let mut empty = RimSpec::driver();
+    empty.resources.retain(|(index, _, _)| *index == 35);
+    scene.rims = vec![empty.xml(), all[1].clone()];
+    assert_eq!(scene.reasons(), [("measurement_mismatch".into(), "gpu[0].measurements.driver".into())]);
     // Manifests of other machines do no harm, even ones that are not good.
     let mut other = RimSpec::driver();
     other.version = "999.1";
