@@ -145,6 +145,8 @@ impl GpuAppraisal<'_> {
             Some(state) => {
                 checks.add(state.confidential, CC_OFF, "driver_state.confidential", true, state.confidential);
                 checks.add(!state.dev_tools, DEV_TOOLS, "driver_state.dev_tools", false, state.dev_tools);
+                let (found, expected) = (state.protected_pcie, self.policy.topology == Topology::Ppcie8);
+                checks.add(found == expected, PROTECTED_PCIE, "driver_state.protected_pcie", expected, found);
             }
         }
     }
@@ -192,6 +194,8 @@ const RIM: Rule = ("rim_malformed", "fetch the manifest again from NVIDIA's RIM 
 const DRIVER_STATE: Rule = ("gpu_driver_state_missing", "collect evidence with an image that states it");
 const CC_OFF: Rule = ("gpu_cc_off", "switch confidential mode on and reset the GPU");
 const DEV_TOOLS: Rule = ("gpu_dev_tools", "switch DevTools mode off and reset the GPU");
+const PROTECTED_PCIE: Rule =
+    ("gpu_protected_pcie", "set protected PCIe as the policy's topology needs it, and reset the GPUs and switches");
 const NONCE: Rule = ("gpu_nonce_missing", "give the nonce that the guest's keys make");
 const COUNT: Rule = ("gpu_count", "give evidence of every GPU of the guest, and a policy for that many");
 const SWITCH_COUNT: Rule = ("switch_count", "give evidence of every switch; none without protected PCIe");

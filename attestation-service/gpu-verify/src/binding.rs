@@ -61,8 +61,8 @@ pub fn switches(gpu: &GpuEvidence) -> Vec<DeviceEvidence<'_>> {
 /// What the guest states of its driver: worth as much as the quote that covers the evidence.
 #[must_use]
 pub fn driver_state(gpu: &GpuEvidence) -> Option<DriverState> {
-    let GpuDriver { version: _, confidential, dev_tools, protected_pcie: _ } = gpu.driver.as_ref()?;
-    Some(DriverState { confidential: *confidential, dev_tools: *dev_tools })
+    let GpuDriver { version: _, confidential, dev_tools, protected_pcie } = gpu.driver.as_ref()?;
+    Some(DriverState { confidential: *confidential, dev_tools: *dev_tools, protected_pcie: *protected_pcie })
 }
 
 fn evidence(reports: &[GpuReport]) -> Vec<DeviceEvidence<'_>> {

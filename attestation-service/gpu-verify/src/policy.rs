@@ -88,6 +88,8 @@ pub struct DriverState {
     pub confidential: bool,
     /// `devToolsMode` is on.
     pub dev_tools: bool,
+    /// `multiGpuMode` is protected PCIe: what [`Topology::Ppcie8`] needs, and no other topology has.
+    pub protected_pcie: bool,
 }
 
 /// Why a policy was refused.

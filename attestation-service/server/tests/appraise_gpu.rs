@@ -64,9 +64,9 @@ fn real_evidence_is_judged_from_files() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let dev_tools = write("state", r#"{"confidential":true,"dev_tools":true}"#);
+    let dev_tools = write("state", r#"{"confidential":true,"dev_tools":true,"protected_pcie":false}"#);
     assert_eq!(refused(&[&device, &rims, &at, &["--driver-state", &dev_tools]]), ["gpu_dev_tools"]);
-    let unknown = write("unknown", r#"{"confidential":true,"dev_tools":false,"x":1}"#);
+    let unknown = write("unknown", r#"{"confidential":true,"dev_tools":false,"protected_pcie":false,"x":1}"#);
     assert_eq!(refused(&[&device, &rims, &at, &["--driver-state", &unknown]]), ["gpu_driver_state_malformed"]);
     let policy = write("policy", "{}");
     assert_eq!(refused(&[&device, &rims, &at, &["--policy", &policy]]), ["gpu_policy_malformed"]);

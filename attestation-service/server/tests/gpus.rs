@@ -244,6 +244,8 @@ async fn the_drivers_statement_counts() {
     assert_eq!(off.reasons(), [("gpu_cc_off".into(), "driver_state.confidential".into())]);
     let tools = changed(|gpu| gpu.driver.as_mut().unwrap().dev_tools = true).await;
     assert_eq!(tools.codes(), ["gpu_dev_tools"]);
+    let protected = changed(|gpu| gpu.driver.as_mut().unwrap().protected_pcie = true).await;
+    assert_eq!(protected.reasons(), [("gpu_protected_pcie".into(), "driver_state.protected_pcie".into())]);
     let silent = changed(|gpu| gpu.driver = None).await;
     assert_eq!(silent.codes(), ["gpu_driver_state_missing"]);
     let other = changed(|gpu| gpu.driver.as_mut().unwrap().version = "550.11".into()).await;

@@ -55,17 +55,20 @@ fn attack_40_evidence_of_another_device() {
 
 #[test]
 fn attacks_41_and_42_dev_tools_and_confidential_mode() {
+    const GOOD: DriverState = DriverState { confidential: true, dev_tools: false, protected_pcie: false };
     let mut scenario = gpu(|_| {});
-    scenario.driver_state = Some(DriverState { confidential: true, dev_tools: true });
+    scenario.driver_state = Some(DriverState { dev_tools: true, ..GOOD });
     assert_eq!(scenario.codes(), ["gpu_dev_tools"]);
-    scenario.driver_state = Some(DriverState { confidential: false, dev_tools: false });
+    scenario.driver_state = Some(DriverState { confidential: false, ..GOOD });
     assert_eq!(scenario.codes(), ["gpu_cc_off"]);
+    scenario.driver_state = Some(DriverState { protected_pcie: true, ..GOOD });
+    assert_eq!(scenario.codes(), ["gpu_protected_pcie"], "one GPU needs none");
     scenario.driver_state = None;
     assert_eq!(scenario.codes(), ["gpu_driver_state_missing"]);
     // Even a policy that asks for nothing does not accept what is said.
     scenario.policy = GpuPolicy::files_only();
     assert_eq!(scenario.codes(), [""; 0]);
-    scenario.driver_state = Some(DriverState { confidential: false, dev_tools: true });
+    scenario.driver_state = Some(DriverState { confidential: false, dev_tools: true, ..GOOD });
     assert_eq!(scenario.codes(), ["gpu_cc_off", "gpu_dev_tools"]);
 }
 

@@ -43,7 +43,7 @@ impl Scenario {
             ocsp: Vec::new(),
             rim_revocation: Requirement::Optional,
             nonce: Some(NONCE),
-            driver_state: Some(DriverState { confidential: true, dev_tools: false }),
+            driver_state: Some(DriverState { confidential: true, dev_tools: false, protected_pcie: false }),
             policy: GpuPolicy { revocation: Requirement::Optional, ..GpuPolicy::strict() },
             now: NOW,
         }

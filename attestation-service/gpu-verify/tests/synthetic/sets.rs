@@ -37,6 +37,7 @@ fn machine(change: impl Fn(&mut [Device], &mut [Device])) -> Scenario {
     scenario.gpus = gpus.iter().map(Device::make).collect();
     scenario.switches = switches.iter().map(Device::make).collect();
     scenario.rims.push(RimSpec::switch().xml());
+    scenario.driver_state = Some(DriverState { confidential: true, dev_tools: false, protected_pcie: true });
     scenario.policy = GpuPolicy {
         topology: Topology::Ppcie8,
         modes: vec![Mode::Ppcie],
@@ -94,6 +95,9 @@ fn attack_45_switches() {
     assert_eq!((set.gpus().len(), set.switches().len()), (8, 4));
     assert_eq!(set.switches()[0].pdi().0, pdi(100));
 
+    let mut unprotected = machine(|_, _| {});
+    unprotected.driver_state.as_mut().unwrap().protected_pcie = false;
+    assert_eq!(unprotected.codes(), ["gpu_protected_pcie"]);
     let mut fewer = machine(|_, _| {});
     fewer.switches.pop();
     assert_eq!(fewer.codes(), ["switch_count", "switch_missing"]);
@@ -174,7 +178,7 @@ fn the_nonce_of_a_guest_is_made_of_its_keys() {
     assert_eq!(switches(&switched).len(), 2);
     assert!(nonce(&GpuEvidence { switches: vec![report("SWX-b"), report("SWX-a")], ..good.clone() }).is_err());
     assert_eq!(driver_state(&good), None);
-    let driver = GpuDriver { version: "550.10".into(), confidential: true, dev_tools: true, protected_pcie: false };
+    let driver = GpuDriver { version: "550.10".into(), confidential: true, dev_tools: true, protected_pcie: true };
     let stated = driver_state(&GpuEvidence { driver: Some(driver), ..good });
-    assert_eq!(stated, Some(DriverState { confidential: true, dev_tools: true }));
+    assert_eq!(stated, Some(DriverState { confidential: true, dev_tools: true, protected_pcie: true }));
 }

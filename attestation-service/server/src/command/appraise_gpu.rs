@@ -39,7 +39,7 @@ pub(crate) struct AppraiseGpuArgs {
     /// The nonce that the devices were asked with: 64 hexadecimal digits. Not compared when it is not given.
     #[arg(long, value_name = "HEX", value_parser = parse_nonce)]
     nonce: Option<Nonce>,
-    /// What the driver tells in the guest: {"confidential": true, "dev_tools": false}.
+    /// What the driver tells in the guest: {"confidential": true, "dev_tools": false, "protected_pcie": false}.
     #[arg(long, value_name = "FILE")]
     driver_state: Option<PathBuf>,
     /// The policy (`chrysalis/gpu-policy/v1`); what files alone can show when it is not given.
@@ -76,7 +76,7 @@ pub(super) fn appraise_gpu(args: &AppraiseGpuArgs) -> anyhow::Result<Outcome> {
         Some(path) => match serde_json::from_slice(&input::read(path, MAX_DRIVER_STATE)?) {
             Ok(state) => Some(state),
             Err(error) => {
-                let fix = "write the two fields that --help shows";
+                let fix = "write the three fields that --help shows";
                 return Ok(refused("gpu_driver_state_malformed", "driver_state", error.to_string(), fix));
             }
         },

@@ -138,6 +138,7 @@ mod tests {
         };
         refused(&stated(|driver| driver.confidential = false), ONE, NOW, "gpu_cc_off");
         refused(&stated(|driver| driver.dev_tools = true), ONE, NOW, "gpu_dev_tools");
+        refused(&stated(|driver| driver.protected_pcie = true), ONE, NOW, "gpu_protected_pcie");
         refused(&GpuEvidence { driver: None, ..good.clone() }, ONE, NOW, "gpu_driver_state_missing");
         let mut forged = good.clone();
         let mut report = forged.reports[0].report.as_slice().to_vec();
