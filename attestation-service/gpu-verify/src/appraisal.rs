@@ -3,7 +3,7 @@
 
 use crate::{
     GpuAnchors,
-    evidence::judge_device,
+    evidence::{Judged, judge_device},
     gpu, nvswitch,
     ocsp::{MAX_ANSWER_LEN, MAX_ANSWERS},
     policy::{DriverState, GpuPolicy, Requirement, Topology},
@@ -60,32 +60,25 @@ impl GpuAppraisal<'_> {
 
     fn judge(&self, compare: bool) -> GpuVerdict {
         let mut checks = Checks::default();
-        let (mut gpus, mut switches) = (Vec::new(), Vec::new());
+        let (mut gpus, mut switches) = (Devices::default(), Devices::default());
         let mut revocation = self.rims.iter().flatten().all(|rim| rim.revocation_checked);
         if self.within_limits(&mut checks) {
             self.check_rims(&mut checks);
             self.check_driver_state(&mut checks);
             self.check_nonce_given(&mut checks);
-            for (index, evidence) in self.gpus.iter().enumerate() {
-                let name = format!("gpu[{index}]");
-                let judged = judge_device(self, &name, *evidence, &mut checks);
-                revocation &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
-                gpus.extend(judged.and_then(|judged| gpu::judge(self, compare, &judged, &mut checks)));
-            }
-            for (index, evidence) in self.switches.iter().enumerate() {
-                let name = format!("switch[{index}]");
-                let judged = judge_device(self, &name, *evidence, &mut checks);
-                revocation &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
-                switches.extend(judged.and_then(|judged| nvswitch::judge(self, compare, &judged, &mut checks)));
-            }
-            self.check_set(&gpus, &mut checks);
-            let complete = gpus.len() == self.gpus.len() && switches.len() == self.switches.len();
+            gpus = self.each("gpu", self.gpus, &mut checks, |judged, checks| gpu::judge(self, compare, judged, checks));
+            switches = self.each("switch", self.switches, &mut checks, |judged, checks| {
+                nvswitch::judge(self, compare, judged, checks)
+            });
+            revocation &= gpus.revocation_checked && switches.revocation_checked;
+            self.check_set(&gpus.judged, &mut checks);
+            let complete = gpus.judged.len() == self.gpus.len() && switches.judged.len() == self.switches.len();
             if complete && self.policy.topology == Topology::Ppcie8 {
-                topology::check(&gpus, &switches, &mut checks);
+                topology::check(&gpus.judged, &switches.judged, &mut checks);
             }
         }
-        let devices = self.gpus.len().saturating_add(self.switches.len());
-        let accepted = checks.conclude(gpus.len().saturating_add(switches.len()), devices);
+        let verified = gpus.judged.len().saturating_add(switches.judged.len());
+        let accepted = checks.conclude(verified, self.gpus.len().saturating_add(self.switches.len()));
         GpuVerdict {
             accepted,
             hardware: self.anchors.hardware(),
@@ -94,9 +87,30 @@ impl GpuAppraisal<'_> {
             driver_state: if self.driver_state.is_some() { "given" } else { "not_given" },
             measurements: if compare { "compared" } else { "not_compared" },
             checks: checks.0,
-            gpus,
-            switches,
+            gpus: gpus.good(),
+            switches: switches.good(),
         }
+    }
+
+    /// Judges devices of one kind, each by itself.
+    fn each<T>(
+        &self,
+        kind: &str,
+        all: &[DeviceEvidence<'_>],
+        checks: &mut Checks,
+        judge: impl Fn(&Judged<'_>, &mut Checks) -> Option<T>,
+    ) -> Devices<T> {
+        let mut devices = Devices { revocation_checked: true, ..Devices::default() };
+        for (index, evidence) in all.iter().enumerate() {
+            let (name, before) = (format!("{kind}[{index}]"), checks.0.len());
+            let judged = judge_device(self, &name, *evidence, checks);
+            devices.revocation_checked &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
+            if let Some(device) = judged.and_then(|judged| judge(&judged, checks)) {
+                devices.judged.push(device);
+                devices.passed.push(checks.0.iter().skip(before).all(|check| check.passed));
+            }
+        }
+        devices
     }
 
     fn within_limits(&self, checks: &mut Checks) -> bool {
@@ -182,6 +196,28 @@ impl GpuAppraisal<'_> {
         let found =
             kinds.iter().map(|(chip, driver, _)| format!("{chip} with {driver}")).collect::<Vec<_>>().join(", ");
         checks.add(kinds.len() <= 1, MIXED, "gpus", "one chip, one driver and one mode", found);
+    }
+}
+
+/// Devices of one kind.
+struct Devices<T> {
+    /// Those whose measurements match, or shall not be compared.
+    judged: Vec<T>,
+    /// Of each, whether its own checks passed.
+    passed: Vec<bool>,
+    revocation_checked: bool,
+}
+
+impl<T> Devices<T> {
+    /// Those that a verdict may show as verified.
+    fn good(self) -> Vec<T> {
+        self.judged.into_iter().zip(self.passed).filter_map(|(device, passed)| passed.then_some(device)).collect()
+    }
+}
+
+impl<T> Default for Devices<T> {
+    fn default() -> Self {
+        Self { judged: Vec::new(), passed: Vec::new(), revocation_checked: false }
     }
 }
 

@@ -21,6 +21,7 @@ pub struct GpuVerdict {
     /// `compared` with manifests, or `not_compared`: then driver and VBIOS may be any.
     pub(crate) measurements: &'static str,
     pub(crate) checks: Vec<GpuCheck>,
+    /// Devices whose own checks passed, no others.
     pub(crate) gpus: Vec<VerifiedGpu>,
     pub(crate) switches: Vec<VerifiedSwitch>,
 }
@@ -103,7 +104,8 @@ impl GpuVerdict {
 }
 
 impl GpuSummary {
-    /// The GPUs that were accepted, or whose checks that need no other device passed.
+    /// The GPUs whose own checks passed: those that need no other device and no statement of the driver. They were accepted if the
+    /// verdict is.
     #[must_use]
     pub fn gpus(&self) -> &[VerifiedGpu] {
         &self.gpus

@@ -135,6 +135,37 @@ fn attack_45_switches() {
     }
 }
 
+/// What a refused verdict names is verified for itself.
+#[test]
+fn devices_with_a_failed_check_are_not_named() {
+    let named = |scenario: &Scenario| {
+        let json = serde_json::to_value(scenario.verdict()).unwrap();
+        let pdis = |kind: &str| -> Vec<_> { json[kind].as_array().unwrap().iter().map(|d| d["pdi"].clone()).collect() };
+        (pdis("gpus"), pdis("switches").len())
+    };
+    assert_eq!(named(&several(2)).0.len(), 2);
+    let good = |number| hex(&pdi(number));
+    let mut nonce = several(2);
+    let mut other = Device::gpu(pdi(1));
+    other.nonce = [9; 32];
+    nonce.gpus[1] = other.make();
+    assert_eq!(nonce.codes(), ["gpu_nonce"]);
+    assert_eq!(named(&nonce).0, [good(0)]);
+    let mut signature = several(2);
+    let end = signature.gpus[0].report.len() - 1;
+    signature.gpus[0].report[end] ^= 1;
+    assert_eq!(signature.codes(), ["gpu_report_signature"]);
+    assert_eq!(named(&signature).0, [good(1)]);
+    // Too many for the policy, each good for itself.
+    assert_eq!(named(&several(3)).0.len(), 3);
+    let unlocked = machine(|_, switches| switches[1].set(25, &[0, 0]));
+    assert_eq!((named(&unlocked).0.len(), named(&unlocked).1), (8, 3));
+}
+
+fn hex(pdi: &[u8]) -> String {
+    pdi.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn kinds_are_not_confused() {
     let mut switch_as_gpu = several(2);
