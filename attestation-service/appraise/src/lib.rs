@@ -73,6 +73,7 @@ impl Appraisal<'_> {
         registers.sort_by_key(|register| register.name);
         let complete = registers.iter().map(|register| register.name).eq(RegisterName::ALL);
         let accepted = complete && release.is_some() && list.iter().all(|check| check.passed);
+        let gpus_until = gpus.as_ref().map_or(u64::MAX, gpu_verify::GpuSummary::expires);
         let valid_until = release.map_or(now, |release| release.values().validity.not_after);
         Verdict {
             accepted,
@@ -90,7 +91,11 @@ impl Appraisal<'_> {
             platform: *quote.platform(),
             tcb: quote.tcb().clone(),
             gpu: gpus,
-            expires: now.saturating_add(VERDICT_SECONDS).min(quote.collateral_expires()).min(valid_until),
+            expires: now
+                .saturating_add(VERDICT_SECONDS)
+                .min(quote.collateral_expires())
+                .min(valid_until)
+                .min(gpus_until),
         }
     }
 

@@ -86,6 +86,7 @@ impl GpuAppraisal<'_> {
             revocation: if revocation { "checked" } else { "not_checked" },
             driver_state: if self.driver_state.is_some() { "given" } else { "not_given" },
             measurements: if compare { "compared" } else { "not_compared" },
+            expires: self.rims.iter().flatten().map(Rim::expires).fold(gpus.expires.min(switches.expires), u64::min),
             checks: checks.0,
             gpus: gpus.good(),
             switches: switches.good(),
@@ -104,6 +105,7 @@ impl GpuAppraisal<'_> {
         for (index, evidence) in all.iter().enumerate() {
             let (name, before) = (format!("{kind}[{index}]"), checks.0.len());
             let judged = judge_device(self, &name, *evidence, checks);
+            devices.expires = judged.as_ref().map_or(u64::MAX, |judged| judged.expires).min(devices.expires);
             devices.revocation_checked &= judged.as_ref().is_some_and(|judged| judged.revocation_checked);
             if let Some(device) = judged.and_then(|judged| judge(&judged, checks)) {
                 devices.judged.push(device);
@@ -206,6 +208,8 @@ struct Devices<T> {
     /// Of each, whether its own checks passed.
     passed: Vec<bool>,
     revocation_checked: bool,
+    /// Last second (since 1970) of what any of them rests on; without a device there is no end.
+    expires: u64,
 }
 
 impl<T> Devices<T> {
@@ -217,7 +221,7 @@ impl<T> Devices<T> {
 
 impl<T> Default for Devices<T> {
     fn default() -> Self {
-        Self { judged: Vec::new(), passed: Vec::new(), revocation_checked: false }
+        Self { judged: Vec::new(), passed: Vec::new(), revocation_checked: false, expires: u64::MAX }
     }
 }
 

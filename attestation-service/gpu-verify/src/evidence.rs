@@ -8,7 +8,7 @@ use crate::{
     certificate::{Cert, parse_pem},
     chain::{self, ChainFault},
     device::DeviceFacts,
-    ocsp::{self, Status},
+    ocsp::{self, Said, Status},
     policy::Requirement,
     spdm::SpdmReport,
     verdict::{Checks, Rule, absent},
@@ -23,6 +23,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) facts: DeviceFacts,
     pub(crate) leaf: Sha256Digest,
     pub(crate) revocation_checked: bool,
+    /// Last second (since 1970) at which its certificates, and the OCSP answers about them, are valid.
+    pub(crate) expires: u64,
 }
 
 /// Notes all common checks. `None` when the evidence cannot be read, which is noted, too.
@@ -50,9 +52,10 @@ pub(crate) fn judge_device<'a>(
     let found = if signed { "good" } else { "not by that key" };
     checks.add(signed, SIGNATURE, field, "by the key of the first certificate", found);
     check_nonce(appraisal, name, &report, checks);
-    let revocation_checked = check_revocation(appraisal, name, &chain, checks);
+    let (revocation_checked, answered) = check_revocation(appraisal, name, &chain, checks);
     let facts = DeviceFacts::read(&chain);
-    Some(Judged { name, report, facts, leaf: leaf.digest(), revocation_checked })
+    let expires = chain.iter().map(|certificate| certificate.validity().1).fold(answered, u64::min);
+    Some(Judged { name, report, facts, leaf: leaf.digest(), revocation_checked, expires })
 }
 
 fn check_chain(appraisal: &GpuAppraisal<'_>, name: &str, chain: &[Cert], checks: &mut Checks) {
@@ -117,13 +120,15 @@ pub(crate) fn check_firmware(
     checks.add(good, FWID, field, text(certified), found);
 }
 
-/// Revocation of what NVIDIA issued: the root is pinned, and the leaf is made by the device itself.
-fn check_revocation(appraisal: &GpuAppraisal<'_>, name: &str, chain: &[Cert], checks: &mut Checks) -> bool {
-    let mut all_good = true;
+/// Revocation of what NVIDIA issued: the root is pinned, and the leaf is made by the device itself. Whether all is known to be good,
+/// and until when.
+fn check_revocation(appraisal: &GpuAppraisal<'_>, name: &str, chain: &[Cert], checks: &mut Checks) -> (bool, u64) {
+    let (mut all_good, mut expires) = (true, u64::MAX);
     let issued = chain.iter().zip(chain.iter().skip(1)).enumerate().skip(1);
     for (index, (certificate, issuer)) in issued {
-        let status = ocsp::status(certificate, issuer, appraisal.ocsp, appraisal.now);
+        let Said { status, until } = ocsp::status(certificate, issuer, appraisal.ocsp, appraisal.now);
         all_good &= status == Status::Good;
+        expires = expires.min(until);
         let (rule, found) = match status {
             Status::Good => (REVOKED, "good"),
             Status::Absent if appraisal.policy.revocation == Requirement::Optional => continue,
@@ -135,7 +140,7 @@ fn check_revocation(appraisal: &GpuAppraisal<'_>, name: &str, chain: &[Cert], ch
         };
         checks.add(status == Status::Good, rule, format!("{name}.chain[{index}].revocation"), "good", found);
     }
-    all_good
+    (all_good, expires)
 }
 
 const MALFORMED: Rule = ("gpu_report_malformed", "collect the report again");

@@ -28,8 +28,16 @@ pub(crate) enum Status {
     Absent,
 }
 
+/// What the answers say of one certificate, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) status: Status,
+    /// Last second (since 1970) at which an answer says [`Status::Good`]; where none says it, there is no end.
+    pub(crate) until: u64,
+}
+
 /// The worst that a properly signed and current answer says; a revocation is never forgotten for its age.
-pub(crate) fn status(certificate: &Cert, issuer: &Cert, answers: &[Vec<u8>], now: u64) -> Status {
+pub(crate) fn status(certificate: &Cert, issuer: &Cert, answers: &[Vec<u8>], now: u64) -> Said {
     let mut found = Vec::new();
     for bytes in answers.iter().filter(|bytes| bytes.len() <= MAX_ANSWER_LEN).take(MAX_ANSWERS) {
         if let Ok(answer) = Answer::parse(bytes) {
@@ -37,7 +45,10 @@ pub(crate) fn status(certificate: &Cert, issuer: &Cert, answers: &[Vec<u8>], now
         }
     }
     let order = [Status::Revoked, Status::Unknown, Status::Good, Status::Expired, Status::Signature];
-    order.into_iter().find(|status| found.contains(status)).unwrap_or(Status::Absent)
+    let says = |status: &Status| found.iter().any(|said: &Said| said.status == *status);
+    let status = order.into_iter().find(says).unwrap_or(Status::Absent);
+    let good = found.iter().filter(|said| said.status == Status::Good).map(|said| said.until);
+    Said { status, until: good.max().unwrap_or(u64::MAX) }
 }
 
 struct Answer {
@@ -90,13 +101,15 @@ impl Answer {
         Ok(answer)
     }
 
-    fn judge(&self, certificate: &Cert, issuer: &Cert, now: u64) -> Option<Status> {
+    fn judge(&self, certificate: &Cert, issuer: &Cert, now: u64) -> Option<Said> {
         let single = self.singles.iter().find(|single| single.is_about(certificate, issuer))?;
+        let until = single.next_update;
         if !self.is_authentic(issuer, now) {
-            return Some(Status::Signature);
+            return Some(Said { status: Status::Signature, until });
         }
-        let current = single.this_update <= now && now <= single.next_update;
-        Some(if current || single.status == Status::Revoked { single.status } else { Status::Expired })
+        let current = single.this_update <= now && now <= until;
+        let status = if current || single.status == Status::Revoked { single.status } else { Status::Expired };
+        Some(Said { status, until })
     }
 
     fn is_authentic(&self, issuer: &Cert, now: u64) -> bool {

@@ -24,7 +24,7 @@ pub struct Rim {
     pub(crate) golden: BTreeMap<u8, Golden>,
     /// SHA-256 of the file.
     pub(crate) digest: Sha256Digest,
-    /// Last second (since 1970) at which all its certificates are valid.
+    /// Last second (since 1970) at which all its certificates, and the OCSP answers about them, are valid.
     pub(crate) expires: u64,
     pub(crate) revocation_checked: bool,
 }
@@ -101,11 +101,12 @@ impl Rim {
         }
         let chain = chain::faults(&signature.certificates, anchors.rim_root(), now);
         faults.extend(chain.into_iter().map(RimFault::Chain));
-        let revocation_checked = check_revocation(&signature.certificates, ocsp, revocation, now, &mut faults);
+        let (revocation_checked, answered) =
+            check_revocation(&signature.certificates, ocsp, revocation, now, &mut faults);
         if !faults.is_empty() {
             return Err(RimRefused { claims: Some(identity), faults });
         }
-        let expires = signature.certificates.iter().map(|cert| cert.validity().1).min().unwrap_or(0);
+        let expires = signature.certificates.iter().map(|cert| cert.validity().1).fold(answered, u64::min);
         Ok(Self { identity, golden, digest: Sha256Digest::of(bytes), expires, revocation_checked })
     }
 
@@ -128,7 +129,7 @@ impl Rim {
         &self.digest
     }
 
-    /// Last second (since 1970) at which all its certificates are valid.
+    /// Last second (since 1970) at which all its certificates, and the OCSP answers about them, are valid.
     #[must_use]
     pub const fn expires(&self) -> u64 {
         self.expires
@@ -193,11 +194,12 @@ fn check_revocation(
     requirement: Requirement,
     now: u64,
     faults: &mut Vec<RimFault>,
-) -> bool {
-    let mut all_good = true;
+) -> (bool, u64) {
+    let (mut all_good, mut expires) = (true, u64::MAX);
     for (index, (certificate, issuer)) in chain.iter().zip(chain.iter().skip(1)).enumerate() {
-        let status = ocsp::status(certificate, issuer, answers, now);
+        let ocsp::Said { status, until } = ocsp::status(certificate, issuer, answers, now);
         all_good &= status == ocsp::Status::Good;
+        expires = expires.min(until);
         let (code, status) = match status {
             ocsp::Status::Good => continue,
             ocsp::Status::Absent if requirement == Requirement::Optional => continue,
@@ -209,7 +211,7 @@ fn check_revocation(
         };
         faults.push(RimFault::Revocation { index, code, status });
     }
-    all_good
+    (all_good, expires)
 }
 
 /// The elements of a manifest, each at its only place.

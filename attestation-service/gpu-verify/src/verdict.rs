@@ -20,6 +20,8 @@ pub struct GpuVerdict {
     pub(crate) driver_state: &'static str,
     /// `compared` with manifests, or `not_compared`: then driver and VBIOS may be any.
     pub(crate) measurements: &'static str,
+    #[serde(skip)]
+    pub(crate) expires: u64,
     pub(crate) checks: Vec<GpuCheck>,
     /// Devices whose own checks passed, no others.
     pub(crate) gpus: Vec<VerifiedGpu>,
@@ -34,6 +36,8 @@ pub struct GpuSummary {
     revocation: &'static str,
     driver_state: &'static str,
     measurements: &'static str,
+    #[serde(skip)]
+    expires: u64,
     gpus: Vec<VerifiedGpu>,
     switches: Vec<VerifiedSwitch>,
 }
@@ -68,6 +72,13 @@ impl GpuVerdict {
         self.checks.iter().filter(|check| !check.passed).map(GpuCheck::refusal).collect()
     }
 
+    /// Last second (since 1970) at which all that it rests on is valid: certificates of devices and manifests, and the OCSP answers
+    /// about them. It means nothing for a verdict that is not accepted.
+    #[must_use]
+    pub const fn expires(&self) -> u64 {
+        self.expires
+    }
+
     /// Every check, in order.
     #[must_use]
     pub fn checks(&self) -> &[GpuCheck] {
@@ -97,13 +108,29 @@ impl GpuVerdict {
     /// Every check, and the rest for display.
     #[must_use]
     pub fn into_parts(self) -> (Vec<GpuCheck>, GpuSummary) {
-        let Self { accepted: _, hardware, nonce, revocation, driver_state, measurements, checks, gpus, switches } =
-            self;
-        (checks, GpuSummary { hardware, nonce, revocation, driver_state, measurements, gpus, switches })
+        let Self {
+            accepted: _,
+            hardware,
+            nonce,
+            revocation,
+            driver_state,
+            measurements,
+            expires,
+            checks,
+            gpus,
+            switches,
+        } = self;
+        (checks, GpuSummary { hardware, nonce, revocation, driver_state, measurements, expires, gpus, switches })
     }
 }
 
 impl GpuSummary {
+    /// As [`GpuVerdict::expires`].
+    #[must_use]
+    pub const fn expires(&self) -> u64 {
+        self.expires
+    }
+
     /// The GPUs whose own checks passed: those that need no other device and no statement of the driver. They were accepted if the
     /// verdict is.
     #[must_use]

@@ -276,6 +276,18 @@ async fn manifests_decide_about_measurements() {
     assert_eq!(scene.reasons(), [("measurement_mismatch".into(), "gpu[0].measurements.driver[8]".into())]);
 }
 
+/// A verdict ends with the manifests that it rests on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_ends_when_its_gpu_part_does() {
+    let mut scene = Scene::new(1, good(1)).await;
+    assert_eq!(scene.verdict().expires(), NOW + appraise::VERDICT_SECONDS);
+    let midnight = NOW - NOW % 86_400;
+    let end = rcgen::date_time_ymd(2027, 1, 15) + std::time::Duration::from_secs(NOW - midnight + 100);
+    scene.rims[0] = RimSpec::driver().xml_by(&MAKER.rim, |params| params.not_after = end);
+    assert!(scene.reasons().is_empty());
+    assert_eq!(scene.verdict().expires(), NOW + 100);
+}
+
 /// The strict policy asks for OCSP answers; the roots of a program that is released are NVIDIA's, whatever a policy says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_built_in_rules_stay() {

@@ -6,7 +6,7 @@ use gpu_verify::Requirement;
 
 use crate::{
     PDI, Scenario,
-    world::{Authority, Device, MAKER, OcspStatus, answer, authorities, delegated_answer},
+    world::{Authority, Device, MAKER, OcspStatus, RimSpec, answer, authorities, delegated_answer},
 };
 
 /// The strict policy, with good answers for every certificate of the device and of both manifests.
@@ -30,6 +30,42 @@ fn good_answers_satisfy_the_strict_policy() {
     assert_eq!(scenario.codes(), [""; 0]);
     let json = serde_json::to_value(scenario.verdict()).unwrap();
     assert_eq!(json["revocation"], "checked");
+}
+
+/// What was accepted must be judged again when anything of it ends.
+#[test]
+fn a_verdict_lasts_as_long_as_all_that_it_rests_on() {
+    const FEBRUARY: u64 = 1_769_904_000;
+    const MIDDLE_OF_JANUARY: u64 = 1_768_435_200;
+    let until = |scenario: &Scenario| {
+        let verdict = scenario.verdict();
+        assert!(verdict.is_accepted(), "{:?}", verdict.reasons());
+        verdict.expires()
+    };
+    let mut scenario = answered();
+    assert_eq!(until(&scenario), FEBRUARY);
+    // Of several answers about one certificate the longest, and of all certificates the first that has none.
+    let shorter = |certificate: &[u8], issuer| answer(certificate, issuer, OcspStatus::Good, "20251201", "20260115");
+    scenario.ocsp.push(shorter(&boot_rom(&scenario), &MAKER.device[2]));
+    assert_eq!(until(&scenario), FEBRUARY);
+    scenario.ocsp.remove(0);
+    assert_eq!(until(&scenario), MIDDLE_OF_JANUARY, "of the device");
+    let mut manifest = answered();
+    let place = manifest.ocsp.len() - 1;
+    manifest.ocsp[place] = shorter(&first_certificate(&manifest.rims[1]), &MAKER.rim[2]);
+    assert_eq!(until(&manifest), MIDDLE_OF_JANUARY, "of the manifest");
+    // Without answers: certificates.
+    let mut plain = Scenario::one(&Device::gpu(PDI));
+    let certificates = until(&plain);
+    assert!(certificates > FEBRUARY);
+    let ends = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2026, 1, 15);
+    plain.rims[0] = RimSpec::driver().xml_by(&MAKER.rim, ends);
+    assert_eq!(until(&plain), MIDDLE_OF_JANUARY, "of the manifest");
+    let mut device = Scenario::one(&Device::gpu(PDI));
+    device.now = certificates;
+    assert_eq!(until(&device), certificates);
+    device.now += 1;
+    assert!(device.codes().contains(&"gpu_certificate_expired"));
 }
 
 #[test]
