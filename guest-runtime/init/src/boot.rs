@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use attested_channel::BootFacts;
-use linux_sys::usage;
+use linux_sys::{process::poll_any, usage};
 use types::{EventName, GpuEvidence, ModelId, RuntimeEvent, Sha384Digest, TimeState};
 
 use crate::{
@@ -113,9 +113,20 @@ impl Boot {
     ) -> Result<T, Halt> {
         let before = usage::processor_time();
         let value = work(self).map_err(|failure| Halt { phase, failure })?;
+        self.all_run().map_err(|failure| Halt { phase, failure })?;
         self.measure(phase)?;
         self.report(phase, before);
         Ok(value)
+    }
+
+    /// The end of a watched process ends the guest with the phase that is on. Without children there is nothing to say.
+    fn all_run(&self) -> Result<(), Failure> {
+        while let Ok(Some(pid)) = poll_any() {
+            if let Some(code) = self.children.ended(pid) {
+                return Err(code.alone());
+            }
+        }
+        Ok(())
     }
 
     /// Runs a phase whose event has been extended before it, and reports it.

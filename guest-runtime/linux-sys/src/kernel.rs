@@ -28,6 +28,22 @@ pub fn close_module_loading() -> Result<(), SysError> {
     close(Path::new("/proc/sys"), &[("kernel/modules_disabled", "1")])
 }
 
+/// No driver takes a PCI device that appears from now on (`/sys/bus/pci/drivers_autoprobe`): what the machine had was counted,
+/// and code of the host's tables may announce more at any time.
+///
+/// # Errors
+/// [`SysError`].
+pub fn close_device_probing() -> Result<(), SysError> {
+    stop_probing(Path::new("/sys/bus/pci/drivers_autoprobe"))
+}
+
+fn stop_probing(file: &Path) -> Result<(), SysError> {
+    let what = "leave new PCI devices without a driver";
+    fs::write(file, "0").map_err(SysError::when(what))?;
+    let holds = fs::read_to_string(file).map_err(SysError::when(what))?.trim_end() == "0";
+    if holds { Ok(()) } else { Err(SysError { what, source: io::Error::other("the setting does not hold") }) }
+}
+
 /// Forbids root itself to read or change the running kernel (`kernel_lockdown.7`), as a kernel without modules does from its start:
 /// raises the level to `confidentiality` and reads it back. The level never falls again.
 ///
@@ -123,6 +139,17 @@ mod tests {
         // A plain file does not take a level as the kernel's does: what is read back decides.
         fs::write(&file, "[none] integrity confidentiality\n").unwrap();
         assert!(raise(&file).is_err());
+    }
+
+    #[test]
+    fn probing_that_cannot_be_stopped_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("drivers_autoprobe");
+        stop_probing(&file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "0");
+        // It takes what is written and does not say it again.
+        assert!(stop_probing(Path::new("/dev/null")).is_err());
+        assert!(stop_probing(directory.path()).is_err());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl FromStr for VerityRoot {
 
 impl VerityRoot {
     /// Opens the only disk whose serial is `serial` and gives the path of the device that verifies it. A block that does not
-    /// match its hash panics the kernel, whenever it is read.
+    /// match its hash, or cannot be read, panics the kernel, whenever that is.
     ///
     /// # Errors
     /// [`VerityError`].
@@ -78,7 +78,7 @@ impl VerityRoot {
         // Version, disk of the data, disk of the hashes, both block sizes, blocks, first block of hashes, algorithm, root hash,
         // salt, number of options, options.
         format!(
-            "1 {disk} {disk} {BLOCK} {BLOCK} {data_blocks} {data_blocks} sha256 {root_hash} {salt} 1 panic_on_corruption"
+            "1 {disk} {disk} {BLOCK} {BLOCK} {data_blocks} {data_blocks} sha256 {root_hash} {salt} 2 panic_on_corruption panic_on_error"
         )
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(
             root.parameters("254:16"),
             format!(
-                "1 254:16 254:16 4096 4096 300 300 sha256 {} {} 1 panic_on_corruption",
+                "1 254:16 254:16 4096 4096 300 300 sha256 {} {} 2 panic_on_corruption panic_on_error",
                 "0f".repeat(32),
                 "a1".repeat(32)
             )

@@ -74,7 +74,8 @@ pub(crate) struct PrepareArgs {
     /// Memory in MiB.
     #[arg(long, default_value_t = 1024)]
     pub(crate) memory_mib: u32,
-    /// NVIDIA GPUs that the guest shall find, 0 to 16; it halts when it finds another number.
+    /// NVIDIA GPUs that the guest shall find, 0 to 16; it halts when it finds another number. QEMU gets none from this
+    /// program yet: a guest that shall find one halts.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub(crate) gpus: u8,
     /// Width of the guest's physical addresses in bits, part of its measured shape. Left out: that of this host's

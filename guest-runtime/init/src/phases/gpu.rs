@@ -21,7 +21,7 @@ use judge::Expected;
 use crate::boot::{Boot, Facts, Failure};
 use crate::boot::{Code, Fails as _};
 
-/// How many there are was compared with the configuration in the phase `lockdown`.
+/// How many there are was compared with the configuration in the phase `lockdown` first, before any driver ran.
 pub(crate) fn run(boot: &mut Boot, config: &GuestConfig) -> Result<(), Failure> {
     match config.gpus.0 {
         0 if has_vendor(Path::new("/sys/bus/pci/devices"), NVIDIA) => return Err(Code::GpuUnexpected.alone()),
@@ -41,8 +41,7 @@ pub(crate) fn run(boot: &mut Boot, config: &GuestConfig) -> Result<(), Failure> 
 
 /// No GPU works before its evidence was accepted. What the attester says later, and every verifier judges again, is the same.
 fn collect(boot: &mut Boot, gpus: u8) -> Result<(), Failure> {
-    let switches = pci::nvidia(Class::Switch).map_err(Code::GpuCountMismatch.because())?;
-    let expected = Expected { gpus, switches: u8::try_from(switches).map_err(Code::GpuCountMismatch.because())? };
+    let expected = Expected { gpus, switches: counted(Class::Switch)? };
     let instance_key = boot.attester()?.instance_key;
     let inherits_stderr = boot.console.is_open();
     let facts = boot.facts.as_mut().ok_or(Code::ConfigMalformed.alone())?;
@@ -51,7 +50,14 @@ fn collect(boot: &mut Boot, gpus: u8) -> Result<(), Failure> {
     judge::check(&gpu, expected, &instance_key, &GpuAnchors::nvidia(), now)?;
     collector::let_work(inherits_stderr)?;
     facts.gpu = gpu;
-    Ok(())
+    // A host can announce a device at any time. One that came meanwhile has no driver, and ends the boot all the same.
+    let found = Expected { gpus: counted(Class::Gpu)?, switches: counted(Class::Switch)? };
+    if found == expected { Ok(()) } else { Err(Code::GpuCountMismatch.alone()) }
+}
+
+fn counted(class: Class) -> Result<u8, Failure> {
+    let count = pci::nvidia(class).map_err(Code::GpuCountMismatch.because())?;
+    u8::try_from(count).map_err(Code::GpuCountMismatch.because())
 }
 
 fn has_vendor(devices: &Path, vendor: &str) -> bool {

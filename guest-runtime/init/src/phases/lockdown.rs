@@ -21,6 +21,7 @@ pub(crate) fn run(boot: &mut Boot, config: &GuestConfig) -> Result<(), Failure> 
         kernel::close_module_loading().map_err(Code::ModulesFailed.because())?;
         kernel::raise_lockdown().map_err(Code::LockdownFailed.because())?;
     }
+    kernel::close_device_probing().map_err(Code::LockdownFailed.because())?;
     close().map_err(Code::LockdownFailed.because())?;
     devices.start_daemons(&mut boot.children, boot.console.is_open())?;
     confine(Stage::Boot { shared_libraries: root.is_some() }).map_err(Code::LockdownFailed.because())

@@ -13,7 +13,7 @@ use crate::boot::Failure;
 use crate::boot::{Code, Fails as _};
 
 /// Devices that the machine has.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) gpus: u8,
     pub(super) switches: u8,
