@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Taking devices from the host's drivers and giving them back (Linux, Documentation/driver-api/vfio.rst).
 
+mod error;
+mod recovery;
+
 use serde::Serialize;
 use types::Refusal;
 
 use crate::busy::{Usage, usage};
 use crate::group::{GroupError, iommu_group};
-use crate::journal::{Entry, Journal, JournalError, Phase};
+use crate::journal::{Entry, Journal, Phase};
 use crate::pci::{DeviceKind, PciAddress, PciDevice, inventory};
 use crate::tree::{HostTree, TreeError};
+
+pub use error::BindError;
+use recovery::{Undone, all_of};
 
 /// Where writes to sysfs go: the tree itself, or in tests a tree that behaves like a kernel.
 pub trait SysfsWriter {
@@ -41,135 +47,8 @@ pub struct Outcome {
     pub unchanged: Vec<PciAddress>,
     /// Devices that an interrupted earlier run had left half changed, and that are as before again.
     pub recovered: Vec<String>,
-}
-
-/// Why bindings were not changed. Nothing is left half changed unless [`BindError::NotRestored`] says so.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The group rule.
-    #[error(transparent)]
-    Group(#[from] GroupError),
-    /// Only GPUs, their companions and NVSwitches are handed to guests.
-    #[error("{0} is no NVIDIA GPU or NVSwitch")]
-    NotAGpu(PciAddress),
-    /// The firmware's display stays with the host.
-    #[error("{0} shows the host's boot messages")]
-    BootDisplay(PciAddress),
-    /// Somebody has it open.
-    #[error("{address} is in use: {by}")]
-    Busy {
-        /// The device that was asked for.
-        address: PciAddress,
-        /// Who, or why it is not known.
-        by: String,
-        /// Whether it is only not known, for lack of permission.
-        unseen: bool,
-    },
-    /// The kernel has no `vfio-pci`.
-    #[error("the driver vfio-pci is not loaded")]
-    DriverMissing,
-    /// sysfs does not let us.
-    #[error("{path}: permission denied")]
-    Permission {
-        /// The file.
-        path: String,
-    },
-    /// The driver did not take the device, or sysfs refused otherwise; everything is as before.
-    #[error("{address} could not be bound to {driver}: {reason}")]
-    Failed {
-        /// The device.
-        address: PciAddress,
-        /// The driver.
-        driver: String,
-        /// What happened.
-        reason: String,
-    },
-    /// It failed, and putting it back failed, too. The journal keeps it for the next run.
-    #[error("{address} could not be put back to {driver}: {reason}")]
-    NotRestored {
-        /// The device.
-        address: String,
-        /// The driver it had.
-        driver: String,
-        /// What happened.
-        reason: String,
-    },
-    /// Reading sysfs.
-    #[error(transparent)]
-    Tree(TreeError),
-    /// The journal.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-}
-
-impl From<TreeError> for BindError {
-    fn from(error: TreeError) -> Self {
-        match &error {
-            TreeError::Io { path, .. } if error.is_forbidden() => Self::Permission { path: path.clone() },
-            _ => Self::Tree(error),
-        }
-    }
-}
-
-impl BindError {
-    /// The refusal with its stable code and fix.
-    #[must_use]
-    pub fn refusal(&self) -> Refusal {
-        let (code, field, fix) = match self {
-            Self::Group(GroupError::NotFound(a)) => {
-                ("gpu_not_found", a.to_string(), "list what is there: host-agent gpu list".to_owned())
-            }
-            Self::Group(GroupError::NoGroup(a)) => (
-                "iommu_group_missing",
-                a.to_string(),
-                "enable VT-d in the firmware, add intel_iommu=on to the kernel command line, reboot".to_owned(),
-            ),
-            Self::Group(GroupError::Shared { address, .. }) => (
-                "iommu_group_shared",
-                address.to_string(),
-                "enable ACS in the firmware, or put the card into a slot with a root port of its own".to_owned(),
-            ),
-            Self::NotAGpu(a) => ("not_a_gpu", a.to_string(), "name a GPU of host-agent gpu list".to_owned()),
-            Self::BootDisplay(a) => (
-                "boot_display",
-                a.to_string(),
-                "set the primary display to the onboard controller in the firmware, reboot".to_owned(),
-            ),
-            Self::Busy { address, unseen: true, .. } => {
-                ("permission_missing", address.to_string(), "run it as root".to_owned())
-            }
-            Self::Busy { address, .. } => (
-                "gpu_busy",
-                address.to_string(),
-                "stop what uses it: the guest, or systemctl stop nvidia-persistenced nvidia-fabricmanager".to_owned(),
-            ),
-            Self::DriverMissing => ("vfio_pci_missing", "vfio-pci".to_owned(), "modprobe vfio-pci".to_owned()),
-            Self::Permission { path } => ("permission_missing", path.clone(), "run it as root".to_owned()),
-            Self::Failed { address, .. } => {
-                ("bind_failed", address.to_string(), "look at the kernel's messages: dmesg | tail".to_owned())
-            }
-            Self::NotRestored { address, .. } => (
-                "restore_failed",
-                address.clone(),
-                "run the command again; if it fails again, reboot: bindings do not outlive the kernel".to_owned(),
-            ),
-            Self::Tree(_) => {
-                ("sysfs_unreadable", "sysfs".to_owned(), "run it on the host, not in a container".to_owned())
-            }
-            Self::Journal(JournalError::Locked { .. }) => {
-                ("bindings_locked", "state-dir".to_owned(), "wait for the other host-agent to end".to_owned())
-            }
-            Self::Journal(JournalError::Directory { .. }) => (
-                "state_directory_open_to_others",
-                "state-dir".to_owned(),
-                "name a directory that belongs to root and that only root can write".to_owned(),
-            ),
-            Self::Journal(_) => {
-                ("journal_unusable", "state-dir".to_owned(), "repair or remove the file named here".to_owned())
-            }
-        };
-        Refusal::new(code, &field, self.to_string(), fix)
-    }
+    /// Why others that it left half changed are still so: in use, or not to be restored. None of them was asked for now.
+    pub not_recovered: Vec<Refusal>,
 }
 
 impl<'a> Binder<'a> {
@@ -179,29 +58,49 @@ impl<'a> Binder<'a> {
         Self { tree, writer, journal }
     }
 
-    /// Undoes what an interrupted run left half done.
-    ///
-    /// # Errors
-    /// [`BindError::NotRestored`]: the journal keeps the entry.
-    pub fn recover(&mut self) -> Result<Vec<String>, BindError> {
-        let unfinished = self.journal.unfinished();
-        for entry in unfinished.iter().rev() {
-            self.restore(entry)?;
-        }
-        let addresses: Vec<String> = unfinished.into_iter().map(|entry| entry.address).collect();
-        if !addresses.is_empty() {
-            self.journal.remove(&addresses)?;
-        }
-        Ok(addresses)
-    }
-
     /// Binds the devices at `addresses`, and all that share their IOMMU groups, to `vfio-pci`.
     ///
     /// # Errors
     /// [`BindError`]; all checks come before the first change, and a failure undoes what was changed.
     pub fn bind(&mut self, addresses: &[PciAddress]) -> Result<Outcome, BindError> {
-        let recovered = self.recover()?;
-        let devices = self.selected(addresses)?;
+        self.change(addresses, Self::bind_devices)
+    }
+
+    /// Gives the devices at `addresses`, and all that share their IOMMU groups, back to the drivers that they had before
+    /// [`Self::bind`], or to none.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn unbind(&mut self, addresses: &[PciAddress]) -> Result<Outcome, BindError> {
+        self.change(addresses, Self::unbind_devices)
+    }
+
+    /// Recovers, then acts. What cannot be recovered stops only what is about the same devices.
+    fn change(
+        &mut self,
+        addresses: &[PciAddress],
+        action: fn(&mut Self, Vec<PciDevice>) -> Result<Outcome, BindError>,
+    ) -> Result<Outcome, BindError> {
+        let Undone { restored, failed } = self.undo(self.journal.unfinished())?;
+        let result = self.selected(addresses).and_then(|devices| {
+            let concerned = failed.iter().any(|(entry, _)| devices.iter().any(|d| d.address.to_string() == *entry));
+            if concerned { Ok(None) } else { action(self, devices).map(Some) }
+        });
+        let failed: Vec<BindError> = failed.into_iter().map(|(_, error)| error).collect();
+        match result {
+            Ok(Some(outcome)) => {
+                let not_recovered = failed.iter().map(BindError::refusal).collect();
+                Ok(Outcome { recovered: restored, not_recovered, ..outcome })
+            }
+            Ok(None) => {
+                all_of(failed)?;
+                Ok(Outcome::default())
+            }
+            Err(error) => Err(error.and(failed)),
+        }
+    }
+
+    fn bind_devices(&mut self, devices: Vec<PciDevice>) -> Result<Outcome, BindError> {
         let (unchanged, to_change): (Vec<_>, Vec<_>) = devices.into_iter().partition(is_bound);
         if !to_change.is_empty() && !self.tree.exists("sys/bus/pci/drivers/vfio-pci") {
             return Err(BindError::DriverMissing);
@@ -213,7 +112,7 @@ impl<'a> Binder<'a> {
         }
         for device in &to_change {
             if let Err(error) = self.take(device) {
-                self.recover()?;
+                self.undo(entries)?.complete()?;
                 return Err(error);
             }
         }
@@ -221,17 +120,11 @@ impl<'a> Binder<'a> {
         if !bound.is_empty() {
             self.journal.put(&bound)?;
         }
-        Ok(Outcome { changed: addresses_of(&to_change), unchanged: addresses_of(&unchanged), recovered })
+        Ok(Outcome { changed: addresses_of(&to_change), unchanged: addresses_of(&unchanged), ..Outcome::default() })
     }
 
-    /// Gives the devices at `addresses`, and all that share their IOMMU groups, back to the drivers that they had before
-    /// [`Self::bind`], or to none.
-    ///
-    /// # Errors
-    /// [`BindError`].
-    pub fn unbind(&mut self, addresses: &[PciAddress]) -> Result<Outcome, BindError> {
-        let recovered = self.recover()?;
-        let (to_change, unchanged): (Vec<_>, Vec<_>) = self.selected(addresses)?.into_iter().partition(is_bound);
+    fn unbind_devices(&mut self, devices: Vec<PciDevice>) -> Result<Outcome, BindError> {
+        let (to_change, unchanged): (Vec<_>, Vec<_>) = devices.into_iter().partition(is_bound);
         self.refuse_busy(&to_change)?;
         let former = |device: &PciDevice| match self.journal.entry(device.address) {
             Some(entry) => Entry { phase: Phase::Changing, ..entry.clone() },
@@ -246,8 +139,8 @@ impl<'a> Binder<'a> {
         if !entries.is_empty() {
             self.journal.put(&entries)?;
         }
-        self.recover()?;
-        Ok(Outcome { changed: addresses_of(&to_change), unchanged: addresses_of(&unchanged), recovered })
+        self.undo(entries)?.complete()?;
+        Ok(Outcome { changed: addresses_of(&to_change), unchanged: addresses_of(&unchanged), ..Outcome::default() })
     }
 
     fn selected(&self, addresses: &[PciAddress]) -> Result<Vec<PciDevice>, BindError> {
@@ -301,38 +194,6 @@ impl<'a> Binder<'a> {
                 reason: format!("its driver is {}", found.as_deref().unwrap_or("none")),
             }),
         }
-    }
-
-    /// Makes a device's driver and override those of the entry, whatever they are now.
-    fn restore(&self, entry: &Entry) -> Result<(), BindError> {
-        let directory = format!("sys/bus/pci/devices/{}", entry.address);
-        if !self.tree.exists(&directory) {
-            // Unplugged: there is nothing to put back.
-            return Ok(());
-        }
-        let wanted = entry.previous_driver.as_deref();
-        let failed = |reason: String| BindError::NotRestored {
-            address: entry.address.clone(),
-            driver: wanted.unwrap_or("none").to_owned(),
-            reason,
-        };
-        let write = |path: &str, value: &str| self.writer.write(path, value).map_err(|error| failed(error.to_string()));
-        let previous = entry.previous_override.as_deref().unwrap_or_default();
-        write(&format!("{directory}/driver_override"), &format!("{previous}\n"))?;
-        let current = self.driver(&entry.address);
-        if current.as_deref() != wanted {
-            if let Some(current) = &current {
-                write(&driver_file(current, "unbind"), &entry.address)?;
-            }
-            if let Some(wanted) = wanted {
-                write(&driver_file(wanted, "bind"), &entry.address)?;
-            }
-        }
-        let now = self.driver(&entry.address);
-        if now.as_deref() == wanted {
-            return Ok(());
-        }
-        Err(failed(format!("its driver is {}", now.as_deref().unwrap_or("none"))))
     }
 
     fn driver(&self, address: &str) -> Option<String> {

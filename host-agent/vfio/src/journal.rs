@@ -14,6 +14,7 @@ use nix::unistd::{UnlinkatFlags, fsync, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::pci::PciAddress;
+use crate::tree::HostTree;
 
 /// The open journal of one directory. Nobody else can open it meanwhile.
 #[derive(Debug)]
@@ -86,44 +87,52 @@ pub(crate) enum Phase {
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
+    /// Of the kernel's run that the entries are about, where it is known: bindings do not outlive it.
+    boot: Option<String>,
     entries: Vec<Entry>,
 }
 
 impl Journal {
     /// Opens the journal in `directory`, which is made if missing. The directory must belong to the effective user, and
-    /// nobody else may write into it; no link in it is followed.
+    /// nobody else may write into it; no link in it is followed. Entries of an earlier run of the kernel in `tree` are
+    /// dropped.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn open(directory: &Path) -> Result<Self, JournalError> {
+    pub fn open(directory: &Path, tree: &HostTree) -> Result<Self, JournalError> {
         let failed = |path: &Path, source| JournalError::Io { path: path.to_owned(), source };
         let (lock_path, path) = (directory.join(LOCK), directory.join(JOURNAL));
         let directory = own_directory(directory)?;
         let file = open_in(&directory, LOCK, OFlag::O_WRONLY | OFlag::O_CREAT);
         let lock = Flock::lock(file.map_err(|e| failed(&lock_path, e.into()))?, FlockArg::LockExclusiveNonblock)
             .map_err(|_| JournalError::Locked { path: lock_path })?;
-        let document = match open_in(&directory, JOURNAL, OFlag::O_RDONLY) {
+        let mut document = match open_in(&directory, JOURNAL, OFlag::O_RDONLY) {
             Ok(file) => {
                 let mut bytes = Vec::new();
                 file.take(MAX_JOURNAL).read_to_end(&mut bytes).map_err(|e| failed(&path, e))?;
                 let malformed = |source| JournalError::Malformed { path: path.clone(), source };
                 let document: Document = serde_json::from_slice(&bytes).map_err(malformed)?;
                 if document.version != VERSION {
-                    let source = serde::de::Error::custom("the version is not 1");
+                    let source = serde::de::Error::custom("the version is not 2");
                     return Err(malformed(source));
                 }
                 let plain = |entry: &Entry| {
                     let address = entry.address.parse::<PciAddress>().is_ok_and(|a| a.to_string() == entry.address);
-                    address && !entry.previous_driver.as_ref().is_some_and(|driver| driver.contains('/'))
+                    address && entry.previous_driver.as_deref().is_none_or(plain_name)
                 };
                 if !document.entries.iter().all(plain) {
                     return Err(malformed(serde::de::Error::custom("an entry names no PCI address or driver")));
                 }
                 document
             }
-            Err(Errno::ENOENT) => Document { version: VERSION, entries: vec![] },
+            Err(Errno::ENOENT) => Document { version: VERSION, boot: None, entries: vec![] },
             Err(error) => return Err(failed(&path, error.into())),
         };
+        let boot = tree.text(BOOT_ID).ok();
+        if boot.is_some() && document.boot.is_some() && boot != document.boot {
+            document.entries.clear();
+        }
+        document.boot = boot.or(document.boot);
         Ok(Self { directory, path, document, _lock: lock })
     }
 
@@ -169,6 +178,10 @@ impl Journal {
     }
 }
 
+fn plain_name(driver: &str) -> bool {
+    !matches!(driver, "" | "." | "..") && !driver.contains(['/', '\0'])
+}
+
 /// Makes the directory if it is missing, and opens it if nobody but the effective user can change what is in it.
 fn own_directory(path: &Path) -> Result<OwnedFd, JournalError> {
     let failed = |source| JournalError::Io { path: path.to_owned(), source };
@@ -194,6 +207,8 @@ fn open_in(directory: &OwnedFd, name: &str, flags: OFlag) -> Result<File, Errno>
     openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
 }
 
+/// Random for each boot.
+const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 /// Whoever holds its lock changes bindings.
 const LOCK: &str = "gpu-bindings.lock";
 /// The journal.
@@ -201,7 +216,7 @@ const JOURNAL: &str = "gpu-bindings.json";
 /// The journal while it is written.
 const TEMPORARY: &str = "gpu-bindings.new";
 /// Of the only form of the journal.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Entries of a thousand devices.
 const MAX_JOURNAL: u64 = 256 << 10;
 
@@ -220,13 +235,18 @@ mod tests {
         }
     }
 
+    fn open(directory: &Path) -> Result<Journal, JournalError> {
+        let root = tempfile::tempdir().unwrap();
+        Journal::open(directory, &HostTree::open(root.path()).unwrap())
+    }
+
     #[test]
     fn a_directory_that_others_can_write_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let directory = base.path().join("a/state");
-        drop(Journal::open(&directory).unwrap());
+        drop(open(&directory).unwrap());
         assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
-        let refused = |path: &Path| matches!(Journal::open(path), Err(JournalError::Directory { .. }));
+        let refused = |path: &Path| matches!(open(path), Err(JournalError::Directory { .. }));
         for (mode, wanted) in [(0o770, true), (0o702, true), (0o1777, true), (0o755, false), (0o700, false)] {
             std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(refused(&directory), wanted, "{mode:o}");
@@ -246,17 +266,33 @@ mod tests {
         let (state, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let target = outside.path().join("target");
         for name in [LOCK, JOURNAL] {
-            std::fs::write(&target, r#"{"version":1,"entries":[]}"#).unwrap();
+            std::fs::write(&target, r#"{"version":2,"entries":[]}"#).unwrap();
             symlink(&target, state.path().join(name)).unwrap();
-            assert!(matches!(Journal::open(state.path()), Err(JournalError::Io { .. })), "{name}");
+            assert!(matches!(open(state.path()), Err(JournalError::Io { .. })), "{name}");
             std::fs::remove_file(state.path().join(name)).unwrap();
         }
         std::fs::write(&target, "as it was").unwrap();
         symlink(&target, state.path().join(TEMPORARY)).unwrap();
-        Journal::open(state.path()).unwrap().put(&[entry()]).unwrap();
+        open(state.path()).unwrap().put(&[entry()]).unwrap();
         assert_eq!(std::fs::read_to_string(&target).unwrap(), "as it was");
-        assert_eq!(Journal::open(state.path()).unwrap().document.entries, [entry()]);
+        assert_eq!(open(state.path()).unwrap().document.entries, [entry()]);
         let kept = std::fs::symlink_metadata(state.path().join(JOURNAL)).unwrap();
         assert!(kept.is_file() && kept.permissions().mode() & 0o777 == 0o600);
+    }
+
+    #[test]
+    fn entries_of_another_boot_are_dropped() {
+        let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let tree = HostTree::open(root.path()).unwrap();
+        let entries = || Journal::open(state.path(), &tree).unwrap().document.entries;
+        let boot_id = root.path().join(BOOT_ID);
+        std::fs::create_dir_all(boot_id.parent().unwrap()).unwrap();
+        std::fs::write(&boot_id, "6c1d3c4e-4f5b-4a71-8f4e-b10c5e8fd5ac\n").unwrap();
+        Journal::open(state.path(), &tree).unwrap().put(&[entry()]).unwrap();
+        assert_eq!(entries(), [entry()]);
+        std::fs::remove_file(&boot_id).unwrap();
+        assert_eq!(entries(), [entry()], "it is not known to be another");
+        std::fs::write(&boot_id, "f0a1ad60-9f0b-4d9b-9c6b-2f4c0a8f1b33\n").unwrap();
+        assert_eq!(entries(), []);
     }
 }

@@ -25,7 +25,7 @@ fn act(
     action: impl FnOnce(&mut Binder<'_>) -> Result<Outcome, BindError>,
 ) -> Result<Outcome, BindError> {
     let tree = HostTree::open(kernel.root()).unwrap();
-    let mut binder = Binder::new(&tree, kernel, Journal::open(state).unwrap());
+    let mut binder = Binder::new(&tree, kernel, Journal::open(state, &tree).unwrap());
     action(&mut binder)
 }
 
@@ -184,21 +184,116 @@ fn a_device_that_is_gone_needs_no_putting_back() {
 
 #[test]
 fn the_journal_is_for_one_process_and_is_not_guessed_at() {
-    let state = tempfile::tempdir().unwrap();
-    let open = Journal::open(state.path()).unwrap();
-    let error = BindError::from(Journal::open(state.path()).unwrap_err());
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    let tree = HostTree::open(kernel.root()).unwrap();
+    let open = Journal::open(state.path(), &tree).unwrap();
+    let error = BindError::from(Journal::open(state.path(), &tree).unwrap_err());
     assert_eq!(error.refusal().code, "bindings_locked");
     drop(open);
     for content in [
         "",
         "{}",
-        r#"{"version":2,"entries":[]}"#,
-        r#"{"version":1,"entries":[],"more":1}"#,
-        r#"{"version":1,"entries":[{"address":"../x","phase":"changing","previous_driver":null,"previous_override":null}]}"#,
-        r#"{"version":1,"entries":[{"address":"0000:17:00.0","phase":"bound","previous_driver":"../x","previous_override":null}]}"#,
+        r#"{"version":1,"entries":[]}"#,
+        r#"{"version":2,"entries":[],"more":1}"#,
+        r#"{"version":2,"entries":[{"address":"../x","phase":"changing","previous_driver":null,"previous_override":null}]}"#,
+        r#"{"version":2,"entries":[{"address":"0000:17:00.0","phase":"bound","previous_driver":"../x","previous_override":null}]}"#,
+        r#"{"version":2,"entries":[{"address":"0000:17:00.0","phase":"bound","previous_driver":"..","previous_override":null}]}"#,
     ] {
         std::fs::write(state.path().join("gpu-bindings.json"), content).unwrap();
-        let error = BindError::from(Journal::open(state.path()).unwrap_err());
+        let error = BindError::from(Journal::open(state.path(), &tree).unwrap_err());
         assert_eq!(error.refusal().code, "journal_unusable", "{content}");
     }
+}
+
+/// As a run leaves it that dies while it changes these devices.
+fn journal(state: &Path, boot: Option<&str>, entries: &[(&str, Option<&str>)]) {
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|(address, driver)| {
+            serde_json::json!({ "address": address, "phase": "changing", "previous_driver": driver, "previous_override": null })
+        })
+        .collect();
+    let document = serde_json::json!({ "version": 2, "boot": boot, "entries": entries });
+    std::fs::write(state.join("gpu-bindings.json"), document.to_string()).unwrap();
+}
+
+fn recover(kernel: &Kernel, state: &Path) -> Result<Vec<String>, BindError> {
+    act(kernel, state, |b| Ok(Outcome { recovered: b.recover()?, ..Outcome::default() })).map(|o| o.recovered)
+}
+
+#[test]
+fn an_interrupted_change_is_not_undone_under_a_running_guest() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0")])).unwrap();
+    journal(state.path(), None, &[("0000:17:00.0", Some("nvidia")), ("0000:17:00.1", Some("snd_hda_intel"))]);
+    let (before, writes) = (kernel.bindings(), kernel.writes());
+    kernel.open_by(4713, "/dev/vfio/4");
+    let error = recover(&kernel, state.path()).unwrap_err();
+    let codes: Vec<String> = error.refusals().into_iter().map(|refusal| refusal.code).collect();
+    assert_eq!(codes, ["gpu_busy", "gpu_busy"]);
+    let error = act(&kernel, state.path(), |b| b.unbind(&[address("17:00.0")])).unwrap_err();
+    assert_eq!(error.refusal().code, "gpu_busy");
+    assert_eq!((kernel.bindings(), kernel.writes()), (before, writes));
+    // Another GPU is not held up, and the entries are not forgotten.
+    let other = act(&kernel, state.path(), |b| b.bind(&[address("3d:00.0")])).unwrap();
+    assert_eq!((other.changed.len(), other.not_recovered.len()), (1, 2));
+    kernel.close(4713);
+    assert_eq!(recover(&kernel, state.path()).unwrap(), ["0000:17:00.0", "0000:17:00.1"]);
+    assert_eq!(kernel.driver("0000:17:00.0").as_deref(), Some("nvidia"));
+}
+
+#[test]
+fn a_guest_that_has_one_function_open_keeps_its_group() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0")])).unwrap();
+    std::fs::create_dir_all(kernel.root().join("sys/bus/pci/devices/0000:17:00.0/vfio-dev/vfio0")).unwrap();
+    kernel.open_by(4713, "/dev/vfio/devices/vfio0");
+    journal(state.path(), None, &[("0000:17:00.1", Some("snd_hda_intel"))]);
+    assert_eq!(recover(&kernel, state.path()).unwrap_err().refusal().code, "gpu_busy");
+    assert_eq!(kernel.driver("0000:17:00.1").as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn an_entry_for_another_kind_of_device_changes_nothing() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    let before = kernel.bindings();
+    journal(state.path(), None, &[("0000:5a:00.0", Some("nvidia")), ("0000:16:01.0", None)]);
+    let error = recover(&kernel, state.path()).unwrap_err();
+    let codes: Vec<(String, String)> = error.refusals().into_iter().map(|r| (r.code, r.field)).collect();
+    let foreign = |address: &str| ("journal_entry_foreign".to_owned(), address.to_owned());
+    assert_eq!(codes, [foreign("0000:16:01.0"), foreign("0000:5a:00.0")]);
+    assert_eq!((kernel.bindings(), kernel.writes()), (before, 0));
+}
+
+#[test]
+fn one_entry_that_cannot_be_restored_holds_up_no_other() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0"), address("3d:00.0")])).unwrap();
+    let entries = [("0000:17:00.0", Some("nvidia")), ("0000:17:00.1", Some("snd_hda_intel")), ("0000:3d:00.0", None)];
+    journal(state.path(), None, &entries);
+    kernel.refuse("0000:17:00.1", "snd_hda_intel");
+    let other = act(&kernel, state.path(), |b| b.bind(&[address("3d:00.0")])).unwrap();
+    assert_eq!(other.recovered, ["0000:17:00.0", "0000:3d:00.0"]);
+    assert_eq!(other.not_recovered.first().unwrap().code, "restore_failed");
+    assert_eq!(kernel.driver("0000:17:00.0").as_deref(), Some("nvidia"));
+    assert_eq!(kernel.driver("0000:3d:00.0").as_deref(), Some("vfio-pci"));
+    let same = act(&kernel, state.path(), |b| b.bind(&[address("17:00.0")])).unwrap_err();
+    assert_eq!((same.refusal().code.as_str(), same.refusal().field.as_str()), ("restore_failed", "0000:17:00.1"));
+}
+
+#[test]
+fn entries_end_with_the_boot_and_with_the_driver() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    let boot_id = kernel.root().join("proc/sys/kernel/random/boot_id");
+    std::fs::create_dir_all(boot_id.parent().unwrap()).unwrap();
+    std::fs::write(&boot_id, "second\n").unwrap();
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0")])).unwrap();
+    let entries = [("0000:17:00.0", Some("nouveau")), ("0000:17:00.1", Some("snd_hda_intel"))];
+    journal(state.path(), Some("first"), &entries);
+    assert!(recover(&kernel, state.path()).unwrap().is_empty());
+    assert_eq!(kernel.driver("0000:17:00.0").as_deref(), Some("vfio-pci"));
+    journal(state.path(), Some("second"), &entries);
+    assert_eq!(recover(&kernel, state.path()).unwrap().len(), 2);
+    assert_eq!(kernel.driver("0000:17:00.0"), None, "nouveau is not loaded");
+    assert_eq!(kernel.driver("0000:17:00.1").as_deref(), Some("snd_hda_intel"));
 }

@@ -119,17 +119,20 @@ fn change(
     state_dir: &Path,
     action: impl FnOnce(&mut Binder<'_>) -> Result<Outcome, BindError>,
 ) -> Result<Outcome, BindError> {
-    action(&mut Binder::new(tree, tree, Journal::open(state_dir)?))
+    action(&mut Binder::new(tree, tree, Journal::open(state_dir, tree)?))
 }
 
 fn bindings(tree: &HostTree, result: Result<Outcome, BindError>) -> anyhow::Result<Done> {
     let outcome = match result {
         Ok(outcome) => outcome,
-        Err(error) => return Ok(Done::No { document: json!({}), reasons: vec![error.refusal()] }),
+        Err(error) => return Ok(Done::No { document: json!({}), reasons: error.refusals() }),
     };
     let mut text = String::new();
     for address in &outcome.recovered {
         text.push_str(&format!("{address}: an interrupted change was undone\n"));
+    }
+    for reason in &outcome.not_recovered {
+        text.push_str(&format!("an interrupted change was not undone: {reason}\n"));
     }
     for address in &outcome.unchanged {
         text.push_str(&format!("{address}: nothing to do\n"));

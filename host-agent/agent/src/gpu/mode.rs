@@ -51,7 +51,7 @@ pub(super) fn run(tree: &HostTree, state_dir: &Path, args: &ModeArgs) -> anyhow:
         return dry_run(&targets, args.registers);
     }
     // Nobody binds or unbinds while modes are set.
-    let lock = args.set.map(|_| Journal::open(state_dir)).transpose();
+    let lock = args.set.map(|_| Journal::open(state_dir, tree)).transpose();
     let _lock = match lock {
         Ok(lock) => lock,
         Err(error) => {
