@@ -37,6 +37,9 @@ pub use owner::OwnerAnswer;
 /// Seconds since 1970. The service's machine keeps it right; guests take it from here.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// Milliseconds since any fixed moment, which never step back: rates are limited by them.
+pub type Stopwatch = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// One attestation service.
 pub struct Service {
     store: Store,
@@ -47,7 +50,7 @@ pub struct Service {
     gpu: GpuFiles,
     tokens: TokenKey,
     clock: Clock,
-    started: Instant,
+    stopwatch: Stopwatch,
     admission: Admission,
     tally: Mutex<Tally>,
     gauges: Gauges,
@@ -103,6 +106,7 @@ impl Service {
         getrandom::fill(random.as_mut_slice()).map_err(|_| StartError::Random)?;
         policy(&store)??;
         let tokens = TokenKey::new(*random);
+        let started = Instant::now();
         let collateral = RwLock::new(Arc::new(KnownCollateral { in_force: collateral, early: Vec::new() }));
         Ok(Self {
             store,
@@ -113,7 +117,7 @@ impl Service {
             gpu: GpuFiles::default(),
             tokens,
             clock,
-            started: Instant::now(),
+            stopwatch: Arc::new(move || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)),
             admission: Admission::new(Limits::default()),
             tally: Mutex::default(),
             gauges: Gauges::default(),
@@ -125,6 +129,12 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { admission: Admission::new(limits), ..self }
+    }
+
+    /// Limits rates by another stopwatch than the system's.
+    #[must_use]
+    pub fn with_stopwatch(self, stopwatch: Stopwatch) -> Self {
+        Self { stopwatch, ..self }
     }
 
     /// Judges evidence of GPUs by these files.
@@ -282,7 +292,7 @@ impl Service {
     }
 
     fn milliseconds(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        (self.stopwatch)()
     }
 
     /// From an accepted appraisal to the sealed key: key, audit entry on disk, seal.

@@ -105,7 +105,10 @@ impl World {
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let store = Store::open(&self.store_dir()).unwrap();
-        let service = Arc::new(Service::new(store, anchors, collateral, clock).unwrap().with_limits(self.limits));
+        let ticks = Arc::clone(&self.clock);
+        let service = Service::new(store, anchors, collateral, clock).unwrap().with_limits(self.limits);
+        // No rate depends on how fast the machine is.
+        let service = Arc::new(service.with_stopwatch(Arc::new(move || ticks.load(Ordering::SeqCst) * 1000)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
