@@ -52,6 +52,8 @@ pub struct Service {
     clock: Clock,
     stopwatch: Stopwatch,
     admission: Admission,
+    /// One command of an owner at a time, from the look at its sequence until it is carried out.
+    commands: Mutex<()>,
     tally: Mutex<Tally>,
     gauges: Gauges,
     counters: Mutex<BTreeMap<String, u64>>,
@@ -119,6 +121,7 @@ impl Service {
             clock,
             stopwatch: Arc::new(move || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)),
             admission: Admission::new(Limits::default()),
+            commands: Mutex::default(),
             tally: Mutex::default(),
             gauges: Gauges::default(),
             counters: Mutex::default(),

@@ -116,6 +116,14 @@ async fn commands_of_others_and_old_ones_are_refused() {
         tasks.spawn(async move { connection.owner_command(bytes).await.is_ok() });
     }
     assert_eq!(tasks.join_all().await.into_iter().filter(|done| *done).count(), 1);
+    let mut entered = Vec::new();
+    let listed = beside(&world).verify_audit_with(|_, entry| {
+        if let AuditEntry::Owner(entry) = entry {
+            entered.push(entry.sequence);
+        }
+    });
+    listed.unwrap();
+    assert_eq!(entered, [5, 7], "what was refused is not entered");
     send(&world, &command(&world, 8, OwnerAction::Revoke(Revoke {})), &KEY).await.unwrap();
     assert_eq!(world.refusal(&guest).await, [("model_revoked".into(), "model".into())]);
 }

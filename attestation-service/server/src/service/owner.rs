@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands of models' owners. Whoever sends them: the signature is what counts.
 
+use std::sync::PoisonError;
+
 use appraise::Policy;
 use key_release::{OwnerAction, SignedOwnerCommand};
 use serde::Serialize;
@@ -22,12 +24,17 @@ pub struct OwnerAnswer {
 impl Service {
     /// Carries out a command of a model's owner. It counts from the next request on.
     ///
+    /// It is entered in the audit log first: an entry means that the command was accepted. Where the service ended, or
+    /// its database failed, between the two, it was not carried out; the same command may then be sent again.
+    ///
     /// # Errors
     /// The refusal.
     pub fn owner_command(&self, body: &[u8]) -> Result<OwnerAnswer, Refused> {
         let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
         let signed = SignedOwnerCommand::from_canonical(body).map_err(|e| malformed(&e))?;
         let model = signed.unverified().map_err(|e| malformed(&e))?.model;
+        // Of two commands with one sequence the second is refused before it is entered. There is no data in the mutex.
+        let _one = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = self.store.owner(model.identity()).map_err(|e| unable(&e))?.ok_or_else(|| unknown(&model))?;
         let command = signed
             .verified(&owner.key, &self.identity.spki_sha256())
