@@ -2,7 +2,7 @@
 //! Group commit: callers that come while a write is being synced share the next one.
 //!
 //! There is no thread of its own: the first caller leads, takes everything that waits, and does it in one write; who
-//! comes meanwhile waits for the next leader, which is one of them.
+//! comes meanwhile waits for the next leader, which is one of them. Whose item did not fit into the batch leads again.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,32 +31,29 @@ impl<T, R> Group<T, R> {
     }
 
     /// Has `item` done, by this caller's `work` or another's, in the order of the calls, and gives its result. `work`
-    /// gets 1 to [`MAX_BATCH`] items and gives a result for each.
-    pub(crate) fn submit(&self, item: T, work: impl FnOnce(Vec<T>) -> Vec<R>) -> Result<R, Lost> {
+    /// gets 1 to [`MAX_BATCH`] items and gives a result for each; it is called until `item` is done.
+    pub(crate) fn submit(&self, item: T, mut work: impl FnMut(Vec<T>) -> Vec<R>) -> Result<R, Lost> {
         let mut state = self.lock();
         let ticket = state.next;
         state.next = state.next.wrapping_add(1);
         state.waiting.push((ticket, item));
-        let mut work = Some(work);
         loop {
             if let Some(result) = state.done.remove(&ticket) {
                 return result;
             }
-            match work.take_if(|_| !state.leading) {
-                Some(work) => {
-                    let take = state.waiting.len().min(MAX_BATCH);
-                    let (tickets, items): (Vec<_>, Vec<_>) = state.waiting.drain(..take).unzip();
-                    state.leading = true;
-                    drop(state);
-                    let mut lead = Lead { group: self, tickets, results: Vec::new() };
-                    lead.results = work(items);
-                    drop(lead);
-                    state = self.lock();
-                    // More than a batch waited, and this caller's item is not in it: another one leads on.
-                    self.changed.notify_all();
-                }
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            if state.leading {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
+            // Not done, and nobody does it: it waits, so there is at least one to take.
+            let take = state.waiting.len().min(MAX_BATCH);
+            let (tickets, items): (Vec<_>, Vec<_>) = state.waiting.drain(..take).unzip();
+            state.leading = true;
+            drop(state);
+            let mut lead = Lead { group: self, tickets, results: Vec::new() };
+            lead.results = work(items);
+            drop(lead);
+            state = self.lock();
         }
     }
 
@@ -91,51 +88,60 @@ pub(crate) const MAX_BATCH: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
-
     use super::*;
 
-    #[test]
-    fn everybody_gets_the_result_of_their_own_item() {
-        let (group, batches) = (Group::new(), AtomicUsize::new(0));
+    /// Has `callers` items done behind a first one that takes until all of them wait; gives the batches' sizes.
+    fn batches(callers: u32) -> Vec<usize> {
+        let (group, sizes) = (Group::new(), Mutex::new(Vec::new()));
+        let submit = |item: u32| {
+            let result = group.submit(item, |items: Vec<u32>| {
+                while items == [0] && group.lock().waiting.len() < callers as usize {
+                    std::thread::yield_now();
+                }
+                sizes.lock().unwrap().push(items.len());
+                items.into_iter().map(|item| item * 2).collect()
+            });
+            assert_eq!(result, Ok(item * 2));
+        };
         std::thread::scope(|scope| {
-            for caller in 0..32_u32 {
-                let (group, batches) = (&group, &batches);
-                scope.spawn(move || {
-                    for round in 0..20 {
-                        let item = caller * 100 + round;
-                        let result = group.submit(item, |items: Vec<u32>| {
-                            batches.fetch_add(1, Ordering::SeqCst);
-                            std::thread::sleep(Duration::from_millis(1));
-                            items.into_iter().map(|item| item * 2).collect()
-                        });
-                        assert_eq!(result, Ok(item * 2));
-                    }
-                });
+            scope.spawn(|| submit(0));
+            while !group.lock().leading {
+                std::thread::yield_now();
+            }
+            for item in 1..=callers {
+                scope.spawn(move || submit(item));
             }
         });
-        let batches = batches.into_inner();
-        assert!(batches < 640, "640 items in {batches} batches");
         assert!(group.lock().done.is_empty() && group.lock().waiting.is_empty());
+        sizes.into_inner().unwrap()
+    }
+
+    #[test]
+    fn who_waits_shares_a_batch_and_gets_the_result_of_their_own_item() {
+        assert_eq!(batches(32), [1, 32]);
     }
 
     /// More waiting than a batch holds: nobody is forgotten, and no batch is too large.
     #[test]
     fn batches_have_a_limit() {
-        let group: Group<u32, usize> = Group::new();
-        std::thread::scope(|scope| {
-            for item in 0..(MAX_BATCH as u32 + 100) {
-                let group = &group;
-                scope.spawn(move || {
-                    let size = group.submit(item, |items| {
-                        std::thread::sleep(Duration::from_millis(20));
-                        vec![items.len(); items.len()]
-                    });
-                    assert!((1..=MAX_BATCH).contains(&size.unwrap()));
-                });
-            }
+        assert_eq!(batches(MAX_BATCH as u32 + 100), [1, MAX_BATCH, 100]);
+    }
+
+    /// The only caller that could lead is behind a whole batch of others'.
+    #[test]
+    fn a_leader_leads_until_its_own_item_is_done() {
+        let group = Group::new();
+        {
+            let mut state = group.lock();
+            state.next = MAX_BATCH as u64;
+            state.waiting = (0..MAX_BATCH as u64).map(|ticket| (ticket, 0)).collect();
+        }
+        let mut sizes = Vec::new();
+        let result = group.submit(7, |items: Vec<u32>| {
+            sizes.push(items.len());
+            items
         });
+        assert_eq!((result, sizes), (Ok(7), vec![MAX_BATCH, 1]));
     }
 
     #[test]
