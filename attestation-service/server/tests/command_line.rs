@@ -117,6 +117,30 @@ fn a_port_in_use_is_named() {
     assert!(error.contains(&address) && error.contains("--listen"), "{error}");
 }
 
+/// A source that may choose among evaluations is warned of, at every start.
+#[test]
+fn a_policy_without_a_minimum_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, policy) = (dir.path().join("store"), dir.path().join("policy.json"));
+    assert_eq!(call(&["init", "--store", text(&store)]).0, 0);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    // The program ends because the address is in use.
+    let warned = |source: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attestation-service"));
+        command.args(["serve", "--store", text(&store), "--listen", &address, "--collateral-dir", text(dir.path())]);
+        let output = command.args(source).env("CHRYSALIS_LOG", "warn").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap().contains("tcb_evaluation_unbounded")
+    };
+    let source = ["--pccs", "http://127.0.0.1:1"];
+    assert_eq!((warned(&source), warned(&[])), (true, false));
+    let minimum = r#"{"schema":"chrysalis/appraisal-policy/v1","platform":{"min_tcb_evaluation_data_number":17}}"#;
+    std::fs::write(&policy, minimum).unwrap();
+    assert_eq!(call(&["policy", "set", "--store", text(&store), "--file", text(&policy)]).0, 0);
+    assert!(!warned(&source));
+}
+
 /// Attack 70: the release binary does not believe the simulator, whatever it is given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_release_binary_refuses_simulated_evidence() {

@@ -20,8 +20,14 @@ use types::Refusal;
 
 use super::{admin::open_known, collateral::Renewal, now};
 use crate::{
-    cli::ServeArgs, gpu_files::GpuFiles, input, limits::Limits, listen::listen, metrics, outcome::Outcome,
-    service::Service,
+    cli::ServeArgs,
+    gpu_files::GpuFiles,
+    input,
+    limits::Limits,
+    listen::listen,
+    metrics,
+    outcome::Outcome,
+    service::{Service, policy},
 };
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
@@ -37,6 +43,12 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<
         Ok(store) => store,
         Err(refused) => return Ok(refused),
     };
+    if args.pccs.is_some() && policy(&store)??.platform.min_tcb_evaluation_data_number == 0 {
+        tracing::warn!(
+            code = "tcb_evaluation_unbounded",
+            "the source of collateral can choose an older TCB evaluation that Intel still signs: set platform.min_tcb_evaluation_data_number in the policy"
+        );
+    }
     let renewal = Renewal::new(args, collateral.clone(), anchors)?;
     let ServeArgs { client_rate, model_rate, open_challenges, .. } = *args;
     let limits = Limits { client_rate, model_rate, open_challenges };
