@@ -104,7 +104,7 @@ fn accelerate(out: &mut Arguments, accelerator: Accelerator, vcpus: u16, physica
         }
         Accelerator::Tcg => {
             // One thread per vCPU. AVX is hidden: switching between 256-bit and SSE code is very slow under emulation.
-            out.option("-accel", if vcpus > 1 { "tcg,thread=multi" } else { "tcg" });
+            out.option("-accel", threads(vcpus));
             out.option("-cpu", &format!("max,phys-bits={physical_bits},-avx,-avx2,-fma,-f16c,-vaes,-vpclmulqdq"));
         }
     }
@@ -130,10 +130,22 @@ fn confidential(out: &mut Arguments, tee: &Tee) -> Result<(), LaunchError> {
     Ok(())
 }
 
+fn threads(vcpus: u16) -> &'static str {
+    match vcpus {
+        0 | 1 => "tcg",
+        2..=MOST_THREADS => "tcg,thread=multi",
+        _ => "tcg,thread=single",
+    }
+}
+
 fn base64_of(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
+
+/// Emulated processors that wait for each other starve the one that works when there are far more of them than host cores:
+/// beyond this number one thread runs all in turn.
+const MOST_THREADS: u16 = 8;
 
 #[cfg(test)]
 mod tests;

@@ -141,3 +141,11 @@ fn the_table_machine_occupies_the_same_slots() {
     assert_eq!(value_after(&arguments, "-machine"), "q35,memory-backend=mem0,smm=off,pic=off");
     assert!(value_after(&arguments, "-cpu").starts_with("max,phys-bits=46,"));
 }
+
+#[test]
+fn many_emulated_processors_share_one_thread() {
+    assert_eq!(
+        [1, 2, 8, 9, 64].map(threads),
+        ["tcg", "tcg,thread=multi", "tcg,thread=multi", "tcg,thread=single", "tcg,thread=single"]
+    );
+}
