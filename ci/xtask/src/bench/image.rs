@@ -26,10 +26,11 @@ pub(super) fn run(cold: bool) -> anyhow::Result<Outcome> {
     let mut figures = Vec::new();
     let scene = Scene::prepare(&programs, &mut report, &MACHINES)?;
     let counted = Booted::of(&programs, &scene, Machine::DEMO, Some(&counting_qemu(scratch.path())?))?;
-    anyhow::ensure!(counted.ended.is_none(), "the counting machine: {}", counted.line());
-    let counted = Figure::plain("guest instructions, PID 1 to the key", counted.guest_instructions(), "G");
-    eprintln!("{}", counted.line());
-    figures.push(counted);
+    if let Some(reason) = &counted.ended {
+        eprintln!("guest instructions were not counted: {reason}");
+    } else {
+        figures.push(Figure::plain("guest instructions, PID 1 to the key", counted.guest_instructions(), "G"));
+    }
     let mut boots = Vec::new();
     for machine in MACHINES {
         let booted = Booted::of(&programs, &scene, machine, None)?;
@@ -143,6 +144,9 @@ impl Booted {
             }
         }
         guest.stop()?;
+        if booted.ended.is_none() && booted.wall == 0.0 {
+            booted.ended = Some("the host agent ended without a word".to_owned());
+        }
         Ok(booted)
     }
 
