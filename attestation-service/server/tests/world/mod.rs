@@ -16,7 +16,7 @@ use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, expected_event
 use key_release::{ModelKey, ReleaseKeyPair, UnwrapErr};
 use release::{Statement, TrustPolicy, Validity, VerifiedRelease};
 use release_client::{Challenge, ClientError, Released, ServiceConnection};
-use store::{InitOptions, Store};
+use store::{InitOptions, OpenError, Store};
 use tdx_sim::{SimulatedPlatform, SimulatedTd};
 use tdx_verify::{Collateral, TrustAnchors};
 use tokio::{
@@ -104,7 +104,7 @@ impl World {
         let anchors = TrustAnchors::custom(self.platform.root_der().to_vec());
         let clock = Arc::clone(&self.clock);
         let clock = Arc::new(move || clock.load(Ordering::SeqCst));
-        let store = Store::open(&self.store_dir()).unwrap();
+        let store = self.open_store().await;
         let ticks = Arc::clone(&self.clock);
         let service = Service::new(store, anchors, collateral, clock).unwrap().with_limits(self.limits);
         // No rate depends on how fast the machine is.
@@ -118,6 +118,17 @@ impl World {
             listen(shared, listener, stopped).await.unwrap();
         });
         self.service = Some(Running { address, service, stop, task });
+    }
+
+    /// Connections of the run before, which hold the store, end after its listener.
+    async fn open_store(&self) -> Store {
+        for _ in 0..600 {
+            match Store::open(&self.store_dir()) {
+                Err(OpenError::Audit(_)) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                opened => return opened.unwrap(),
+            }
+        }
+        Store::open(&self.store_dir()).unwrap()
     }
 
     pub(crate) fn store_dir(&self) -> PathBuf {
