@@ -12,7 +12,7 @@ pub(crate) struct TestArgs {
     /// Leave out what boots guests.
     #[arg(long)]
     quick: bool,
-    /// Leave out the image for GPUs: its kernel, its modules and 200 MB of packages. Its boot tests then say that they are
+    /// Leave out the image for GPUs: its kernel, its modules and 96 MB of packages. Its boot tests then say that they are
     /// skipped.
     #[arg(long)]
     no_gpu: bool,
