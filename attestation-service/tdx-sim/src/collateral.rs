@@ -59,19 +59,29 @@ impl SimulatedPlatform {
     /// # Errors
     /// As there.
     pub fn collateral_numbered(&self, now: u64, number: u32, fault: Option<Fault>) -> Result<Collateral, PkiError> {
-        let window = window(now, fault)?;
-        let lists = match fault {
-            Some(Fault::FutureCollateral) => self::window(now, None)?,
-            _ => window,
-        };
+        self.collateral_lasting(now, MONTH, number, fault)
+    }
+
+    /// [`SimulatedPlatform::collateral_numbered`] that is valid for `life` seconds.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn collateral_lasting(
+        &self,
+        now: u64,
+        life: u64,
+        number: u32,
+        fault: Option<Fault>,
+    ) -> Result<Collateral, PkiError> {
+        let windows = Windows::new(now, life, fault)?;
         let pck_revoked = if fault == Some(Fault::RevokedPck) { vec![pck_serial()] } else { Vec::new() };
         let root_revoked = match fault {
             Some(Fault::RevokedPlatformCa) => vec![platform_ca_serial()],
             Some(Fault::RevokedTcbSigner) => vec![tcb_signer_serial()],
             _ => Vec::new(),
         };
-        let mut tcb_info = tcb_info(window, number, fault)?.to_string();
-        let mut qe_identity = qe_identity(window, number, fault)?.to_string();
+        let mut tcb_info = tcb_info(windows.tcb_info, number, fault)?.to_string();
+        let mut qe_identity = qe_identity(windows.qe_identity, number, fault)?.to_string();
         let tcb_info_signature = sign_raw("tcb_signer", &self.keys.tcb_signer, tcb_info.as_bytes())?.to_vec();
         let qe_identity_signature = sign_raw("tcb_signer", &self.keys.tcb_signer, qe_identity.as_bytes())?.to_vec();
         match fault {
@@ -80,8 +90,9 @@ impl SimulatedPlatform {
             _ => {}
         }
         let signer_chain = pem(&self.certificates.tcb_signer) + &pem(&self.certificates.root);
-        let pck_list = Authority::PlatformCa.revocation_list(&self.keys.platform_ca, self.created, &pck_revoked, lists);
-        let root_list = Authority::Root.revocation_list(&self.keys.root, self.created, &root_revoked, lists);
+        let pck_list =
+            Authority::PlatformCa.revocation_list(&self.keys.platform_ca, self.span, &pck_revoked, windows.lists);
+        let root_list = Authority::Root.revocation_list(&self.keys.root, self.span, &root_revoked, windows.lists);
         Ok(Collateral {
             pck_crl_issuer_chain: pem(&self.certificates.platform_ca) + &pem(&self.certificates.root),
             root_ca_crl: root_list?,
@@ -96,14 +107,32 @@ impl SimulatedPlatform {
     }
 }
 
-/// Begin and end of the collateral's validity.
-fn window(now: u64, fault: Option<Fault>) -> Result<(i64, i64), PkiError> {
-    let now = i64::try_from(now).map_err(|_| PkiError::Time(i64::MAX))?;
-    Ok(match fault {
-        Some(Fault::ExpiredCollateral) => (now.saturating_sub(31 * DAY), now.saturating_sub(DAY)),
-        Some(Fault::FutureCollateral) => (now.saturating_add(DAY), now.saturating_add(31 * DAY)),
-        _ => (now.saturating_sub(HOUR), now.saturating_add(30 * DAY)),
-    })
+/// Begin and end of the validity of each part.
+struct Windows {
+    tcb_info: (i64, i64),
+    qe_identity: (i64, i64),
+    lists: (i64, i64),
+}
+
+impl Windows {
+    fn new(now: u64, life: u64, fault: Option<Fault>) -> Result<Self, PkiError> {
+        let signed = |seconds: u64| i64::try_from(seconds).map_err(|_| PkiError::Time(i64::MAX));
+        let (now, life) = (signed(now)?, signed(life)?);
+        let end = now.saturating_add(life);
+        let good = (now.saturating_sub(HOUR), end);
+        let past = (now.saturating_sub(31 * DAY), now.saturating_sub(DAY));
+        let future = (end.saturating_sub(29 * DAY), end.saturating_add(DAY));
+        let (mut tcb_info, mut qe_identity, mut lists) = (good, good, good);
+        match fault {
+            Some(Fault::ExpiredCollateral) => (tcb_info, qe_identity, lists) = (past, past, past),
+            Some(Fault::ExpiredTcbInfo) => tcb_info = past,
+            Some(Fault::ExpiredQeIdentity) => qe_identity = past,
+            Some(Fault::ExpiredLists) => lists = past,
+            Some(Fault::FutureCollateral) => (tcb_info, qe_identity) = (future, future),
+            _ => {}
+        }
+        Ok(Self { tcb_info, qe_identity, lists })
+    }
 }
 
 fn tcb_info((from, until): (i64, i64), number: u32, fault: Option<Fault>) -> Result<Value, PkiError> {
@@ -123,7 +152,7 @@ fn tcb_info((from, until): (i64, i64), number: u32, fault: Option<Fault>) -> Res
         "issueDate": rfc3339(from)?,
         "nextUpdate": rfc3339(until)?,
         "fmspc": hex::encode_upper(fmspc),
-        "pceId": "0000",
+        "pceId": if fault == Some(Fault::OtherPceId) { "0001" } else { "0000" },
         "tcbType": 0,
         "tcbEvaluationDataNumber": number,
         "tdxModule": module,
@@ -143,20 +172,29 @@ fn tcb_levels(from: i64, fault: Option<Fault>) -> Result<Vec<Value>, PkiError> {
     };
     let raised = below.is_some() || fault == Some(Fault::NoTcbLevel);
     let newest = PCE_SVN + u16::from(raised);
-    let mut levels = vec![level(newest, from - 90 * DAY, "UpToDate", &[])?];
+    let advisories = if fault == Some(Fault::AdvisoryUpToDate) { &[ADVISORY][..] } else { &[] };
+    let mut levels = vec![level(newest, from - 90 * DAY, "UpToDate", advisories, fault)?];
     if fault != Some(Fault::NoTcbLevel) {
-        levels.push(level(PCE_SVN - u16::from(!raised), from - 400 * DAY, below.unwrap_or("OutOfDate"), &[ADVISORY])?);
+        let (svn, status) = (PCE_SVN - u16::from(!raised), below.unwrap_or("OutOfDate"));
+        levels.push(level(svn, from - 400 * DAY, status, &[ADVISORY], fault)?);
     }
     Ok(levels)
 }
 
-fn level(pce_svn: u16, date: i64, status: &str, advisories: &[&str]) -> Result<Value, PkiError> {
+fn level(pce_svn: u16, date: i64, status: &str, advisories: &[&str], fault: Option<Fault>) -> Result<Value, PkiError> {
     let components = |svns: &[u8]| svns.iter().map(|svn| json!({"svn": svn})).collect::<Vec<_>>();
+    let (mut sgx, mut tdx) = (components(&CPU_SVN), components(&TEE_TCB_SVN));
+    match fault {
+        Some(Fault::ShortSgxComponents) => sgx.truncate(15),
+        Some(Fault::ShortTdxComponents) => tdx.truncate(15),
+        Some(Fault::SwappedComponents) => core::mem::swap(&mut sgx, &mut tdx),
+        _ => {}
+    }
     let mut level = json!({
         "tcb": {
-            "sgxtcbcomponents": components(&CPU_SVN),
+            "sgxtcbcomponents": sgx,
             "pcesvn": pce_svn,
-            "tdxtcbcomponents": components(&TEE_TCB_SVN),
+            "tdxtcbcomponents": tdx,
         },
         "tcbDate": rfc3339(date)?,
         "tcbStatus": status,
@@ -196,6 +234,7 @@ fn rfc3339(seconds: i64) -> Result<String, PkiError> {
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 86_400;
+const MONTH: u64 = 30 * 86_400;
 const EVALUATION_DATA_NUMBER: u32 = 17;
 const MODULE_ISV_SVN: u8 = 6;
 /// Not one of Intel's: the platform is simulated.

@@ -50,11 +50,49 @@ pub enum Fault {
     MigratableAttribute,
     /// The TDX module has another signer than Intel.
     OtherModuleSigner,
+    /// The two revocation lists ended before the given time.
+    ExpiredLists,
+    /// The TCB info ended before the given time.
+    ExpiredTcbInfo,
+    /// The QE identity ended before the given time.
+    ExpiredQeIdentity,
+    /// The PCK certificate ended before the given time.
+    ExpiredPck,
+    /// The collateral is about another PCE id.
+    OtherPceId,
+    /// The platform's TCB level is `UpToDate`, and has an advisory.
+    AdvisoryUpToDate,
+    /// The TCB info's levels have 15 SGX components instead of 16.
+    ShortSgxComponents,
+    /// The TCB info's levels have 15 TDX components instead of 16.
+    ShortTdxComponents,
+    /// The SGX and TDX components of the TCB info's levels are exchanged.
+    SwappedComponents,
+    /// The PCK certificate's array of CPU security versions has 15 bytes instead of 16.
+    ShortPckSvns,
+    /// The security versions of the TDX module stand in the other order in the TD report.
+    SwappedTeeTcbSvns,
+    /// The quote names another vendor of the quoting enclave than Intel.
+    OtherQeVendor,
+    /// The quoting enclave has another signer than Intel's.
+    OtherQeSigner,
+    /// The quoting enclave is another product of Intel's signer.
+    OtherQeProduct,
+    /// The TD has a reserved attribute.
+    ReservedAttribute,
+    /// The TD may use processor trace.
+    UnexpectedXfam,
+    /// The TD's XFAM lacks SSE, which every TD has.
+    MissingXfam,
+    /// The TDX module has attributes.
+    SeamAttributes,
+    /// A service TD is bound to the TD. Quotes of version 4 do not show it.
+    ServiceTd,
 }
 
 impl Fault {
     /// All faults.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 42] = [
         Self::RevokedPck,
         Self::RevokedPlatformCa,
         Self::RevokedTcbSigner,
@@ -78,6 +116,25 @@ impl Fault {
         Self::SeptVeEnabled,
         Self::MigratableAttribute,
         Self::OtherModuleSigner,
+        Self::ExpiredLists,
+        Self::ExpiredTcbInfo,
+        Self::ExpiredQeIdentity,
+        Self::ExpiredPck,
+        Self::OtherPceId,
+        Self::AdvisoryUpToDate,
+        Self::ShortSgxComponents,
+        Self::ShortTdxComponents,
+        Self::SwappedComponents,
+        Self::ShortPckSvns,
+        Self::SwappedTeeTcbSvns,
+        Self::OtherQeVendor,
+        Self::OtherQeSigner,
+        Self::OtherQeProduct,
+        Self::ReservedAttribute,
+        Self::UnexpectedXfam,
+        Self::MissingXfam,
+        Self::SeamAttributes,
+        Self::ServiceTd,
     ];
 
     /// Its name on a command line.
@@ -107,6 +164,25 @@ impl Fault {
             Self::SeptVeEnabled => "sept-ve-enabled",
             Self::MigratableAttribute => "migratable-attribute",
             Self::OtherModuleSigner => "other-module-signer",
+            Self::ExpiredLists => "expired-lists",
+            Self::ExpiredTcbInfo => "expired-tcb-info",
+            Self::ExpiredQeIdentity => "expired-qe-identity",
+            Self::ExpiredPck => "expired-pck",
+            Self::OtherPceId => "other-pce-id",
+            Self::AdvisoryUpToDate => "advisory-up-to-date",
+            Self::ShortSgxComponents => "short-sgx-components",
+            Self::ShortTdxComponents => "short-tdx-components",
+            Self::SwappedComponents => "swapped-components",
+            Self::ShortPckSvns => "short-pck-svns",
+            Self::SwappedTeeTcbSvns => "swapped-tee-tcb-svns",
+            Self::OtherQeVendor => "other-qe-vendor",
+            Self::OtherQeSigner => "other-qe-signer",
+            Self::OtherQeProduct => "other-qe-product",
+            Self::ReservedAttribute => "reserved-attribute",
+            Self::UnexpectedXfam => "unexpected-xfam",
+            Self::MissingXfam => "missing-xfam",
+            Self::SeamAttributes => "seam-attributes",
+            Self::ServiceTd => "service-td",
         }
     }
 }

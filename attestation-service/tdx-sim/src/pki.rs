@@ -13,6 +13,7 @@ use rcgen::KeyPair;
 use sha2::Digest as _;
 
 pub use certificates::ROOT_LABEL;
+pub(crate) use certificates::Span;
 
 /// Why keys, certificates or collateral could not be made, saved or read.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +53,8 @@ pub struct SimulatedPlatform {
     pub(crate) keys: Keys,
     pub(crate) certificates: Certificates,
     pub(crate) identity: PlatformIdentity,
-    /// When the certificates begin, seconds since 1970.
-    pub(crate) created: u64,
+    /// When the certificates begin and end.
+    pub(crate) span: Span,
     /// Certification data of the attestation key (type 6): the quoting enclave's report, signed by the PCK.
     pub(crate) certification: Vec<u8>,
 }
@@ -91,6 +92,15 @@ impl SimulatedPlatform {
     /// # Errors
     /// [`PkiError::Certificate`], [`PkiError::Random`], [`PkiError::Time`].
     pub fn generate(now: u64) -> Result<Self, PkiError> {
+        let from = now.saturating_sub(3600);
+        Self::generate_for(from, from.saturating_add(certificates::CERTIFICATE_LIFE))
+    }
+
+    /// [`SimulatedPlatform::generate`] with the time for which the certificates are valid, seconds since 1970.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn generate_for(from: u64, until: u64) -> Result<Self, PkiError> {
         let mut identity = PlatformIdentity { ppid: [0; 16], instance: [0; 16] };
         getrandom::fill(&mut identity.ppid)?;
         getrandom::fill(&mut identity.instance)?;
@@ -101,19 +111,24 @@ impl SimulatedPlatform {
             tcb_signer: KeyPair::generate()?,
             attestation: KeyPair::generate()?,
         };
-        let created = now.saturating_sub(3600);
-        let certificates = certificates::issue(&keys, &identity, created)?;
-        Self::assemble(keys, certificates, identity, created)
+        let span = Span { from, until };
+        let certificates = certificates::issue(&keys, &identity, span)?;
+        Self::assemble(keys, certificates, identity, span)
     }
 
     fn assemble(
         keys: Keys,
         certificates: Certificates,
         identity: PlatformIdentity,
-        created: u64,
+        span: Span,
     ) -> Result<Self, PkiError> {
         let certification = crate::quote::certification(&keys, &certificates)?;
-        Ok(Self { keys, certificates, identity, created, certification })
+        Ok(Self { keys, certificates, identity, span, certification })
+    }
+
+    /// Another PCK certificate of the platform, bad in one way.
+    pub(crate) fn other_pck(&self, fault: Option<crate::Fault>) -> Result<Vec<u8>, PkiError> {
+        certificates::other_pck(self, fault)
     }
 
     /// The root certificate, DER: the only anchor under which this platform's quotes verify.

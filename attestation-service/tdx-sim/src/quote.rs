@@ -37,9 +37,9 @@ impl SimulatedPlatform {
     /// [`PkiError`] when a key can't sign, or, for [`Fault::OtherRoot`], can't be made.
     pub fn quote(&self, report: &TdReport, version: QuoteVersion, fault: Option<Fault>) -> Result<Vec<u8>, PkiError> {
         if fault == Some(Fault::OtherRoot) {
-            return Self::generate(self.created)?.quote(report, version, None);
+            return Self::generate_for(self.span.from, self.span.until)?.quote(report, version, None);
         }
-        let mut signed = header(version);
+        let mut signed = header(version, fault);
         signed.extend(body(report, version, fault));
         let attestation = match fault {
             Some(Fault::ForeignAttestationKey) => &rcgen::KeyPair::generate()?,
@@ -58,8 +58,16 @@ impl SimulatedPlatform {
     }
 
     fn certification_with(&self, fault: Option<Fault>) -> Result<Vec<u8>, PkiError> {
-        if fault == Some(Fault::DebugQe) {
-            return certification_of(&self.keys, &self.certificates, QE_ATTRIBUTES_DEBUG);
+        let made = |enclave| certification_of(&self.keys, &self.certificates.pck, &self.certificates, enclave);
+        match fault {
+            Some(Fault::DebugQe) => return made(Enclave { attributes: QE_ATTRIBUTES_DEBUG, ..Enclave::GOOD }),
+            Some(Fault::OtherQeSigner) => return made(Enclave { signer: [1; 32], ..Enclave::GOOD }),
+            Some(Fault::OtherQeProduct) => return made(Enclave { product: QE_ISV_PROD_ID - 1, ..Enclave::GOOD }),
+            Some(Fault::ExpiredPck | Fault::ShortPckSvns) => {
+                let pck = self.other_pck(fault)?;
+                return certification_of(&self.keys, &pck, &self.certificates, Enclave::GOOD);
+            }
+            _ => {}
         }
         let mut certification = self.certification.clone();
         // A bit in MRENCLAVE, which nothing else looks at.
@@ -72,19 +80,36 @@ impl SimulatedPlatform {
 
 /// Certification data of type 6: the quoting enclave's report and what certifies it.
 pub(crate) fn certification(keys: &Keys, certificates: &Certificates) -> Result<Vec<u8>, PkiError> {
-    certification_of(keys, certificates, QE_ATTRIBUTES)
+    certification_of(keys, &certificates.pck, certificates, Enclave::GOOD)
 }
 
-fn certification_of(keys: &Keys, certificates: &Certificates, attributes: [u8; 16]) -> Result<Vec<u8>, PkiError> {
+/// What the quoting enclave's report says of it.
+#[derive(Clone, Copy)]
+struct Enclave {
+    attributes: [u8; 16],
+    signer: [u8; 32],
+    product: u16,
+}
+
+impl Enclave {
+    const GOOD: Self = Self { attributes: QE_ATTRIBUTES, signer: QE_SIGNER, product: QE_ISV_PROD_ID };
+}
+
+fn certification_of(
+    keys: &Keys,
+    pck: &[u8],
+    certificates: &Certificates,
+    Enclave { attributes, signer, product }: Enclave,
+) -> Result<Vec<u8>, PkiError> {
     let authentication = *b"Chrysalis simulated QE auth data";
     let mut report = CPU_SVN.to_vec();
     report.extend([0; 32]); // MISCSELECT, reserved
     report.extend(attributes);
     report.extend(sha256(&[b"Chrysalis simulated quoting enclave"])); // MRENCLAVE
     report.extend([0; 32]);
-    report.extend(QE_SIGNER);
+    report.extend(signer);
     report.extend([0; 96]);
-    report.extend(QE_ISV_PROD_ID.to_le_bytes());
+    report.extend(product.to_le_bytes());
     report.extend(QE_ISV_SVN.to_le_bytes());
     report.extend([0; 60]);
     report.extend(sha256(&[&raw_public("attestation", &keys.attestation)?, &authentication]));
@@ -94,12 +119,12 @@ fn certification_of(keys: &Keys, certificates: &Certificates, attributes: [u8; 1
     out.extend(signature);
     out.extend((authentication.len() as u16).to_le_bytes());
     out.extend(authentication);
-    let chain = pem(&certificates.pck) + &pem(&certificates.platform_ca) + &pem(&certificates.root);
+    let chain = pem(pck) + &pem(&certificates.platform_ca) + &pem(&certificates.root);
     put_certification(&mut out, PCK_CHAIN_CERTIFICATION, chain.as_bytes());
     Ok(out)
 }
 
-fn header(version: QuoteVersion) -> Vec<u8> {
+fn header(version: QuoteVersion, fault: Option<Fault>) -> Vec<u8> {
     let number: u16 = match version {
         QuoteVersion::V4 => 4,
         QuoteVersion::V5 => 5,
@@ -108,7 +133,8 @@ fn header(version: QuoteVersion) -> Vec<u8> {
     out.extend(ECDSA_P256.to_le_bytes());
     out.extend(TEE_TDX.to_le_bytes());
     out.extend([0; 4]); // QE SVN, PCE SVN: zero in quotes of version 4 and above
-    out.extend(INTEL_QE_VENDOR);
+    let vendor = if fault == Some(Fault::OtherQeVendor) { [1; 16] } else { INTEL_QE_VENDOR };
+    out.extend(vendor);
     out.extend([0; 20]); // user data
     out
 }
@@ -121,19 +147,23 @@ fn body(report: &TdReport, version: QuoteVersion, fault: Option<Fault>) -> Vec<u
         out.extend(BODY_TD_REPORT_15.to_le_bytes());
         out.extend(648_u32.to_le_bytes());
     }
-    out.extend(TEE_TCB_SVN);
+    let mut svns = TEE_TCB_SVN;
+    if fault == Some(Fault::SwappedTeeTcbSvns) {
+        svns.reverse();
+    }
+    out.extend(svns);
     out.extend(types::Sha384Digest::of(b"Chrysalis simulated TDX module").as_bytes());
     out.extend([u8::from(fault == Some(Fault::OtherModuleSigner)); 48]);
-    out.extend([0; 8]); // SEAM attributes
+    out.extend([u8::from(fault == Some(Fault::SeamAttributes)), 0, 0, 0, 0, 0, 0, 0]); // SEAM attributes
     out.extend(attributes_with(*attributes, fault));
-    out.extend(xfam);
+    out.extend(xfam_with(*xfam, fault));
     for register in [mr_td, mr_config_id, mr_owner, mr_owner_config, rtmr_0, rtmr_1, rtmr_2, rtmr_3] {
         out.extend(register.as_bytes());
     }
     out.extend(report_data);
     if version == QuoteVersion::V5 {
         out.extend(TEE_TCB_SVN);
-        out.extend([0; 48]); // MRSERVICETD
+        out.extend([u8::from(fault == Some(Fault::ServiceTd)); 48]); // MRSERVICETD
     }
     out
 }
@@ -144,6 +174,17 @@ fn attributes_with(attributes: [u8; 8], fault: Option<Fault>) -> [u8; 8] {
         Some(Fault::DebugAttribute) => bits | ATTRIBUTE_DEBUG,
         Some(Fault::MigratableAttribute) => bits | ATTRIBUTE_MIGRATABLE,
         Some(Fault::SeptVeEnabled) => bits & !ATTRIBUTE_SEPT_VE_DISABLE,
+        Some(Fault::ReservedAttribute) => bits | ATTRIBUTE_RESERVED,
+        _ => bits,
+    }
+    .to_le_bytes()
+}
+
+fn xfam_with(xfam: [u8; 8], fault: Option<Fault>) -> [u8; 8] {
+    let bits = u64::from_le_bytes(xfam);
+    match fault {
+        Some(Fault::UnexpectedXfam) => bits | XFAM_PROCESSOR_TRACE,
+        Some(Fault::MissingXfam) => bits & !XFAM_SSE,
         _ => bits,
     }
     .to_le_bytes()
@@ -180,3 +221,6 @@ pub(crate) const QE_ISV_SVN: u16 = 4;
 const ATTRIBUTE_DEBUG: u64 = 1;
 const ATTRIBUTE_SEPT_VE_DISABLE: u64 = 1 << 28;
 const ATTRIBUTE_MIGRATABLE: u64 = 1 << 29;
+const ATTRIBUTE_RESERVED: u64 = 1 << 40;
+const XFAM_SSE: u64 = 1 << 1;
+const XFAM_PROCESSOR_TRACE: u64 = 1 << 8;

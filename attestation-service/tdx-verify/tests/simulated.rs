@@ -68,6 +68,19 @@ const fn expected(fault: Fault) -> &'static [&'static str] {
         Fault::SeptVeEnabled => &["tdx_sept_ve_disable_off"],
         Fault::MigratableAttribute => &["tdx_attributes"],
         Fault::OtherModuleSigner => &["tdx_module", "tdx_mr_signer_seam"],
+        Fault::ExpiredLists | Fault::ExpiredTcbInfo | Fault::ExpiredQeIdentity => &["collateral_expired"],
+        Fault::ExpiredPck => &["certificate_expired"],
+        Fault::OtherPceId => &["pce_id_mismatch"],
+        Fault::AdvisoryUpToDate => &[],
+        Fault::ShortSgxComponents | Fault::ShortTdxComponents => &["collateral_malformed"],
+        Fault::SwappedComponents | Fault::SwappedTeeTcbSvns => &["tcb_level_none"],
+        Fault::ShortPckSvns => &["quote_unverified"],
+        Fault::OtherQeVendor => &["qe_vendor"],
+        Fault::OtherQeSigner | Fault::OtherQeProduct => &["qe_identity"],
+        Fault::ReservedAttribute => &["tdx_attributes_reserved"],
+        Fault::UnexpectedXfam | Fault::MissingXfam => &["tdx_xfam"],
+        Fault::SeamAttributes => &["tdx_module", "tdx_seam_attributes"],
+        Fault::ServiceTd => &["tdx_mr_service_td"],
     }
 }
 
@@ -82,7 +95,9 @@ fn each_fault_is_refused_by_its_own_rule() {
                 // The forged byte is the body's last one: in version 5 that of MRSERVICETD, which is named, too.
                 found.truncate(1);
             }
-            assert_eq!(found, expected(fault), "{} {version:?}", fault.name());
+            let hidden = fault == Fault::ServiceTd && version == QuoteVersion::V4;
+            let expected = if hidden { &[] } else { expected(fault) };
+            assert_eq!(found, expected, "{} {version:?}", fault.name());
         }
     }
 }

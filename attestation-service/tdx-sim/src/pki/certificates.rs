@@ -14,12 +14,11 @@ use crate::der;
 pub const ROOT_LABEL: &str = "Chrysalis simulated TDX root \u{2014} not hardware";
 
 /// Issues all certificates of a platform.
-pub(super) fn issue(keys: &Keys, identity: &PlatformIdentity, created: u64) -> Result<Certificates, PkiError> {
-    let root = Authority::Root.params(created)?;
-    let platform_ca = Authority::PlatformCa.params(created)?;
-    let mut pck = leaf(PCK_NAME, PCK_SERIAL, created)?;
-    pck.custom_extensions = vec![CustomExtension::from_oid_content(SGX_EXTENSIONS, sgx_extensions(identity))];
-    let tcb_signer = leaf("Chrysalis simulated TCB signing", TCB_SIGNER_SERIAL, created)?;
+pub(super) fn issue(keys: &Keys, identity: &PlatformIdentity, span: Span) -> Result<Certificates, PkiError> {
+    let root = Authority::Root.params(span)?;
+    let platform_ca = Authority::PlatformCa.params(span)?;
+    let pck = pck_params(identity, span, &CPU_SVN)?;
+    let tcb_signer = leaf("Chrysalis simulated TCB signing", TCB_SIGNER_SERIAL, span)?;
     let root_issuer = Issuer::from_params(&root, &keys.root);
     let ca_issuer = Issuer::from_params(&platform_ca, &keys.platform_ca);
     Ok(Certificates {
@@ -30,6 +29,33 @@ pub(super) fn issue(keys: &Keys, identity: &PlatformIdentity, created: u64) -> R
     })
 }
 
+/// Another PCK certificate of the platform, bad in one way: ended by the platform's beginning, or with an array of CPU
+/// security versions that is too short.
+pub(super) fn other_pck(platform: &super::SimulatedPlatform, fault: Option<crate::Fault>) -> Result<Vec<u8>, PkiError> {
+    let Span { from, until } = platform.span;
+    let (span, svns) = match fault {
+        Some(crate::Fault::ExpiredPck) => (Span { from: from.saturating_sub(86_400), until: from }, &CPU_SVN[..]),
+        _ => (Span { from, until }, CPU_SVN.split_last().map_or(&CPU_SVN[..], |(_, short)| short)),
+    };
+    let ca = Authority::PlatformCa.params(platform.span)?;
+    let issuer = Issuer::from_params(&ca, &platform.keys.platform_ca);
+    let params = pck_params(&platform.identity, span, svns)?;
+    Ok(params.signed_by(&platform.keys.pck, &issuer)?.der().to_vec())
+}
+
+fn pck_params(identity: &PlatformIdentity, span: Span, svns: &[u8]) -> Result<CertificateParams, PkiError> {
+    let mut pck = leaf(PCK_NAME, PCK_SERIAL, span)?;
+    pck.custom_extensions = vec![CustomExtension::from_oid_content(SGX_EXTENSIONS, sgx_extensions(identity, svns))];
+    Ok(pck)
+}
+
+/// When certificates begin and end, seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) until: u64,
+}
+
 /// Who signs a certificate or a revocation list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Authority {
@@ -38,12 +64,12 @@ pub(crate) enum Authority {
 }
 
 impl Authority {
-    fn params(self, created: u64) -> Result<CertificateParams, PkiError> {
+    fn params(self, span: Span) -> Result<CertificateParams, PkiError> {
         let (name, serial, below) = match self {
             Self::Root => (ROOT_LABEL, ROOT_SERIAL, 1),
             Self::PlatformCa => ("Chrysalis simulated PCK Platform CA", PLATFORM_CA_SERIAL, 0),
         };
-        let mut params = leaf(name, serial, created)?;
+        let mut params = leaf(name, serial, span)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Ok(params)
@@ -53,11 +79,11 @@ impl Authority {
     pub(crate) fn revocation_list(
         self,
         key: &KeyPair,
-        created: u64,
+        span: Span,
         revoked: &[SerialNumber],
         (from, until): (i64, i64),
     ) -> Result<Vec<u8>, PkiError> {
-        let params = self.params(created)?;
+        let params = self.params(span)?;
         let mut revoked_certs = Vec::new();
         for serial_number in revoked {
             revoked_certs.push(RevokedCertParams {
@@ -91,11 +117,11 @@ pub(crate) fn tcb_signer_serial() -> SerialNumber {
     SerialNumber::from(TCB_SIGNER_SERIAL)
 }
 
-fn leaf(name: &str, serial: u64, created: u64) -> Result<CertificateParams, PkiError> {
-    let created = i64::try_from(created).map_err(|_| PkiError::Time(i64::MAX))?;
+fn leaf(name: &str, serial: u64, span: Span) -> Result<CertificateParams, PkiError> {
+    let at = |seconds: u64| date(i64::try_from(seconds).map_err(|_| PkiError::Time(i64::MAX))?);
     let mut params = CertificateParams::default();
-    params.not_before = date(created)?;
-    params.not_after = date(created.saturating_add(CERTIFICATE_LIFE))?;
+    params.not_before = at(span.from)?;
+    params.not_after = at(span.until)?;
     params.serial_number = Some(SerialNumber::from(serial));
     let mut subject = DistinguishedName::new();
     subject.push(DnType::CommonName, name);
@@ -108,15 +134,15 @@ fn leaf(name: &str, serial: u64, created: u64) -> Result<CertificateParams, PkiE
 }
 
 /// The value of extension 1.2.840.113741.1.13.1 (profile specification, section 1.3.5).
-fn sgx_extensions(identity: &PlatformIdentity) -> Vec<u8> {
+fn sgx_extensions(identity: &PlatformIdentity, svns: &[u8]) -> Vec<u8> {
     let oid = |tail: &[u64]| [SGX_EXTENSIONS, tail].concat();
-    let mut tcb: Vec<Vec<u8>> = CPU_SVN
+    let mut tcb: Vec<Vec<u8>> = svns
         .iter()
         .zip(1..)
         .map(|(svn, component)| der::entry(&oid(&[2, component]), der::integer((*svn).into())))
         .collect();
     tcb.push(der::entry(&oid(&[2, 17]), der::integer(PCE_SVN)));
-    tcb.push(der::entry(&oid(&[2, 18]), der::octets(&CPU_SVN)));
+    tcb.push(der::entry(&oid(&[2, 18]), der::octets(svns)));
     let configuration = [
         der::entry(&oid(&[7, 1]), der::boolean(false)),
         der::entry(&oid(&[7, 2]), der::boolean(false)),
@@ -137,7 +163,7 @@ const SGX_EXTENSIONS: &[u64] = &[1, 2, 840, 113_741, 1, 13, 1];
 const SGX_TYPE_SCALABLE: u8 = 1;
 const PCK_NAME: &str = "Chrysalis simulated PCK";
 /// Seven years, as Intel's PCK certificates.
-const CERTIFICATE_LIFE: i64 = 7 * 365 * 86_400;
+pub(super) const CERTIFICATE_LIFE: u64 = 7 * 365 * 86_400;
 const ROOT_SERIAL: u64 = 0x5349_4d01;
 const PLATFORM_CA_SERIAL: u64 = 0x5349_4d02;
 const PCK_SERIAL: u64 = 0x5349_4d03;

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::KeyPair;
 
-use super::{Certificates, Keys, PkiError, PlatformIdentity, SimulatedPlatform};
+use super::{Certificates, Keys, PkiError, PlatformIdentity, SimulatedPlatform, Span};
 
 impl SimulatedPlatform {
     /// Writes `platform.json` (keys, mode 0600), `root.der` and `collateral.json` (good collateral, issued `now`).
@@ -45,7 +45,8 @@ impl SimulatedPlatform {
         let key = |key: &KeyPair| BASE64.encode(key.serialized_der());
         Stored {
             schema: SCHEMA.to_owned(),
-            created: self.created,
+            created: self.span.from,
+            until: self.span.until,
             identity: self.identity.clone(),
             keys: StoredKeys {
                 root: key(&self.keys.root),
@@ -64,7 +65,7 @@ impl SimulatedPlatform {
     }
 
     fn from_stored(stored: Stored) -> Result<Self, PkiError> {
-        let Stored { schema, created, identity, keys, certificates } = stored;
+        let Stored { schema, created, until, identity, keys, certificates } = stored;
         if schema != SCHEMA {
             return Err(PkiError::Format(format!("schema is not {SCHEMA}")));
         }
@@ -81,7 +82,7 @@ impl SimulatedPlatform {
             pck: read_base64("certificates.pck", &certificates.pck)?,
             tcb_signer: read_base64("certificates.tcb_signer", &certificates.tcb_signer)?,
         };
-        Self::assemble(keys, certificates, identity, created)
+        Self::assemble(keys, certificates, identity, Span { from: created, until })
     }
 }
 
@@ -90,6 +91,7 @@ impl SimulatedPlatform {
 struct Stored {
     schema: String,
     created: u64,
+    until: u64,
     identity: PlatformIdentity,
     keys: StoredKeys,
     certificates: StoredCertificates,
