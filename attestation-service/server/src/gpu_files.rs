@@ -26,10 +26,17 @@ pub struct GpuFileArgs {
 }
 
 /// What was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct GpuFiles {
     rims: RimLibrary,
     ocsp: Vec<Vec<u8>>,
+    anchors: GpuAnchors,
+}
+
+impl Default for GpuFiles {
+    fn default() -> Self {
+        Self { rims: RimLibrary::default(), ocsp: Vec::new(), anchors: GpuAnchors::nvidia() }
+    }
 }
 
 impl GpuFiles {
@@ -50,13 +57,20 @@ impl GpuFiles {
         })?;
         let ocsp = files(ocsp, MAX_ANSWERS).context("--ocsp")?;
         let ocsp = ocsp.iter().map(|path| input::read(path, MAX_ANSWER_LEN)).collect::<Result<_, _>>()?;
-        Ok(Self { rims, ocsp })
+        Ok(Self { rims, ocsp, ..Self::default() })
     }
 
-    /// As an appraisal takes them: with NVIDIA's roots, as every program that is released.
+    /// The same files, judged under other roots than NVIDIA's: of no use to a program that is released, which has
+    /// NVIDIA's alone.
     #[must_use]
-    pub fn grounds(&self) -> GpuGrounds<'_> {
-        GpuGrounds { anchors: &const { GpuAnchors::nvidia() }, rims: &self.rims, ocsp: &self.ocsp }
+    pub fn under(self, anchors: GpuAnchors) -> Self {
+        Self { anchors, ..self }
+    }
+
+    /// As an appraisal takes them.
+    #[must_use]
+    pub const fn grounds(&self) -> GpuGrounds<'_> {
+        GpuGrounds { anchors: &self.anchors, rims: &self.rims, ocsp: self.ocsp.as_slice() }
     }
 }
 

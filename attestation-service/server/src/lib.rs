@@ -22,6 +22,7 @@ mod tally;
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser as _;
+use gpu_verify::GpuAnchors;
 use tdx_verify::TrustAnchors;
 
 pub use identity::Identity;
@@ -29,9 +30,14 @@ pub use limits::Limits;
 pub use listen::listen;
 pub use service::Service;
 
+/// [`run_with`], with NVIDIA's roots for GPUs.
+pub fn run(anchors: &TrustAnchors, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run_with(anchors, &GpuAnchors::nvidia(), args)
+}
+
 /// Runs the program with the arguments `args` (the program's name first). Results go to standard output, everything
 /// else to standard error. Exit codes: 0 accepted, 2 refused, 64 wrong usage, 1 anything else.
-pub fn run(anchors: &TrustAnchors, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run_with(anchors: &TrustAnchors, gpu: &GpuAnchors, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli::Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -45,7 +51,7 @@ pub fn run(anchors: &TrustAnchors, args: impl IntoIterator<Item = OsString>) -> 
     // Where the log's disk is full, its complaint about that would end in a panic; and a second subscriber in one
     // process is refused: the first one goes on.
     let _ = log.log_internal_errors(false).try_init();
-    match command::run(cli.command, anchors) {
+    match command::run(cli.command, anchors, gpu) {
         Ok(outcome) => outcome.report(cli.json),
         Err(error) => outcome::failed(&error, cli.json),
     }

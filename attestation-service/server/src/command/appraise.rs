@@ -6,6 +6,7 @@ use std::path::Path;
 use appraise::{Appraisal, Binding, GpuGrounds, MAX_POLICY_LEN, Policy, Verdict, malformed_evidence};
 use attested_channel::Moment;
 use event_log::{EventLog, Indexing, replay};
+use gpu_verify::GpuAnchors;
 use release::{TrustPolicy, VerifiedRelease};
 use serde_json::{Value, json};
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors, VerifiedQuote, strip_padding};
@@ -14,11 +15,11 @@ use types::{Document as _, EventName, Evidence, GuestConfig, Refusal, RegisterNa
 use super::serve::malformed_collateral;
 use crate::{cli::AppraiseArgs, gpu_files::GpuFiles, input, outcome::Outcome};
 
-pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
-    Ok(judge_files(args, anchors)?.under(anchors))
+pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
+    Ok(judge_files(args, anchors, gpu)?.under(anchors))
 }
 
-fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
     let collateral = match Collateral::from_json(&input::read(&args.collateral, MAX_COLLATERAL_LEN)?) {
         Ok(collateral) => collateral,
         Err(error) => return Ok(malformed_collateral(&args.collateral, &error)),
@@ -67,7 +68,7 @@ fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors) -> anyhow::Result<Ou
                 Ok(releases) => releases,
                 Err(refused) => return Ok(refused),
             };
-            let gpu = GpuFiles::read(&args.gpu)?;
+            let gpu = GpuFiles::read(&args.gpu)?.under(gpu.clone());
             let verdict = judge(evidence, &quote, &releases, &policy, gpu.grounds(), args.at);
             lines.extend(describe(&verdict));
             reasons.extend(verdict.reasons());

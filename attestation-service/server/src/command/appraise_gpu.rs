@@ -51,7 +51,7 @@ pub(crate) struct AppraiseGpuArgs {
 #[derive(Debug, Clone, Copy)]
 struct Nonce([u8; 32]);
 
-pub(super) fn appraise_gpu(args: &AppraiseGpuArgs) -> anyhow::Result<Outcome> {
+pub(super) fn appraise_gpu(args: &AppraiseGpuArgs, anchors: &GpuAnchors) -> anyhow::Result<Outcome> {
     if args.report.len() != args.chain.len() || args.switch_report.len() != args.switch_chain.len() {
         let detail = format!(
             "{} reports and {} chains of GPUs, {} and {} of switches",
@@ -81,9 +81,8 @@ pub(super) fn appraise_gpu(args: &AppraiseGpuArgs) -> anyhow::Result<Outcome> {
             }
         },
     };
-    let anchors = GpuAnchors::nvidia();
     let ocsp = read_all(&args.ocsp, MAX_ANSWER_LEN)?;
-    let rims = read_rims(&args.rim, &anchors, &ocsp, policy.revocation, args.at)?;
+    let rims = read_rims(&args.rim, anchors, &ocsp, policy.revocation, args.at)?;
     let gpus = read_devices(&args.report, &args.chain)?;
     let switches = read_devices(&args.switch_report, &args.switch_chain)?;
     let verdict = GpuAppraisal {
@@ -94,7 +93,7 @@ pub(super) fn appraise_gpu(args: &AppraiseGpuArgs) -> anyhow::Result<Outcome> {
         nonce: args.nonce.as_ref().map(|nonce| &nonce.0),
         driver_state: driver_state.as_ref(),
         policy: &policy,
-        anchors: &anchors,
+        anchors,
         now: args.at,
     }
     .appraise();

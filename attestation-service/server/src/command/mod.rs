@@ -13,16 +13,17 @@ use std::path::Path;
 
 use anyhow::Context as _;
 pub(crate) use appraise_gpu::AppraiseGpuArgs;
+use gpu_verify::GpuAnchors;
 use store::{OpenOptions, Store};
 use tdx_verify::TrustAnchors;
 
 use crate::{cli::Command, outcome::Outcome};
 
 /// Runs one command.
-pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
     match command {
         Command::Init(args) => admin::init(&args),
-        Command::Serve(args) => serve::serve(&args, anchors),
+        Command::Serve(args) => serve::serve(&args, anchors, gpu),
         Command::Identity(args) => admin::identity(&args),
         Command::Keys(command) => admin::keys(command),
         Command::Releases(command) => admin::releases(command),
@@ -31,8 +32,8 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors) -> anyhow::Result<Ou
         Command::Owner(command) => owner::run(&command),
         Command::Audit(command) => admin::audit(command),
         Command::Collateral(command) => collateral::run(&command, anchors),
-        Command::Appraise(args) => appraise::appraise(&args, anchors),
-        Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args),
+        Command::Appraise(args) => appraise::appraise(&args, anchors, gpu),
+        Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args, gpu),
         Command::CheckConfig(args) => check::check(&args, anchors),
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use gpu_verify::GpuAnchors;
 use serde_json::json;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::{
@@ -30,7 +31,7 @@ use crate::{
     service::{Service, policy},
 };
 
-pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
+pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
     let mut collateral = Vec::new();
     for path in &args.collateral {
         let bytes = input::read(path, MAX_COLLATERAL_LEN)?;
@@ -53,7 +54,7 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors) -> anyhow::Result<
     let ServeArgs { client_rate, model_rate, open_challenges, .. } = *args;
     let limits = Limits { client_rate, model_rate, open_challenges };
     let service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
-    let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?));
+    let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?.under(gpu.clone())));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(args, anchors, Arc::clone(&service), renewal))?;
     Ok(Outcome::accepted(vec!["stopped".to_owned()], json!({ "counters": service.counters() })))
