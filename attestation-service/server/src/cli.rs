@@ -55,6 +55,8 @@ pub(crate) enum Command {
     AppraiseGpu(Box<crate::command::AppraiseGpuArgs>),
     /// Look whether a service would start from this store and these files.
     CheckConfig(CheckArgs),
+    /// Print the OpenAPI 3.1 description of the service.
+    Openapi,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::HeaderValue};
+use http::{
+    HeaderMap, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
+};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body, Incoming};
 use key_release::{KeyReleaseRequest, SignedOwnerCommand};
@@ -19,7 +22,9 @@ use tokio::sync::{
 use types::{Document as _, Hex32, Refusal, canonical};
 
 use crate::{
+    openapi,
     reply::Refused,
+    routes::{self, BYTES, Endpoint, Found, JSON, TEXT},
     service::{Exporter, RefusalNote, Service},
 };
 
@@ -62,58 +67,61 @@ pub(crate) async fn answer(
         Err(refused) => {
             tracing::info!(status = refused.status.as_u16(), codes = refused.codes().join(","), "refused");
             shared.service.count(refused.codes());
-            response(refused.status, JSON, refused.to_json())
+            let mut response = response(refused.status, JSON, refused.to_json());
+            if let Some(method) = refused.allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
+                response.headers_mut().insert(ALLOW, method);
+            }
+            response
         }
     })
 }
 
 async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incoming>) -> Reply {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path().to_owned();
-    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let (endpoint, rest) = match routes::find(&parts.method, parts.uri.path()) {
+        Found::Endpoint(endpoint, rest) => (endpoint, rest.to_owned()),
+        Found::OtherMethod(allowed) => return Err(Refused::other_method(allowed)),
+        Found::Nothing => return Err(no_such_endpoint()),
+    };
     let blocking = |work: Work| {
         let service = Arc::clone(&shared.service);
         tokio::task::spawn_blocking(move || work(&service))
     };
-    let joined = match (&parts.method, path.as_str()) {
-        (&Method::GET, "/v1/time") => {
-            let nonce: Hex32 = query
-                .strip_prefix("nonce=")
+    let joined = match endpoint {
+        Endpoint::Time => {
+            let nonce = parts.uri.query().and_then(|query| query.strip_prefix("nonce="));
+            let nonce: Hex32 = nonce
                 .and_then(|nonce| nonce.parse().ok())
                 .ok_or_else(|| Refused::malformed("nonce", "the query must be nonce=<64 lower-case hex digits>"))?;
             return json(&shared.service.time(nonce));
         }
-        (&Method::POST, "/v1/challenges") => {
+        Endpoint::Challenge => {
             read(body, 0).await?;
             return json(&shared.service.challenge()?);
         }
-        (&Method::POST, "/v1/key-release") => {
-            let body = read(body, KeyReleaseRequest::MAX_BYTES).await?;
+        Endpoint::KeyRelease => {
+            let body = read_json(&parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
             return key_release(shared, exporter, body).await;
         }
-        (&Method::POST, "/v1/owner-commands") => {
-            let body = read(body, SignedOwnerCommand::MAX_BYTES).await?;
+        Endpoint::OwnerCommand => {
+            let body = read_json(&parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
             blocking(Box::new(move |service| {
                 let answer = service.owner_command(&body)?;
                 service.count(["owner_command"]);
                 json(&answer)
             }))
         }
-        (&Method::GET, "/v1/log/checkpoint") => {
-            blocking(Box::new(|service| Ok((TEXT, service.checkpoint()?.into_bytes()))))
+        Endpoint::Checkpoint => blocking(Box::new(|service| Ok((TEXT, service.checkpoint()?.into_bytes())))),
+        Endpoint::Release => {
+            let digest = rest.parse().map_err(|_| Refused::malformed("digest", "64 lower-case hex digits"))?;
+            blocking(Box::new(move |service| Ok((JSON, service.release_bundle(&digest)?))))
         }
-        (&Method::GET, path) => match (path.strip_prefix("/v1/releases/"), path.strip_prefix("/v1/log/")) {
-            (Some(digest), _) => {
-                let digest = digest.parse().map_err(|_| Refused::malformed("digest", "64 lower-case hex digits"))?;
-                blocking(Box::new(move |service| Ok((JSON, service.release_bundle(&digest)?))))
-            }
-            (_, Some(tile)) => {
-                let tile = tile.to_owned();
-                blocking(Box::new(move |service| Ok((BYTES, service.tile(&tile)?))))
-            }
-            _ => return Err(no_such_endpoint()),
-        },
-        _ => return Err(no_such_endpoint()),
+        Endpoint::Tile => {
+            // Generated clients write the slashes inside a parameter so.
+            let tile = rest.replace("%2F", "/").replace("%2f", "/");
+            blocking(Box::new(move |service| Ok((BYTES, service.tile(&tile)?))))
+        }
+        Endpoint::OpenApi => return Ok((JSON, openapi::document().to_string().into_bytes())),
     };
     joined.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
@@ -155,6 +163,20 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
     outcome.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
 
+/// Reads a body of JSON, of at most `max` bytes. No type means JSON, as it always did; a coding is never undone.
+async fn read_json(headers: &HeaderMap, body: Incoming, max: usize) -> Result<Bytes, Refused> {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
+    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
+    if coded || essence.is_some_and(|essence| !essence.eq_ignore_ascii_case(JSON)) {
+        let fix = "send content-type: application/json, without a content-encoding";
+        let detail = "the body must be application/json without a content coding";
+        let reason = Refusal::new("media_type", "content-type", detail, fix);
+        return Err(Refused::one(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    read(body, max).await
+}
+
 /// Reads a body of at most `max` bytes.
 async fn read(body: Incoming, max: usize) -> Result<Bytes, Refused> {
     if body.size_hint().lower() > u64::try_from(max).unwrap_or(u64::MAX) {
@@ -177,7 +199,7 @@ fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<F
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -190,9 +212,6 @@ fn no_such_endpoint() -> Refused {
     Refused::one(StatusCode::NOT_FOUND, reason)
 }
 
-const JSON: &str = "application/json";
-const TEXT: &str = "text/plain; charset=utf-8";
-const BYTES: &str = "application/octet-stream";
 /// A whole request, body included.
 const REQUEST: Duration = Duration::from_secs(30);
 /// Waiting for a turn.

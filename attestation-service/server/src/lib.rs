@@ -5,6 +5,7 @@
 //! and no flag, file or environment variable changes that.
 
 mod cli;
+mod codes;
 mod command;
 pub mod gpu_files;
 mod grounds;
@@ -14,8 +15,10 @@ mod input;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
+mod openapi;
 mod outcome;
 pub mod reply;
+mod routes;
 pub mod service;
 mod tally;
 

@@ -16,22 +16,29 @@ pub(crate) struct Outcome {
     document: Value,
     /// Why it was refused; empty when it was not.
     reasons: Vec<Refusal>,
+    /// The document says everything.
+    bare: bool,
 }
 
 impl Outcome {
     /// Accepted: `document` is an object.
     pub(crate) fn accepted(lines: Vec<String>, document: Value) -> Self {
-        Self { lines, document, reasons: Vec::new() }
+        Self { lines, document, reasons: Vec::new(), bare: false }
     }
 
     /// Refused for `reasons`; accepted when there are none.
     pub(crate) fn judged(lines: Vec<String>, document: Value, reasons: Vec<Refusal>) -> Self {
-        Self { lines, document, reasons }
+        Self { lines, document, reasons, bare: false }
+    }
+
+    /// A document that is the whole result: `--json` adds nothing to it.
+    pub(crate) fn document(text: String, document: Value) -> Self {
+        Self { lines: vec![text], document, reasons: Vec::new(), bare: true }
     }
 
     /// Refused, and nothing more to say.
     pub(crate) fn refused(reasons: Vec<Refusal>) -> Self {
-        Self { lines: Vec::new(), document: json!({}), reasons }
+        Self { lines: Vec::new(), document: json!({}), reasons, bare: false }
     }
 
     /// Says under which anchors it was judged, whatever came of it.
@@ -47,7 +54,7 @@ impl Outcome {
     /// Prints, and gives the exit code: 0 accepted, 2 refused.
     pub(crate) fn report(mut self, json: bool) -> ExitCode {
         if json {
-            if let Some(fields) = self.document.as_object_mut() {
+            if let Some(fields) = self.document.as_object_mut().filter(|_| !self.bare) {
                 fields.insert("accepted".to_owned(), self.reasons.is_empty().into());
                 fields.insert("reasons".to_owned(), json!(self.reasons));
             }

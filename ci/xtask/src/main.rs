@@ -8,6 +8,7 @@ mod labels;
 mod layers;
 mod process;
 mod repro;
+mod schemathesis;
 mod setup;
 mod stock_verifier;
 mod test;
@@ -40,6 +41,8 @@ enum Task {
     Layers,
     /// Have npm's @sigstore/verify judge a bundle made here, and changed copies of it.
     StockVerifier,
+    /// Have schemathesis hold the running attestation service against its OpenAPI description.
+    Schemathesis,
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
     /// Build images twice with everything different that must not matter, and compare every byte.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Layers => layers::run(),
         Task::StockVerifier => stock_verifier::run(),
+        Task::Schemathesis => schemathesis::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Repro(args) => match repro::run(&args) {
             Ok(true) => Ok(()),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use crate::{labels, layers, process, setup, workspace};
+use crate::{labels, layers, process, schemathesis, setup, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -51,9 +51,11 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         })?;
         step("engine tests", || process::run("engine tests", &mut engine(&["nextest", "run"], &[])?))?;
     }
+    let schemathesis = schemathesis::install()?;
     step("tests", || {
         let mut command =
             cargo(&["nextest", "run", "--locked", "--workspace", "--exclude", "engine", "--no-fail-fast"])?;
+        command.env(schemathesis::VARIABLE, &schemathesis);
         if args.quick {
             command.args(["-E", "not test(/^end_to_end/)"]);
         } else {

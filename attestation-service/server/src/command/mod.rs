@@ -17,7 +17,7 @@ use gpu_verify::GpuAnchors;
 use store::{OpenOptions, Store};
 use tdx_verify::TrustAnchors;
 
-use crate::{cli::Command, outcome::Outcome};
+use crate::{cli::Command, openapi, outcome::Outcome};
 
 /// Runs one command.
 pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
@@ -35,6 +35,10 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
         Command::Appraise(args) => appraise::appraise(&args, anchors, gpu),
         Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args, gpu),
         Command::CheckConfig(args) => check::check(&args, anchors),
+        Command::Openapi => {
+            let document = openapi::document();
+            Ok(Outcome::document(serde_json::to_string_pretty(&document)?, document))
+        }
     }
 }
 

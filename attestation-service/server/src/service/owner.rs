@@ -21,6 +21,14 @@ pub struct OwnerAnswer {
     audit_index: u64,
 }
 
+#[cfg(test)]
+impl OwnerAnswer {
+    /// One with every field set.
+    pub(crate) const fn sample(model: ModelId) -> Self {
+        Self { model, sequence: 1, audit_index: 2 }
+    }
+}
+
 impl Service {
     /// Carries out a command of a model's owner. It counts from the next request on.
     ///
