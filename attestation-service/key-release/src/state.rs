@@ -10,7 +10,7 @@ use release::{
     VerifiedRelease,
     log::{EntryProof, EntryProofError, LogKey, leaf_hash},
 };
-use tdx_verify::{Collateral, TrustAnchors};
+use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors};
 use types::{
     CanonicalError, Document as _, Evidence, KeyReleaseEntry, ModelId, Refusal, Sha256Digest,
     audit::Authorised as Decision,
@@ -56,6 +56,8 @@ pub struct Grounds<'a> {
     pub collateral: &'a [Collateral],
     /// Which hardware is believed.
     pub anchors: &'a TrustAnchors,
+    /// Platforms whose chains were verified before, under the same collateral and anchors.
+    pub known: &'a KnownPlatforms,
     /// Imported releases that verify now.
     pub releases: &'a [VerifiedRelease],
     /// What the service demands.
@@ -115,17 +117,14 @@ impl Challenged {
     /// # Errors
     /// All reasons for a refusal, in the documented order.
     pub fn appraise(self, exporter: &[u8; 32], grounds: &Grounds<'_>) -> Result<Appraised, Vec<Refusal>> {
-        let Grounds { collateral, anchors, releases, policy, owner_policy, gpu, now } = *grounds;
+        let Grounds { collateral, anchors, known, releases, policy, owner_policy, gpu, now } = *grounds;
         let evidence =
             Evidence::from_canonical(self.0.evidence.as_slice()).map_err(|e| vec![malformed_evidence(&e)])?;
         let quote = evidence.quote.as_slice();
-        let Some(collateral) = Collateral::select(collateral, quote) else {
-            return Err(vec![no_collateral()]);
-        };
+        let examined = known.examine(quote, collateral, anchors, now).map_err(|e| e.refusals())?;
         let challenge = self.challenge();
         let judge = |policy: &Policy| {
-            let verified = tdx_verify::verify(quote, collateral, anchors, now, &policy.platform);
-            let quote = verified.map_err(|e| e.refusals())?;
+            let quote = examined.judge(&policy.platform).map_err(|e| e.refusals())?;
             let binding = Binding::KeyRelease { challenge: &challenge, exporter };
             let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, gpu, now };
             appraisal.accept().map_err(|verdict| verdict.reasons())
@@ -246,13 +245,4 @@ fn token_refusal(error: &TokenError) -> Refusal {
 fn other_model(configured: &ModelId, asked: &ModelId) -> Refusal {
     let detail = format!("the guest's configuration names {configured}, the request asks for {asked}");
     Refusal::new("model_mismatch", "model", detail, "ask for the model of the guest's configuration")
-}
-
-fn no_collateral() -> Refusal {
-    Refusal::new(
-        "collateral_missing",
-        "collateral",
-        "the service has no collateral for the platform of this quote",
-        "fetch the collateral of the platform's FMSPC and give it to the service",
-    )
 }

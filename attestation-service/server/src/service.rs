@@ -15,7 +15,7 @@ use key_release::{
 };
 use release::{TrustPolicy, VerifiedRelease};
 use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
-use tdx_verify::{Collateral, TrustAnchors};
+use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
 use zeroize::Zeroizing;
 
@@ -46,6 +46,7 @@ pub struct Service {
     identity: Identity,
     anchors: TrustAnchors,
     collateral: RwLock<Arc<KnownCollateral>>,
+    known: KnownPlatforms,
     grounds: Cache,
     gpu: GpuFiles,
     tokens: TokenKey,
@@ -115,6 +116,7 @@ impl Service {
             identity,
             anchors,
             collateral,
+            known: KnownPlatforms::default(),
             grounds: Cache::default(),
             gpu: GpuFiles::default(),
             tokens,
@@ -152,9 +154,18 @@ impl Service {
         &self.identity
     }
 
-    /// Puts other collateral in force, from the next request on.
+    /// Puts other collateral in force, from the next request on. What was known of platforms under the old one is
+    /// not used under the new one, and forgotten.
     pub fn set_collateral(&self, collateral: KnownCollateral) {
-        *self.collateral.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(collateral);
+        let collateral = Arc::new(collateral);
+        *self.collateral.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&collateral);
+        self.known.keep_only(&collateral.in_force);
+    }
+
+    /// How often quotes took which path of verification so far.
+    #[must_use]
+    pub fn verification_uses(&self) -> Uses {
+        self.known.uses()
     }
 
     /// Signs the time.
@@ -226,6 +237,7 @@ impl Service {
         let grounds = Grounds {
             collateral: &collateral.in_force,
             anchors: &self.anchors,
+            known: &self.known,
             releases,
             policy,
             owner_policy,

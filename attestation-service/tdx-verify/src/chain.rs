@@ -11,14 +11,14 @@ use serde::Deserialize;
 use crate::{
     collateral::Collateral,
     fault::{ChainRule, QuoteFault},
-    signature::SignatureFacts,
+    signature::SignatureSection,
 };
 
 /// The fault behind `error`, or `None` when [`crate::body`] already reports it from the quote's own bytes.
 pub(crate) fn fault(
     error: &impl core::fmt::Debug,
     quote: &[u8],
-    facts: SignatureFacts<'_>,
+    section: &SignatureSection<'_>,
     collateral: &Collateral,
 ) -> Option<QuoteFault> {
     // The error's Debug form holds the whole chain of causes (and a back trace, which names no rule).
@@ -31,7 +31,7 @@ pub(crate) fn fault(
         MESSAGES.iter().find(|(needle, _)| text.contains(needle)).map_or(ChainRule::Unverified, |(_, rule)| *rule);
     let rule = match rule {
         ChainRule::CertificateRevoked if pck_is_revoked(quote, collateral) => ChainRule::PckRevoked,
-        ChainRule::TcbRevoked if qe_is_revoked(facts.qe_isv_svn, collateral) => ChainRule::QeRevoked,
+        ChainRule::TcbRevoked if qe_is_revoked(section.qe.isv_svn, collateral) => ChainRule::QeRevoked,
         other => other,
     };
     let detail = text.split_whitespace().collect::<Vec<_>>().join(" ");

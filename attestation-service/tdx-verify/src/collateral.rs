@@ -3,6 +3,9 @@
 
 use dcap_qvl::QuoteCollateralV3;
 use serde::Deserialize;
+use types::Sha256Digest;
+
+use crate::tables::Tables;
 
 /// Collateral for one kind of platform (FMSPC). Well formed, not verified: [`crate::verify`] does that.
 #[derive(Debug, Clone)]
@@ -11,6 +14,10 @@ pub struct Collateral {
     pub(crate) pck_chain: Option<String>,
     fmspc: [u8; 6],
     pub(crate) pce_id: String,
+    /// Of the bytes that it was read from.
+    pub(crate) digest: Sha256Digest,
+    /// What known platforms are judged by; nothing is believed of it before `dcap-qvl` accepted this collateral.
+    pub(crate) tables: Option<Tables>,
 }
 
 /// Why bytes are no collateral.
@@ -49,6 +56,8 @@ impl Collateral {
         hex::decode_to_slice(&info.fmspc, &mut fmspc).map_err(|_| CollateralError::TcbInfo)?;
         let blob = |field, text: &str| hex::decode(text).map_err(|_| CollateralError::NotHex(field));
         Ok(Self {
+            digest: Sha256Digest::of(bytes),
+            tables: Tables::read(&file.tcb_info, &file.qe_identity),
             inner: QuoteCollateralV3 {
                 root_ca_crl: blob("root_ca_crl", &file.root_ca_crl)?,
                 pck_crl: blob("pck_crl", &file.pck_crl)?,

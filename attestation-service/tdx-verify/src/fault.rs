@@ -38,6 +38,9 @@ pub enum QuoteFault {
     /// Not ECDSA with P-256.
     #[error("the attestation key type must be 2 (ECDSA P-256), found {0}")]
     AttestationKeyType(u16),
+    /// No collateral is at hand for the quote's kind of platform.
+    #[error("there is no collateral for the platform of this quote")]
+    CollateralMissing,
     /// The collateral carries a PCK chain other than the quote's own.
     #[error("the collateral carries a PCK certificate chain that is not the quote's own")]
     CollateralPckChain,
@@ -78,6 +81,14 @@ pub enum QuoteFault {
     /// The policy refuses an advisory that concerns this platform.
     #[error("advisory {0} concerns this platform")]
     Advisory(String),
+    /// The policy lists versions of quotes, and this is none of them.
+    #[error("the quote is of version {found}, the policy accepts {}", list(.allowed))]
+    QuoteVersionNotAllowed {
+        /// What the policy accepts.
+        allowed: Vec<u16>,
+        /// The quote's.
+        found: u16,
+    },
     /// The policy lists platforms, and this is none of them.
     #[error("platform {0} is not on the policy's list")]
     PlatformNotAllowed(Sha256Digest),
@@ -268,6 +279,11 @@ impl QuoteFault {
             Self::AttestationKeyType(_) => {
                 ("attestation_key_type", "quote.header.attestation_key_type", "use an ECDSA P-256 attestation key")
             }
+            Self::CollateralMissing => (
+                "collateral_missing",
+                "collateral",
+                "fetch the collateral of the platform's FMSPC and give it to the verifier",
+            ),
             Self::CollateralPckChain => (
                 "collateral_pck_chain",
                 "collateral.pck_certificate_chain",
@@ -290,6 +306,11 @@ impl QuoteFault {
             Self::Advisory(_) => {
                 ("tcb_advisory", "tcb.advisories", "apply the advisory's update, or accept it by policy")
             }
+            Self::QuoteVersionNotAllowed { .. } => (
+                "quote_version_not_allowed",
+                "quote.header.version",
+                "have the host make quotes of a version that the policy accepts",
+            ),
             Self::PlatformNotAllowed(_) => {
                 ("platform_not_allowed", "platform", "use a platform of the list, or add this one to the policy")
             }
@@ -336,6 +357,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+fn list(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn ended(grace: &Option<u64>) -> String {

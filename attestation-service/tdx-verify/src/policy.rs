@@ -3,6 +3,7 @@
 //! switched off here.
 
 use serde::{Deserialize, Serialize};
+use tdx_spec::QuoteVersion;
 use types::Sha256Digest;
 
 use crate::fault::QuoteFault;
@@ -23,6 +24,10 @@ pub struct PlatformPolicy {
     /// The only platforms accepted, by [`crate::VerifiedQuote::platform`]; absent for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platforms: Option<Vec<Sha256Digest>>,
+    /// The only versions of quotes accepted, of 4 and 5; absent for both. Version 4 does not carry the fields of TDX
+    /// 1.5, so that a service TD does not show in it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "quote_versions")]
+    pub quote_versions: Option<Vec<QuoteVersion>>,
 }
 
 /// A TCB status that is accepted, for ever or until a date.
@@ -74,14 +79,20 @@ impl Default for PlatformPolicy {
             refused_advisories: Vec::new(),
             min_tcb_evaluation_data_number: 0,
             platforms: None,
+            quote_versions: None,
         }
     }
 }
 
 impl PlatformPolicy {
-    pub(crate) fn judge(&self, tcb: &Tcb, platform: &Sha256Digest, now: u64) -> Vec<QuoteFault> {
-        let Self { tcb: accepted, refused_advisories, min_tcb_evaluation_data_number, platforms } = self;
+    pub(crate) fn judge(&self, version: QuoteVersion, tcb: &Tcb, platform: &Sha256Digest, now: u64) -> Vec<QuoteFault> {
+        let Self { tcb: accepted, refused_advisories, min_tcb_evaluation_data_number, platforms, quote_versions } =
+            self;
         let mut faults = Vec::new();
+        if let Some(versions) = quote_versions.as_ref().filter(|versions| !versions.contains(&version)) {
+            let allowed = versions.iter().map(|version| number(*version)).collect();
+            faults.push(QuoteFault::QuoteVersionNotAllowed { allowed, found: number(version) });
+        }
         let minimum = *min_tcb_evaluation_data_number;
         if tcb.evaluation_data_number < minimum {
             faults.push(QuoteFault::CollateralRollback { minimum, found: tcb.evaluation_data_number });
@@ -147,6 +158,40 @@ impl core::fmt::Display for TcbStatus {
     }
 }
 
+const fn number(version: QuoteVersion) -> u16 {
+    match version {
+        QuoteVersion::V4 => 4,
+        QuoteVersion::V5 => 5,
+    }
+}
+
+/// Versions of quotes as their numbers.
+mod quote_versions {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+    use tdx_spec::QuoteVersion;
+
+    pub(super) fn serialize<S: Serializer>(
+        versions: &Option<Vec<QuoteVersion>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let numbers: Option<Vec<u16>> =
+            versions.as_ref().map(|versions| versions.iter().map(|version| super::number(*version)).collect());
+        numbers.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Vec<QuoteVersion>>, D::Error> {
+        let version = |number| match number {
+            4 => Ok(QuoteVersion::V4),
+            5 => Ok(QuoteVersion::V5),
+            _ => Err(D::Error::custom("a version of quotes is 4 or 5")),
+        };
+        let numbers: Option<Vec<u16>> = Option::deserialize(deserializer)?;
+        numbers.map(|numbers| numbers.into_iter().map(version).collect()).transpose()
+    }
+}
+
 fn up_to_date_only() -> Vec<AcceptedTcb> {
     vec![AcceptedTcb { status: TcbStatus::UpToDate, until: None }]
 }
@@ -160,7 +205,11 @@ mod tests {
     }
 
     fn codes(policy: &PlatformPolicy, status: TcbStatus, now: u64) -> Vec<&'static str> {
-        policy.judge(&tcb(status), &Sha256Digest::of(b"p"), now).iter().map(QuoteFault::code).collect()
+        policy
+            .judge(QuoteVersion::V4, &tcb(status), &Sha256Digest::of(b"p"), now)
+            .iter()
+            .map(QuoteFault::code)
+            .collect()
     }
 
     #[test]
@@ -181,6 +230,20 @@ mod tests {
         let policy: PlatformPolicy = serde_json::from_str(text).unwrap();
         assert_eq!(codes(&policy, TcbStatus::OutOfDate, 99), [""; 0]);
         assert_eq!(codes(&policy, TcbStatus::OutOfDate, 100), ["tcb_grace_ended"]);
+    }
+
+    /// Attack 12: another version than the policy asks for.
+    #[test]
+    fn a_policy_can_demand_a_version_of_quotes() {
+        let only_5: PlatformPolicy = serde_json::from_str(r#"{"quote_versions":[5]}"#).unwrap();
+        assert_eq!(codes(&only_5, TcbStatus::UpToDate, 0), ["quote_version_not_allowed"]);
+        let both: PlatformPolicy = serde_json::from_str(r#"{"quote_versions":[4,5]}"#).unwrap();
+        assert_eq!(codes(&both, TcbStatus::UpToDate, 0), [""; 0]);
+        assert_eq!(serde_json::to_value(&only_5).unwrap()["quote_versions"], serde_json::json!([5]));
+        assert!(serde_json::to_value(PlatformPolicy::default()).unwrap().get("quote_versions").is_none());
+        for bad in [r#"{"quote_versions":[3]}"#, r#"{"quote_versions":["5"]}"#] {
+            assert!(serde_json::from_str::<PlatformPolicy>(bad).is_err(), "{bad}");
+        }
     }
 
     /// Attacks 15 and 18, and the platform list.

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Attack 20: what the service knows of a platform from earlier quotes counts for nothing once collateral revokes it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod world;
+
+use attestation_service::service::KnownCollateral;
+use tdx_sim::Fault;
+use tdx_verify::{Collateral, Uses};
+use world::{NOW, World};
+
+fn collateral(world: &World, fault: Option<Fault>) -> KnownCollateral {
+    let json = world.platform.collateral(NOW, fault).unwrap().to_json();
+    KnownCollateral { in_force: vec![Collateral::from_json(json.as_bytes()).unwrap()], early: Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_platform_gets_no_key_after_its_revocation() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let service = std::sync::Arc::clone(&world.service.as_ref().unwrap().service);
+    for _ in 0..3 {
+        assert!(world.ask(&guest).await.is_ok());
+    }
+    assert_eq!(service.verification_uses(), Uses { warm: 2, cold: 1 });
+    for (fault, code) in [
+        (Fault::RevokedPck, "pck_revoked"),
+        (Fault::RevokedPlatformCa, "pck_revoked"),
+        (Fault::RevokedTcbSigner, "certificate_revoked"),
+        (Fault::RevokedTcb, "tcb_revoked"),
+        (Fault::RevokedQe, "qe_revoked"),
+        (Fault::OutOfDateTcb, "tcb_out_of_date"),
+    ] {
+        // The very next request, on a platform that was known a moment before.
+        service.set_collateral(collateral(&world, Some(fault)));
+        for _ in 0..2 {
+            assert_eq!(world.refusal(&guest).await[0].0, code);
+        }
+        service.set_collateral(collateral(&world, None));
+        for _ in 0..2 {
+            assert!(world.ask(&guest).await.is_ok());
+        }
+    }
+    // A platform that is out of date is known, too: only its policy refuses it.
+    assert_eq!(service.verification_uses(), Uses { warm: 2 + 6 + 1, cold: 1 + 5 * 2 + 1 + 6 });
+    assert_eq!(world.count("released"), 3 + 6 * 2);
+}
+
+/// What expires, expires for known platforms, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_known_platform_gets_no_key_under_collateral_that_ended() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    for _ in 0..2 {
+        assert!(world.ask(&guest).await.is_ok());
+    }
+    world.clock.store(NOW + 31 * 86_400, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(world.refusal(&guest).await[0].0, "collateral_expired");
+}
