@@ -7,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
 };
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
 use key_release::{KeyReleaseRequest, SignedOwnerCommand};
 use tokio::sync::{
-    Semaphore,
+    OwnedSemaphorePermit, Semaphore,
     mpsc::{self, error::TrySendError},
 };
 use types::{Document as _, Hex32, Refusal, canonical};
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     /// Appraisals at the same time.
     pub(crate) appraisals: Arc<Semaphore>,
+    /// Bytes of bodies that may still be taken into memory.
+    pub(crate) bodies: Arc<Semaphore>,
     /// Refusals on their way to the audit log; what does not fit is counted for an entry that sums up.
     pub(crate) notes: mpsc::Sender<RefusalNote>,
 }
@@ -96,17 +98,17 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incomi
             return json(&shared.service.time(nonce));
         }
         Endpoint::Challenge => {
-            read(body, 0).await?;
+            read(shared, body, 0).await?;
             return json(&shared.service.challenge()?);
         }
         Endpoint::KeyRelease => {
-            let body = read_json(&parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
+            let body = read_json(shared, &parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
             return key_release(shared, exporter, body).await;
         }
         Endpoint::OwnerCommand => {
-            let body = read_json(&parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
+            let body = read_json(shared, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
             blocking(Box::new(move |service| {
-                let answer = service.owner_command(&body)?;
+                let answer = service.owner_command(&body.bytes)?;
                 service.count(["owner_command"]);
                 json(&answer)
             }))
@@ -126,17 +128,16 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incomi
     joined.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
 
-async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> Reply {
+async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Whole) -> Reply {
     let Ok(permit) = tokio::time::timeout(QUEUE, Arc::clone(&shared.appraisals).acquire_owned()).await else {
-        let reason = Refusal::new("busy", "service", "too many key releases at once", "try again in a few seconds");
-        return Err(Refused::one(StatusCode::TOO_MANY_REQUESTS, reason));
+        return Err(busy());
     };
     let permit = permit.map_err(|e| Refused::unable("service_unavailable", &e))?;
     let shared = shared.clone();
     // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
-        let outcome = shared.service.release(&body, &*exporter);
+        let outcome = shared.service.release(&body.bytes, &*exporter);
         shared.service.gauges().releases.observe(started.elapsed());
         match outcome {
             Ok(answer) => {
@@ -144,7 +145,7 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
                 // After the answer, and within the same limit.
                 tokio::task::spawn_blocking(move || {
                     let _permit = permit;
-                    service.watch(&body);
+                    service.watch(&body.bytes);
                 });
                 tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
                 shared.service.count(["released"]);
@@ -164,7 +165,7 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Bytes) -> R
 }
 
 /// Reads a body of JSON, of at most `max` bytes. No type means JSON, as it always did; a coding is never undone.
-async fn read_json(headers: &HeaderMap, body: Incoming, max: usize) -> Result<Bytes, Refused> {
+async fn read_json(shared: &Shared, headers: &HeaderMap, body: Incoming, max: usize) -> Result<Whole, Refused> {
     let kind = headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
     let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
@@ -174,15 +175,42 @@ async fn read_json(headers: &HeaderMap, body: Incoming, max: usize) -> Result<By
         let reason = Refusal::new("media_type", "content-type", detail, fix);
         return Err(Refused::one(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
-    read(body, max).await
+    read(shared, body, max).await
 }
 
-/// Reads a body of at most `max` bytes.
-async fn read(body: Incoming, max: usize) -> Result<Bytes, Refused> {
+/// A body, and its share of what all bodies together may take.
+struct Whole {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body of at most `max` bytes. Its share of the memory grows with what has come, not with what was announced: a
+/// slow peer holds what it sent.
+async fn read(shared: &Shared, mut body: Incoming, max: usize) -> Result<Whole, Refused> {
     if body.size_hint().lower() > u64::try_from(max).unwrap_or(u64::MAX) {
         return Err(too_large(max));
     }
-    Ok(Limited::new(body, max).collect().await.map_err(|_| too_large(max))?.to_bytes())
+    let mut bytes = BytesMut::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| too_large(max))?.into_data() else { continue };
+        if data.len() > max.saturating_sub(bytes.len()) {
+            return Err(too_large(max));
+        }
+        let permits = u32::try_from(data.len()).map_err(|_| too_large(max))?;
+        let more = Arc::clone(&shared.bodies).try_acquire_many_owned(permits).map_err(|_| busy())?;
+        match &mut share {
+            Some(share) => share.merge(more),
+            None => share = Some(more),
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Whole { bytes: bytes.freeze(), _share: share })
+}
+
+fn busy() -> Refused {
+    let reason = Refusal::new("busy", "service", "too many key releases at once", "try again in a few seconds");
+    Refused::one(StatusCode::TOO_MANY_REQUESTS, reason)
 }
 
 fn too_large(max: usize) -> Refused {

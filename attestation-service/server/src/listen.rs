@@ -3,12 +3,16 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use attested_channel::{stream, tls};
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -43,9 +47,16 @@ pub async fn listen(
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ListenError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(service.identity().resolver()?)?));
+    let mut config = tls::server_config(service.identity().resolver()?)?;
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let (notes, mut waiting) = mpsc::channel(NOTES);
-    let shared = Shared { service: Arc::clone(&service), appraisals: Arc::new(Semaphore::new(APPRAISALS)), notes };
+    let shared = Shared {
+        service: Arc::clone(&service),
+        appraisals: Arc::new(Semaphore::new(APPRAISALS)),
+        bodies: Arc::new(Semaphore::new(BODIES)),
+        notes,
+    };
     let writer = Arc::clone(&service);
     let scribe = tokio::task::spawn_blocking(move || {
         while let Some(note) = waiting.blocking_recv() {
@@ -130,28 +141,89 @@ async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let second = tls.get_ref().1.alpn_protocol() == Some(H2);
     let (stream, channel) = stream::share(TlsStream::Server(tls));
+    // One for the connection: each stream of HTTP/2 is bound to the TLS connection that carries it.
     let exporter: Arc<Exporter> = Arc::new(move |challenge| channel.binding(challenge));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(MAX_HEADERS)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), client, request)),
-        );
-    tokio::pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+    let answering = service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), client, request));
+    let stream = TokioIo::new(stream);
+    // Both builders give another type, which is polled, asked to end and polled again.
+    macro_rules! run {
+        ($connection:expr) => {{
+            let connection = $connection;
+            tokio::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        }};
     }
-    let _ = connection.await;
+    if second {
+        run!(http2_builder().serve_connection(stream, answering));
+    } else {
+        run!(http1_builder().serve_connection(stream, answering));
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADERS);
+    builder
+}
+
+/// HTTP/2 with everything bounded that a peer can make grow. A connection that resets streams faster than they are
+/// taken up (CVE-2023-44487), or whose frames make resets necessary, ends.
+fn http2_builder() -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams::default());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(RESETS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_frame_size(FRAME)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PONG);
+    builder
+}
+
+/// The requests of one connection of HTTP/2: they end with it, as those of HTTP/1.1 do.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        let mut streams = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while streams.try_join_next().is_some() {}
+        streams.spawn(stream);
+    }
 }
 
 /// Connections at the same time; more wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
 /// Appraisals at the same time.
 const APPRAISALS: usize = 16;
+/// Bytes of requests' bodies that are in memory at the same time.
+const BODIES: usize = 128 << 20;
+/// ALPN's name of HTTP/2.
+const H2: &[u8] = b"h2";
+/// Requests at the same time on one connection of HTTP/2.
+const STREAMS: u32 = 16;
+/// Streams that were reset before anything was done about them.
+const RESETS: usize = 20;
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+const FRAME: u32 = 16 * 1024;
+/// Bytes that a peer may send ahead: on one stream, on all.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const SEND_BUFFER: usize = 256 * 1024;
+/// How often, and for how long, an idle peer of HTTP/2 is asked whether it is there.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
 /// Refusals that wait for the audit log.
 const NOTES: usize = 256;
 const SUM_UP: Duration = Duration::from_secs(60);
