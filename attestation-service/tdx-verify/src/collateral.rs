@@ -83,13 +83,19 @@ impl Collateral {
     }
 
     /// The first of `all` that is for the platform that `quote` claims. The claim is not verified here; a
-    /// wrong one makes [`crate::verify`] refuse.
+    /// wrong one makes [`crate::verify`] refuse. Where there is none, [`crate::unreadable`] tells a platform without
+    /// collateral from bytes that name no platform.
     #[must_use]
     pub fn select<'a>(all: &'a [Self], quote: &[u8]) -> Option<&'a Self> {
-        let parsed = dcap_qvl::quote::Quote::parse(quote).ok()?;
-        let fmspc = dcap_qvl::intel::quote_fmspc(&parsed).ok()?;
+        let fmspc = fmspc(quote)?;
         all.iter().find(|collateral| collateral.fmspc == fmspc)
     }
+}
+
+/// The kind of platform that `quote` claims.
+pub(crate) fn fmspc(quote: &[u8]) -> Option<[u8; 6]> {
+    let parsed = dcap_qvl::quote::Quote::parse(quote).ok()?;
+    dcap_qvl::intel::quote_fmspc(&parsed).ok()
 }
 
 #[derive(Deserialize)]

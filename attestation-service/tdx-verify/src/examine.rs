@@ -204,7 +204,7 @@ fn same_pem(a: &[u8], b: &[u8]) -> bool {
     significant(a) == significant(b)
 }
 
-fn unverified(what: &str) -> QuoteFault {
+pub(crate) fn unverified(what: &str) -> QuoteFault {
     QuoteFault::Chain { rule: ChainRule::Unverified, detail: format!("the verifier reported {what}") }
 }
 

@@ -14,6 +14,7 @@ use x509_cert::Certificate;
 use crate::{
     Collateral, QuoteFault, QuoteRefused, TrustAnchors,
     examine::{Examined, Formed, platform_name},
+    unreadable,
     warm::{Warm, report_digest},
 };
 
@@ -123,7 +124,8 @@ impl KnownPlatforms {
         let certificate = pck_certificate(quote);
         let fmspc = certificate.as_ref().and_then(|der| dcap_qvl::intel::parse_pck_extension(der).ok());
         let selected = fmspc.and_then(|pck| collateral.iter().find(|collateral| *collateral.fmspc() == pck.fmspc));
-        let selected = selected.ok_or_else(|| QuoteRefused { faults: vec![QuoteFault::CollateralMissing] })?;
+        let missing = || QuoteRefused { faults: vec![QuoteFault::CollateralMissing] };
+        let selected = selected.ok_or_else(|| unreadable(quote).unwrap_or_else(missing))?;
         let (examined, theirs) = formed.examine(selected, anchors, now);
         self.lock().uses.cold += 1;
         if let (Some(theirs), Some(certificate)) = (theirs, certificate)

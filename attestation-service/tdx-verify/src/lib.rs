@@ -54,6 +54,17 @@ pub fn verify(
     examined.judge(policy)
 }
 
+/// Why the kind of platform (FMSPC) can't be read from `quote`, so that there is no collateral to choose: the form of
+/// the quote, or of its PCK certificate. `None` where it can be read; that alone says nothing for the quote.
+#[must_use]
+pub fn unreadable(quote: &[u8]) -> Option<QuoteRefused> {
+    let nameless = || examine::unverified("a PCK certificate that names no platform");
+    match examine::Formed::read(quote) {
+        Err(refused) => Some(refused),
+        Ok(_) => collateral::fmspc(quote).is_none().then(|| QuoteRefused { faults: vec![nameless()] }),
+    }
+}
+
 /// Cuts the zeros with which two known sources pad quotes: cloud guest agents to 8,000 bytes, and the quote
 /// generation service by 70 bytes where a version 4 quote stands in a buffer for version 5. Anything else
 /// comes back as it is, for [`verify`] to refuse. Documents that carry a quote carry it without padding.

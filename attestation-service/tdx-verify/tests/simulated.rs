@@ -102,6 +102,33 @@ fn each_fault_is_refused_by_its_own_rule() {
     }
 }
 
+/// What names no platform is refused for its form, not for collateral that nobody could have.
+#[test]
+fn unreadable_bytes_are_told_from_a_platform_without_collateral() {
+    let platform = SimulatedPlatform::generate(NOW).unwrap();
+    let quote = platform.quote(&report(), QuoteVersion::V4, None).unwrap();
+    let code = |bytes: &[u8]| {
+        let collateral = Collateral::from_json(platform.collateral(NOW, None).unwrap().to_json().as_bytes()).unwrap();
+        let readable = Collateral::select(&[collateral], bytes).is_some();
+        let refused = tdx_verify::unreadable(bytes);
+        assert!(readable || refused.is_some());
+        refused.map(|refused| refused.faults[0].code())
+    };
+    let with = |place: usize, value: u8| {
+        let mut bytes = quote.clone();
+        bytes[place] = value;
+        bytes
+    };
+    assert_eq!(code(&quote), None);
+    assert_eq!(code(&with(0, 3)), Some("quote_version"));
+    assert_eq!(code(&with(4, 0)), Some("quote_tee_type"));
+    assert_eq!(code(&with(12, 0)), Some("qe_vendor"));
+    assert_eq!(code(&quote[..quote.len() - 1]), Some("quote_truncated"));
+    assert_eq!(code(&[]), Some("quote_truncated"));
+    let short = platform.quote(&report(), QuoteVersion::V4, Some(Fault::ShortPckSvns)).unwrap();
+    assert_eq!(code(&short), Some("quote_unverified"));
+}
+
 /// Attack 70: under Intel's root nothing of the simulator is believed.
 #[test]
 fn intels_root_does_not_cover_the_simulator() {

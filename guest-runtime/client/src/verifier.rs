@@ -115,6 +115,9 @@ impl Verifier {
 
     fn verify_quote(&self, quote: &[u8], now: u64) -> Result<VerifiedQuote, ClientError> {
         let Some(collateral) = Collateral::select(&self.policy.collateral, quote) else {
+            if let Some(refused) = tdx_verify::unreadable(quote) {
+                return Err(ClientError::Refused(refused.refusals()));
+            }
             let detail = "no collateral of the policy is for the platform of this quote";
             let fix = "name a collateral file for this kind of platform in the policy";
             return Err(ClientError::refuse("collateral_missing", "collateral", detail, fix));
