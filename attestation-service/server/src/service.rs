@@ -296,6 +296,7 @@ impl Service {
             let (code, fix) = match &error {
                 RedeemError::AlreadyRedeemed => ("challenge_replayed", "ask for a new challenge; each is good once"),
                 RedeemError::Expired => ("challenge_expired", "ask for a new challenge"),
+                RedeemError::Void => ("challenge_unknown", "ask for a new challenge"),
                 RedeemError::Database(_) | RedeemError::Batch(_) => {
                     return Refused::unable("store_unavailable", &error);
                 }

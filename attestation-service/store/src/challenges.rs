@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Redeemed challenges: each token is recorded once, whatever becomes of it.
 
-use rusqlite::{ErrorCode, TransactionBehavior, params};
 use types::Sha256Digest;
 
-use crate::database::{self, DatabaseError};
+use crate::database::{self, Database, DatabaseError, Generation};
 use crate::group::Group;
-use crate::{Generation, Store};
+use crate::replicas::{self, ReplicaId};
+use crate::sql::{Tx, Value, integer};
+use crate::{Store, postgres};
 
 /// Why a challenge was not redeemed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,9 @@ pub enum RedeemError {
     /// It expired, or expired before the newest pruning: it may have been redeemed and forgotten.
     #[error("the challenge expired")]
     Expired,
+    /// The replica that made it does not run any more.
+    #[error("the challenge was made by a replica that was stopped")]
+    Void,
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -32,6 +36,8 @@ pub(crate) type Redemptions = Group<Redemption, Result<Generation, RedeemError>>
 pub(crate) struct Redemption {
     token: Sha256Digest,
     expires: i64,
+    /// Another replica, which must be running.
+    maker: Option<ReplicaId>,
 }
 
 impl Store {
@@ -42,11 +48,25 @@ impl Store {
     /// # Errors
     /// [`RedeemError`].
     pub fn redeem(&self, token: &Sha256Digest, expires: u64, now: u64) -> Result<Generation, RedeemError> {
+        self.redeem_made_by(None, token, expires, now)
+    }
+
+    /// [`Store::redeem`] of a token that another replica made: that one must be running.
+    ///
+    /// # Errors
+    /// [`RedeemError`].
+    pub fn redeem_made_by(
+        &self,
+        maker: Option<ReplicaId>,
+        token: &Sha256Digest,
+        expires: u64,
+        now: u64,
+    ) -> Result<Generation, RedeemError> {
         if expires < now {
             return Err(RedeemError::Expired);
         }
         let expires = i64::try_from(expires).map_err(|_| RedeemError::Expired)?;
-        let redemption = Redemption { token: *token, expires };
+        let redemption = Redemption { token: *token, expires, maker };
         let done = self.redemptions.submit(redemption, |batch| match self.redeem_all(&batch) {
             Ok(results) => results,
             // Nothing of the batch was committed.
@@ -57,29 +77,29 @@ impl Store {
 
     /// One transaction for the whole batch; each of it stands or falls alone.
     fn redeem_all(&self, batch: &[Redemption]) -> Result<Vec<Result<Generation, RedeemError>>, DatabaseError> {
-        let mut connection = database::lock(&self.database)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let generation = self.generation(&transaction)?;
-        let pruned_until = pruned_until(&transaction)?;
-        let mut results = Vec::with_capacity(batch.len());
-        {
-            let mut insert = transaction.prepare_cached("INSERT INTO redeemed (token, expires) VALUES (?1, ?2)")?;
-            for Redemption { token, expires } in batch {
-                if *expires <= pruned_until {
-                    results.push(Err(RedeemError::Expired));
-                    continue;
-                }
-                results.push(match insert.execute(params![token.as_bytes(), expires]) {
-                    Ok(_) => Ok(generation),
-                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                        Err(RedeemError::AlreadyRedeemed)
-                    }
-                    Err(error) => return Err(error.into()),
-                });
-            }
+        let redeem = |tx: &mut Tx<'_>| {
+            let generation = database::generation(tx)?;
+            let pruned_until = pruned_until(tx)?;
+            let running = if batch.iter().any(|r| r.maker.is_some()) { replicas::running(tx)? } else { Vec::new() };
+            let refusal = |redemption: &Redemption| match redemption.maker {
+                _ if redemption.expires <= pruned_until => Some(RedeemError::Expired),
+                Some(maker) if !running.contains(&maker) => Some(RedeemError::Void),
+                _ => None,
+            };
+            let refusals: Vec<_> = batch.iter().map(refusal).collect();
+            let wanted = batch.iter().zip(&refusals).filter(|(_, refusal)| refusal.is_none()).map(|(r, _)| r);
+            let mut firsts = insert(tx, &wanted.collect::<Vec<_>>())?.into_iter();
+            let result = |refusal: Option<RedeemError>| match refusal {
+                Some(refusal) => Err(refusal),
+                None if firsts.next() == Some(true) => Ok(generation),
+                None => Err(RedeemError::AlreadyRedeemed),
+            };
+            Ok(refusals.into_iter().map(result).collect())
+        };
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.write(redeem),
+            Database::Postgres(postgres) => postgres.write(postgres::REDEEMING, redeem),
         }
-        transaction.commit()?;
-        Ok(results)
     }
 
     /// Forgets tokens that expired before `now` and gives their number. From then on no token that expires earlier
@@ -88,19 +108,38 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn prune_redeemed(&self, now: u64) -> Result<usize, DatabaseError> {
-        let until = i64::try_from(now.saturating_sub(1)).map_err(|_| DatabaseError::Row("redeemed"))?;
-        let mut connection = database::lock(&self.database)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let until = until.max(pruned_until(&transaction)?);
-        let pruned = transaction.execute("DELETE FROM redeemed WHERE expires <= ?1", [until])?;
-        database::put_meta(&transaction, META_PRUNED, &until.to_be_bytes())?;
-        transaction.commit()?;
-        Ok(pruned)
+        let until = integer("redeemed", now.saturating_sub(1))?;
+        let prune = |tx: &mut Tx<'_>| {
+            let until = until.max(pruned_until(tx)?);
+            let pruned = tx.execute("DELETE FROM redeemed WHERE expires <= ?1", &[Value::Int(until)])?;
+            database::put_meta(tx, META_PRUNED, &until.to_be_bytes())?;
+            Ok(usize::try_from(pruned).unwrap_or(usize::MAX))
+        };
+        match &self.database {
+            Database::Sqlite(sqlite) => sqlite.write(prune),
+            Database::Postgres(postgres) => postgres.write(postgres::PRUNING, prune),
+        }
     }
 }
 
-fn pruned_until(connection: &rusqlite::Connection) -> Result<i64, DatabaseError> {
-    match database::meta(connection, META_PRUNED)? {
+/// Whether each of them is the first redemption of its token.
+fn insert(tx: &mut Tx<'_>, wanted: &[&Redemption]) -> Result<Vec<bool>, DatabaseError> {
+    if let Tx::Postgres(session) = tx {
+        let mut pairs: Vec<_> = wanted.iter().map(|r| (*r.token.as_bytes(), r.expires)).collect();
+        // In one order in all replicas, or two batches with the same tokens could wait for each other.
+        pairs.sort_unstable();
+        return session.insert_tokens(&pairs).map(|mut inserted| {
+            // Of two with one token the first one in the batch has it.
+            wanted.iter().map(|r| inserted.remove(r.token.as_bytes().as_slice())).collect()
+        });
+    }
+    let sql = "INSERT INTO redeemed (token, expires) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    let first = |r: &&Redemption| Ok(tx.execute(sql, &[Value::Blob(r.token.as_bytes()), Value::Int(r.expires)])? > 0);
+    wanted.iter().map(first).collect()
+}
+
+fn pruned_until(tx: &mut Tx<'_>) -> Result<i64, DatabaseError> {
+    match database::meta(tx, META_PRUNED)? {
         None => Ok(0),
         Some(bytes) => bytes.try_into().map(i64::from_be_bytes).map_err(|_| DatabaseError::Row("meta")),
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The SQLite database: schema, opening, and what several modules share.
+//! The database, embedded or PostgreSQL, and what several modules share.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use types::Sha256Digest;
+
+use crate::postgres::Postgres;
+use crate::sql::{Tx, Value, integer};
+use crate::sqlite::Sqlite;
 
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum DatabaseError {
     /// It is not there.
     #[error("{} is not a store; make one with `init`", .0.display())]
     Missing(PathBuf),
+    /// The PostgreSQL database has none of our tables.
+    #[error("the database is not a store; make one with `init`")]
+    Empty,
     /// It could not be made.
     #[error("could not make {}: {source}", path.display())]
     Create {
@@ -26,6 +30,23 @@ pub enum DatabaseError {
     /// SQLite refused.
     #[error("the database refused: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// PostgreSQL refused, with the code of its appendix A.
+    #[error("the database refused ({code}): {message}")]
+    Postgres {
+        /// Five characters.
+        code: String,
+        /// Its primary message, without details.
+        message: String,
+    },
+    /// PostgreSQL can't be reached, or the connection broke off.
+    #[error("the database can't be reached: {0}")]
+    Unreachable(String),
+    /// PostgreSQL did not answer in time.
+    #[error("the database did not answer within {0} s")]
+    TimedOut(u64),
+    /// The PostgreSQL server would lose, or not take, what is written.
+    #[error("the database server can't hold a store: {0}")]
+    Unsuitable(String),
     /// Made by another version.
     #[error("the database has schema version {found}, this program knows {known}")]
     Version {
@@ -42,130 +63,84 @@ pub enum DatabaseError {
     Poisoned,
 }
 
-pub(crate) fn create(path: &Path) -> Result<Connection, DatabaseError> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // SQLite gives its WAL the mode of the database file.
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    made.map_err(|source| DatabaseError::Create { path: path.to_owned(), source })?;
-    let connection = connect(path)?;
-    connection.execute_batch(SCHEMA)?;
-    connection.execute_batch(OWNERS)?;
-    connection.pragma_update(None, "user_version", VERSION)?;
-    Ok(connection)
+/// A mark of the state of releases, revocations, policies and owners: while it stays, none of them changes, whoever
+/// writes, in whatever process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u64);
+
+/// Where everything but SQLite's audit log is.
+pub(crate) enum Database {
+    Sqlite(Box<Sqlite>),
+    Postgres(Box<Postgres>),
 }
 
-pub(crate) fn open(path: &Path) -> Result<Connection, DatabaseError> {
-    if !path.is_file() {
-        return Err(DatabaseError::Missing(path.to_owned()));
+impl Database {
+    /// A transaction that writes what [`Generation`] does not cover. Transactions of other replicas may run at the same
+    /// time: where that matters, take a lock first.
+    pub(crate) fn write<T, E: From<DatabaseError>>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.write(work),
+            Self::Postgres(postgres) => postgres.write("BEGIN", work),
+        }
     }
-    let mut connection = connect(path)?;
-    match version(&connection)? {
-        VERSION => {}
-        1 => migrate(&mut connection)?,
-        found => return Err(DatabaseError::Version { found, known: VERSION }),
+
+    /// A transaction that changes what [`Generation`] covers, and moves it. Of all processes one at a time.
+    pub(crate) fn change<T, E: From<DatabaseError>>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.write(|tx| {
+            // First, since its row is locked until the end: whoever changes something, too, waits here.
+            tx.execute("UPDATE changes SET number = number + 1", &[])?;
+            work(tx)
+        })
     }
-    Ok(connection)
-}
 
-fn version(connection: &Connection) -> Result<i64, DatabaseError> {
-    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
-}
-
-/// From version 1, which had no owners. Another process may do the same at the same time.
-fn migrate(connection: &mut Connection) -> Result<(), DatabaseError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if version(&transaction)? == 1 {
-        transaction.execute_batch(OWNERS)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
+    /// Reads what is committed; in PostgreSQL each statement for itself.
+    pub(crate) fn read<T, E: From<DatabaseError>>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.read(work),
+            Self::Postgres(postgres) => postgres.read(work),
+        }
     }
-    transaction.commit()?;
-    Ok(())
 }
 
-fn connect(path: &Path) -> Result<Connection, DatabaseError> {
-    use rusqlite::OpenFlags;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "trusted_schema", "OFF")?;
-    connection.pragma_update(None, "cell_size_check", "ON")?;
-    connection.pragma_update(None, "secure_delete", "ON")?;
-    Ok(connection)
+/// The present mark.
+pub(crate) fn generation(tx: &mut Tx<'_>) -> Result<Generation, DatabaseError> {
+    let row = tx.first("SELECT number FROM changes", &[])?.ok_or(DatabaseError::Row("changes"))?;
+    Ok(Generation(row.number(0)?))
 }
 
-pub(crate) fn lock(database: &Mutex<Connection>) -> Result<MutexGuard<'_, Connection>, DatabaseError> {
-    database.lock().map_err(|_| DatabaseError::Poisoned)
+pub(crate) fn put_meta(tx: &mut Tx<'_>, name: &str, value: &[u8]) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    tx.execute(sql, &[Value::Text(name), Value::Blob(value)]).map(drop)
 }
 
-pub(crate) fn put_meta(connection: &Connection, name: &str, value: &[u8]) -> Result<(), DatabaseError> {
-    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", params![name, value])?;
-    Ok(())
-}
-
-pub(crate) fn meta(connection: &Connection, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
-    Ok(connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()?)
+pub(crate) fn meta(tx: &mut Tx<'_>, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
+    let row = tx.first("SELECT value FROM meta WHERE name = ?1", &[Value::Text(name)])?;
+    row.map(|mut row| row.blob(0)).transpose()
 }
 
 /// The newest head of the audit log that this database saw.
-pub(crate) fn audit_head(connection: &Connection) -> Result<Option<(u64, Sha256Digest)>, DatabaseError> {
-    let row = connection
-        .query_row("SELECT size, root FROM audit_head", [], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
-        })
-        .optional()?;
-    let Some((size, root)) = row else { return Ok(None) };
-    Ok(Some((number("audit_head", size)?, digest("audit_head", &root)?)))
+pub(crate) fn audit_head(tx: &mut Tx<'_>) -> Result<Option<(u64, Sha256Digest)>, DatabaseError> {
+    let row = tx.first("SELECT size, root FROM audit_head", &[])?;
+    row.map(|mut row| Ok((row.number(0)?, digest("audit_head", &row.blob(1)?)?))).transpose()
 }
 
-/// Records the newest head. Not synced by itself: the log is on disk already, and the next redemption syncs this, too.
-pub(crate) fn set_audit_head(connection: &Connection, size: u64, root: &Sha256Digest) -> Result<(), DatabaseError> {
-    let size = i64::try_from(size).map_err(|_| DatabaseError::Row("audit_head"))?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let recorded = connection.execute(
-        "INSERT INTO audit_head (one, size, root) VALUES (1, ?1, ?2)
-         ON CONFLICT (one) DO UPDATE SET size = excluded.size, root = excluded.root WHERE excluded.size >= size",
-        params![size, root.as_bytes()],
-    );
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    recorded?;
-    Ok(())
-}
-
-pub(crate) fn number(table: &'static str, value: i64) -> Result<u64, DatabaseError> {
-    u64::try_from(value).map_err(|_| DatabaseError::Row(table))
+/// Records the newest head of a log in a directory. Not synced by itself: the log is on disk already, and the next
+/// redemption syncs this, too.
+pub(crate) fn set_audit_head(sqlite: &Sqlite, size: u64, root: &Sha256Digest) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO audit_head (one, size, root) VALUES (1, ?1, ?2)
+        ON CONFLICT (one) DO UPDATE SET size = excluded.size, root = excluded.root WHERE excluded.size >= size";
+    sqlite.write_unsynced(sql, &[Value::Int(integer("audit_head", size)?), Value::Blob(root.as_bytes())])
 }
 
 pub(crate) fn digest(table: &'static str, bytes: &[u8]) -> Result<Sha256Digest, DatabaseError> {
     Sha256Digest::from_slice(bytes).map_err(|_| DatabaseError::Row(table))
 }
-
-const VERSION: i64 = 2;
-
-const SCHEMA: &str = "
-BEGIN;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE secrets (name TEXT PRIMARY KEY, wrapped BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE model_keys (
-    model TEXT NOT NULL, version INTEGER NOT NULL CHECK (version BETWEEN 1 AND 4294967295), wrapped BLOB NOT NULL,
-    PRIMARY KEY (model, version)) STRICT, WITHOUT ROWID;
-CREATE TABLE releases (digest BLOB PRIMARY KEY CHECK (length(digest) = 32), bundle BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE revoked (
-    kind TEXT NOT NULL CHECK (kind IN ('release', 'platform', 'model')), subject TEXT NOT NULL,
-    PRIMARY KEY (kind, subject)) STRICT, WITHOUT ROWID;
-CREATE TABLE redeemed (
-    token BLOB PRIMARY KEY CHECK (length(token) = 32), expires INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE INDEX redeemed_by_expiry ON redeemed (expires);
-CREATE TABLE policies (name TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE audit_head (
-    one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, root BLOB NOT NULL CHECK (length(root) = 32)) STRICT;
-COMMIT;
-";
-
-/// Since version 2.
-const OWNERS: &str = "
-CREATE TABLE owners (
-    model TEXT PRIMARY KEY, key BLOB NOT NULL CHECK (length(key) = 32), sequence INTEGER NOT NULL CHECK (sequence >= 0),
-    policy BLOB) STRICT, WITHOUT ROWID;
-";

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Model keys and the service's own secrets, wrapped by the KEK and bound to their names and versions.
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use types::ModelId;
 use zeroize::Zeroizing;
 
-use crate::Store;
-use crate::database::{self, DatabaseError};
+use crate::database::{Database, DatabaseError};
+use crate::sql::{Row, Tx, Value};
 use crate::wrap::{Kek, WrapError};
+use crate::{Store, releases};
 
 /// A key that the store holds, without the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,18 +64,17 @@ impl Store {
             return Err(KeyStoreError::Version);
         }
         let wrapped = self.kek.wrap(key.as_slice(), &key_context(model, version))?;
-        let connection = database::lock(&self.database)?;
-        let inserted = connection.execute(
-            "INSERT INTO model_keys (model, version, wrapped) VALUES (?1, ?2, ?3)",
-            params![model.to_string(), version, wrapped],
-        );
-        match inserted {
-            Ok(_) => Ok(()),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                Err(KeyStoreError::Exists { model: model.to_string(), version })
+        let name = model.to_string();
+        self.database.write(|tx| {
+            let sql = "INSERT INTO model_keys (model, version, wrapped, kek) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT DO NOTHING";
+            let version_value = Value::Int(version.into());
+            let kek = Value::Text(self.kek.id());
+            match tx.execute(sql, &[Value::Text(&name), version_value, Value::Blob(&wrapped), kek])? {
+                0 => Err(KeyStoreError::Exists { model: name.clone(), version }),
+                _ => Ok(()),
             }
-            Err(error) => Err(DatabaseError::from(error).into()),
-        }
+        })
     }
 
     /// The newest version of a model's key; `None` where there is none. The whole name must be the imported one.
@@ -83,22 +82,19 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError::Revoked`] for a revoked model; [`KeyStoreError::Wrap`] when the row was changed.
     pub fn key(&self, model: &ModelId) -> Result<Option<ModelKey>, KeyStoreError> {
-        if self.is_model_revoked(model)? {
-            return Err(KeyStoreError::Revoked);
-        }
-        let connection = database::lock(&self.reader)?;
-        let row: Option<(u32, Vec<u8>)> = connection
-            .query_row(
-                "SELECT version, wrapped FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1",
-                [model.to_string()],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()
-            .map_err(DatabaseError::from)?;
-        drop(connection);
-        let Some((version, wrapped)) = row else { return Ok(None) };
-        let opened = self.kek.open(&wrapped, &key_context(model, version))?;
-        let key = opened.as_slice().try_into().map_err(|_| KeyStoreError::Malformed(model.to_string()))?;
+        let name = model.to_string();
+        let row = self.database.read(|tx| {
+            let sql = "SELECT version, wrapped FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
+            let row = tx.first(sql, &[Value::Text(&name)])?;
+            // Last, so that a revocation that came before the answer counts.
+            let revoked = releases::is_model_revoked_in(tx, &model.identity().to_string())?;
+            if revoked { Err(KeyStoreError::Revoked) } else { Ok(row) }
+        })?;
+        let Some(mut row) = row else { return Ok(None) };
+        let malformed = || KeyStoreError::Malformed(name.clone());
+        let version = u32::try_from(row.int(0)?).map_err(|_| malformed())?;
+        let opened = self.kek.open(&row.blob(1)?, &key_context(model, version))?;
+        let key = opened.as_slice().try_into().map_err(|_| malformed())?;
         Ok(Some(ModelKey { version, key: Zeroizing::new(key) }))
     }
 
@@ -107,20 +103,16 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError::Database`] or [`KeyStoreError::Malformed`].
     pub fn keys(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
-        let connection = database::lock(&self.reader)?;
-        let mut statement = connection
-            .prepare("SELECT model, version FROM model_keys ORDER BY model, version")
-            .map_err(DatabaseError::from)?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(DatabaseError::from)?;
-        rows.into_iter()
-            .map(|(model, version)| match model.parse() {
-                Ok(model) => Ok(StoredKey { model, version }),
-                Err(_) => Err(KeyStoreError::Malformed(model)),
-            })
-            .collect()
+        let rows =
+            self.database.read(|tx| tx.query("SELECT model, version FROM model_keys ORDER BY model, version", &[]))?;
+        let key = |mut row: Row| {
+            let model = row.text(0)?;
+            match (model.parse(), u32::try_from(row.int(1)?)) {
+                (Ok(model), Ok(version)) => Ok(StoredKey { model, version }),
+                _ => Err(KeyStoreError::Malformed(model)),
+            }
+        };
+        rows.into_iter().map(key).collect()
     }
 
     /// Stores a secret of the service itself (as its TLS key) under `name`, in place of any there.
@@ -128,7 +120,7 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError`].
     pub fn put_secret(&self, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
-        put_secret(&*database::lock(&self.database)?, &self.kek, &own_name(name), secret)
+        self.database.write(|tx| put_secret(tx, &self.kek, &own_name(name), secret))
     }
 
     /// A secret of the service itself.
@@ -136,28 +128,29 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError`].
     pub fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
-        secret(&*database::lock(&self.database)?, &self.kek, &own_name(name))
+        secret(&self.database, &self.kek, &own_name(name))
     }
 }
 
-pub(crate) fn put_secret(database: &Connection, kek: &Kek, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
+pub(crate) fn put_secret(tx: &mut Tx<'_>, kek: &Kek, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
     let wrapped = kek.wrap(secret, &secret_context(name))?;
-    database
-        .execute("INSERT OR REPLACE INTO secrets (name, wrapped) VALUES (?1, ?2)", params![name, wrapped])
-        .map_err(DatabaseError::from)?;
+    let sql = "INSERT INTO secrets (name, wrapped, kek) VALUES (?1, ?2, ?3)
+        ON CONFLICT (name) DO UPDATE SET wrapped = excluded.wrapped, kek = excluded.kek";
+    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped), Value::Text(kek.id())])?;
     Ok(())
 }
 
-pub(crate) fn secret(
-    database: &Connection,
-    kek: &Kek,
-    name: &str,
-) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
-    let wrapped: Option<Vec<u8>> = database
-        .query_row("SELECT wrapped FROM secrets WHERE name = ?1", [name], |row| row.get(0))
-        .optional()
-        .map_err(DatabaseError::from)?;
-    wrapped.map(|wrapped| Ok(kek.open(&wrapped, &secret_context(name))?)).transpose()
+/// [`put_secret`] where there is none yet.
+pub(crate) fn put_secret_once(tx: &mut Tx<'_>, kek: &Kek, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
+    let wrapped = kek.wrap(secret, &secret_context(name))?;
+    let sql = "INSERT INTO secrets (name, wrapped, kek) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped), Value::Text(kek.id())])?;
+    Ok(())
+}
+
+pub(crate) fn secret(database: &Database, kek: &Kek, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
+    let row = database.read(|tx| tx.first("SELECT wrapped FROM secrets WHERE name = ?1", &[Value::Text(name)]))?;
+    row.map(|mut row| Ok(kek.open(&row.blob(0)?, &secret_context(name))?)).transpose()
 }
 
 /// Callers' names can't meet the store's own.

@@ -5,26 +5,27 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 
 use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, verify_consistency};
-use tile_log::{TileDir, TileLog};
+use tile_log::TileLog;
 use types::Sha256Digest;
 use zeroize::Zeroizing;
 
-use crate::audit::Audit;
-use crate::database::{self, DatabaseError};
+use crate::audit::{Audit, AuditError, FileLog, Log, RowLog};
+use crate::database::{self, Database, DatabaseError};
 use crate::group::Group;
+use crate::postgres::{Postgres, PostgresSettings};
+use crate::sql::Tx;
+use crate::sqlite::Sqlite;
 use crate::wrap::{Kek, KekError, WrapError};
-use crate::{KeyStoreError, Store};
+use crate::{KeyStoreError, Location, Store};
 
 /// How a store is made.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
     /// Origin of the audit log: a name without spaces that is this service's alone, as `service.example/audit`.
     pub audit_origin: String,
-    /// Where the key-wrapping key goes; `DIR/kek` when it is `None`.
+    /// Where the key-wrapping key goes; `DIR/kek` when it is `None`, which a database server does not have.
     pub kek: Option<PathBuf>,
 }
 
@@ -51,6 +52,12 @@ pub enum InitError {
     /// There is one already, or a part of one.
     #[error("{0} exists already")]
     Exists(PathBuf),
+    /// The database has tables of a store.
+    #[error("the database holds a store already")]
+    NotEmpty,
+    /// A store in a database server has no directory for it.
+    #[error("say where the key-wrapping key goes")]
+    NoKek,
     /// A directory could not be made.
     #[error("could not make directory {}: {source}", path.display())]
     Directory {
@@ -75,6 +82,9 @@ pub enum InitError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] tile_log::OpenError),
+    /// The audit log in a database server.
+    #[error(transparent)]
+    AuditRows(#[from] AuditError),
 }
 
 /// Why a store could not be opened.
@@ -109,88 +119,81 @@ pub enum OpenError {
         /// Entries found.
         found: u64,
     },
+    /// The audit log in a database server could not be read.
+    #[error(transparent)]
+    AuditRows(#[from] Box<AuditError>),
+    /// A store in a database server has no directory for it.
+    #[error("say where the key-wrapping key is")]
+    NoKek,
     /// The known checkpoint is not of this log.
     #[error("the known checkpoint was refused: {0}")]
     KnownCheckpoint(release::log::CheckpointError),
 }
 
 impl Store {
-    /// Makes a store in `dir`, with a new key-wrapping key, an empty database and an empty audit log.
+    /// Makes a store with a new key-wrapping key, an empty database and an empty audit log.
     ///
     /// # Errors
-    /// [`InitError`]. A store that was made halfway is refused by [`Store::open`] and must be removed by hand.
-    pub fn init(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
-        let kek_path = options.kek.clone().unwrap_or_else(|| dir.join(KEK));
-        let (database, audit) = (dir.join(DATABASE), dir.join(AUDIT));
-        if let Some(there) = [&kek_path, &database, &audit].into_iter().find(|path| path.exists()) {
-            return Err(InitError::Exists(there.clone()));
+    /// [`InitError`]. A store that was made halfway is refused by [`Store::open`]. In a directory it must be removed by
+    /// hand; in a database server there is nothing of it.
+    pub fn init(location: impl Into<Location>, options: &InitOptions) -> Result<(), InitError> {
+        match location.into() {
+            Location::Directory(dir) => init_directory(&dir, options),
+            Location::Postgres(settings) => init_postgres(&settings, options),
         }
-        make_private_dir(dir).map_err(|source| InitError::Directory { path: dir.to_owned(), source })?;
-        let kek = Kek::create(&kek_path)?;
-        let connection = database::create(&database)?;
-        let mut seed = Zeroizing::new([0; 32]);
-        crate::wrap::random(seed.as_mut_slice()).map_err(KekError::from)?;
-        let signer = LogSigner::new(&options.audit_origin, &seed)?;
-        crate::keys::put_secret(&connection, &kek, SECRET_AUDIT, seed.as_slice())?;
-        database::put_meta(&connection, META_ORIGIN, options.audit_origin.as_bytes())?;
-        TileLog::create(&audit, signer)?;
-        Ok(())
     }
 
     /// Opens a store for the service: with the audit log for appending.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_with(dir, &OpenOptions::default())
+    pub fn open(location: impl Into<Location>) -> Result<Self, OpenError> {
+        Self::open_with(location, &OpenOptions::default())
     }
 
     /// Opens a store. Administration beside a running service opens without `sequencer`.
     ///
     /// # Errors
     /// [`OpenError`]; a rolled-back or damaged audit log is refused.
-    pub fn open_with(dir: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        let kek = Kek::read(&options.kek.clone().unwrap_or_else(|| dir.join(KEK)))?;
-        let connection = database::open(&dir.join(DATABASE))?;
-        let signer = audit_signer(&connection, &kek)?;
-        let key = signer.public().clone();
-        let audit_dir = TileDir::new(&dir.join(AUDIT));
-        // Before the checkpoint, which another process may move on meanwhile.
-        let recorded = database::audit_head(&connection)?;
-        let (log, checkpoint) = if options.sequencer {
-            let log = TileLog::open(&dir.join(AUDIT), signer)?;
-            let checkpoint = log.checkpoint().clone();
-            (Some(log), checkpoint)
-        } else {
-            let note = audit_dir.checkpoint()?;
-            let checkpoint = SignedCheckpoint::verify(&note, &key).map_err(tile_log::OpenError::Checkpoint)?;
-            (None, checkpoint)
+    pub fn open_with(location: impl Into<Location>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let location = location.into();
+        let kek_path = match (&options.kek, &location) {
+            (Some(path), _) => path.clone(),
+            (None, Location::Directory(dir)) => dir.join(KEK),
+            (None, Location::Postgres(_)) => return Err(OpenError::NoKek),
         };
-        let store = Self {
-            database: Mutex::new(connection),
-            reader: Mutex::new(database::open(&dir.join(DATABASE))?),
-            kek,
-            audit: Audit {
-                log: log.map(|log| Mutex::new(Some(log))),
-                dir: audit_dir,
-                path: dir.join(AUDIT),
-                key,
-                group: Group::new(),
-            },
-            redemptions: Group::new(),
-            changes: AtomicU64::new(0),
+        let kek = Kek::read(&kek_path)?;
+        let database = match &location {
+            Location::Directory(dir) => Database::Sqlite(Box::new(Sqlite::open(&dir.join(DATABASE))?)),
+            Location::Postgres(settings) => Database::Postgres(Box::new(Postgres::open(settings)?)),
+        };
+        let signer = audit_signer(&database, &kek)?;
+        let key = signer.public().clone();
+        // Before the checkpoint, which another process may move on meanwhile.
+        let recorded = database.read(database::audit_head)?;
+        let log = match &location {
+            Location::Directory(dir) => {
+                Log::Files(Box::new(FileLog::open(&dir.join(AUDIT), signer, options.sequencer)?))
+            }
+            Location::Postgres(_) => {
+                Log::Rows(Box::new(RowLog::open(&database, signer, options.sequencer).map_err(rows_refused)?))
+            }
+        };
+        let audit = Audit { log, key, group: Group::new() };
+        let store = Self { database, kek, audit, redemptions: Group::new() };
+        let checkpoint = match &store.audit.log {
+            Log::Files(files) => files.opened_checkpoint()?,
+            Log::Rows(rows) => rows.checkpoint(&store.database).map_err(rows_refused)?,
         };
         store.check_history(&checkpoint, recorded, options.known_checkpoint.as_deref())?;
         Ok(store)
     }
 
-    /// The log opened for appending, as at a start.
-    pub(crate) fn reopened_log(&self) -> Result<TileLog, Box<OpenError>> {
+    /// The log in a directory opened for appending, as at a start.
+    pub(crate) fn reopened_log(&self, path: &Path) -> Result<TileLog, Box<OpenError>> {
         let reopen = || {
-            let connection = database::lock(&self.reader)?;
-            let recorded = database::audit_head(&connection)?;
-            let log = TileLog::open(&self.audit.path, audit_signer(&connection, &self.kek)?)?;
-            drop(connection);
+            let recorded = self.database.read(database::audit_head)?;
+            let log = TileLog::open(path, audit_signer(&self.database, &self.kek)?)?;
             self.check_history(log.checkpoint(), recorded, None)?;
             Ok(log)
         };
@@ -214,7 +217,7 @@ impl Store {
             if known > found {
                 return Err(OpenError::RolledBack { known, found });
             }
-            let proof = release::log::Tree::new(&self.audit.dir, found).consistency_proof(known)?;
+            let proof = self.consistency_proof(known, found)?;
             verify_consistency(known, &known_root, found, root, &proof)
                 .map_err(|_| OpenError::RolledBack { known, found })?;
         }
@@ -222,8 +225,58 @@ impl Store {
     }
 }
 
-fn audit_signer(connection: &rusqlite::Connection, kek: &Kek) -> Result<LogSigner, OpenError> {
-    let seed = crate::keys::secret(connection, kek, SECRET_AUDIT).map_err(|error| match error {
+fn init_directory(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
+    let kek_path = options.kek.clone().unwrap_or_else(|| dir.join(KEK));
+    let (database, audit) = (dir.join(DATABASE), dir.join(AUDIT));
+    if let Some(there) = [&kek_path, &database, &audit].into_iter().find(|path| path.exists()) {
+        return Err(InitError::Exists(there.clone()));
+    }
+    make_private_dir(dir).map_err(|source| InitError::Directory { path: dir.to_owned(), source })?;
+    let kek = Kek::create(&kek_path)?;
+    let (seed, signer) = new_signer(&options.audit_origin)?;
+    let database = Sqlite::create(&database)?;
+    database.write(|tx| put_audit_key(tx, &kek, &options.audit_origin, &seed))?;
+    TileLog::create(&audit, signer)?;
+    Ok(())
+}
+
+fn init_postgres(settings: &PostgresSettings, options: &InitOptions) -> Result<(), InitError> {
+    let kek_path = options.kek.as_ref().ok_or(InitError::NoKek)?;
+    let (seed, signer) = new_signer(&options.audit_origin)?;
+    let database = Postgres::new(settings)?;
+    let kek = Kek::create(kek_path)?;
+    let created = database.create(|tx| {
+        put_audit_key(tx, &kek, &options.audit_origin, &seed)?;
+        Ok::<_, InitError>(RowLog::create(tx, &signer)?)
+    });
+    if !matches!(created, Ok(Some(()))) {
+        // It wrapped nothing.
+        let _ = fs::remove_file(kek_path);
+    }
+    created?.ok_or(InitError::NotEmpty)
+}
+
+fn new_signer(origin: &str) -> Result<(Zeroizing<[u8; 32]>, LogSigner), InitError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    crate::wrap::random(seed.as_mut_slice()).map_err(KekError::from)?;
+    let signer = LogSigner::new(origin, &seed)?;
+    Ok((seed, signer))
+}
+
+fn put_audit_key(tx: &mut Tx<'_>, kek: &Kek, origin: &str, seed: &[u8; 32]) -> Result<(), InitError> {
+    crate::keys::put_secret(tx, kek, SECRET_AUDIT, seed)?;
+    Ok(database::put_meta(tx, META_ORIGIN, origin.as_bytes())?)
+}
+
+fn rows_refused(error: AuditError) -> OpenError {
+    match error {
+        AuditError::Database(error) => OpenError::Database(error),
+        other => OpenError::AuditRows(Box::new(other)),
+    }
+}
+
+fn audit_signer(database: &Database, kek: &Kek) -> Result<LogSigner, OpenError> {
+    let seed = crate::keys::secret(database, kek, SECRET_AUDIT).map_err(|error| match error {
         KeyStoreError::Database(error) => OpenError::Database(error),
         KeyStoreError::Wrap(WrapError::Open) => OpenError::WrongKek,
         _ => OpenError::Malformed("audit key"),
@@ -231,7 +284,7 @@ fn audit_signer(connection: &rusqlite::Connection, kek: &Kek) -> Result<LogSigne
     let seed = seed.ok_or(OpenError::Malformed("audit key"))?;
     let seed: Zeroizing<[u8; 32]> =
         Zeroizing::new(seed.as_slice().try_into().map_err(|_| OpenError::Malformed("audit key"))?);
-    let origin = database::meta(connection, META_ORIGIN)?.ok_or(OpenError::Malformed("audit origin"))?;
+    let origin = database.read(|tx| database::meta(tx, META_ORIGIN))?.ok_or(OpenError::Malformed("audit origin"))?;
     let origin = String::from_utf8(origin).map_err(|_| OpenError::Malformed("audit origin"))?;
     LogSigner::new(&origin, &seed).map_err(|_| OpenError::Malformed("audit origin"))
 }

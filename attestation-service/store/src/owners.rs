@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owners of models: their keys, the order of their commands, and what they demand.
 
-use rusqlite::{ErrorCode, OptionalExtension as _, TransactionBehavior, params};
 use types::{Blake3Digest, Hex32, ModelId};
 
-use crate::database::{self, DatabaseError};
+use crate::database::DatabaseError;
+use crate::sql::{Row, Value, integer};
 use crate::{Store, releases};
 
 /// The owner of a model.
@@ -47,30 +47,20 @@ pub enum OwnerError {
     Database(#[from] DatabaseError),
 }
 
-impl From<rusqlite::Error> for OwnerError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.into())
-    }
-}
-
 impl Store {
     /// Registers the owner of a model, by its identity, for good.
     ///
     /// # Errors
     /// [`OwnerError::Exists`].
     pub fn register_owner(&self, model: &ModelId, key: &Hex32) -> Result<(), OwnerError> {
-        let inserted = database::lock(&self.database)?.execute(
-            "INSERT INTO owners (model, key, sequence) VALUES (?1, ?2, 0)",
-            params![model.identity().to_string(), key.as_bytes()],
-        );
-        match inserted {
-            Ok(_) => {
-                self.changed();
-                Ok(())
+        self.database.change(|tx| {
+            let sql = "INSERT INTO owners (model, key, sequence) VALUES (?1, ?2, 0) ON CONFLICT DO NOTHING";
+            let identity = model.identity().to_string();
+            match tx.execute(sql, &[Value::Text(&identity), Value::Blob(key.as_bytes())])? {
+                0 => Err(OwnerError::Exists),
+                _ => Ok(()),
             }
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => Err(OwnerError::Exists),
-            Err(error) => Err(error.into()),
-        }
+        })
     }
 
     /// The owner of a model.
@@ -78,14 +68,11 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn owner(&self, model: &Blake3Digest) -> Result<Option<Owner>, DatabaseError> {
-        let row = database::lock(&self.reader)?
-            .query_row("SELECT key, sequence FROM owners WHERE model = ?1", [model.to_string()], |row| {
-                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, i64>(1)?))
-            })
-            .optional()?;
-        let Some((key, sequence)) = row else { return Ok(None) };
-        let key = key.try_into().map_err(|_| DatabaseError::Row("owners"))?;
-        Ok(Some(Owner { key: Hex32::new(key), sequence: database::number("owners", sequence)? }))
+        let sql = "SELECT key, sequence FROM owners WHERE model = ?1";
+        let row = self.database.read(|tx| tx.first(sql, &[Value::Text(&model.to_string())]))?;
+        let Some(mut row) = row else { return Ok(None) };
+        let key = row.blob(0)?.try_into().map_err(|_| row.malformed())?;
+        Ok(Some(Owner { key: Hex32::new(key), sequence: row.number(1)? }))
     }
 
     /// Carries out a command whose signature was verified, and its sequence with it, or neither.
@@ -94,27 +81,24 @@ impl Store {
     /// [`OwnerError`].
     pub fn command_of_owner(&self, model: &ModelId, sequence: u64, change: &OwnerChange) -> Result<(), OwnerError> {
         let identity = model.identity().to_string();
-        let number = i64::try_from(sequence).map_err(|_| DatabaseError::Row("owners"))?;
-        let mut connection = database::lock(&self.database)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let known: Option<i64> = transaction
-            .query_row("SELECT sequence FROM owners WHERE model = ?1", [&identity], |row| row.get(0))
-            .optional()?;
-        let known = database::number("owners", known.ok_or(OwnerError::Unknown)?)?;
-        if sequence <= known {
-            return Err(OwnerError::Sequence { known, found: sequence });
-        }
-        transaction.execute("UPDATE owners SET sequence = ?2 WHERE model = ?1", params![identity, number])?;
-        match change {
-            OwnerChange::Policy(policy) => {
-                transaction.execute("UPDATE owners SET policy = ?2 WHERE model = ?1", params![identity, policy])?;
+        let number = integer("owners", sequence)?;
+        self.database.change(|tx| {
+            let row = tx.first("SELECT sequence FROM owners WHERE model = ?1", &[Value::Text(&identity)])?;
+            let known = row.ok_or(OwnerError::Unknown)?.number(0)?;
+            if sequence <= known {
+                return Err(OwnerError::Sequence { known, found: sequence });
             }
-            OwnerChange::Revoke => releases::revoke_model_in(&transaction, &identity)?,
-        }
-        transaction.commit()?;
-        drop(connection);
-        self.changed();
-        Ok(())
+            let sql = "UPDATE owners SET sequence = ?2 WHERE model = ?1";
+            tx.execute(sql, &[Value::Text(&identity), Value::Int(number)])?;
+            match change {
+                OwnerChange::Policy(policy) => {
+                    let sql = "UPDATE owners SET policy = ?2 WHERE model = ?1";
+                    tx.execute(sql, &[Value::Text(&identity), Value::Blob(policy)])?;
+                }
+                OwnerChange::Revoke => releases::revoke_model_in(tx, &identity)?,
+            }
+            Ok(())
+        })
     }
 
     /// The policies that owners demand, by the identities of their models.
@@ -122,12 +106,9 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn owner_policies(&self) -> Result<Vec<(Blake3Digest, Vec<u8>)>, DatabaseError> {
-        let connection = database::lock(&self.reader)?;
-        let mut statement = connection.prepare("SELECT model, policy FROM owners WHERE policy IS NOT NULL")?;
-        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-        let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        rows.into_iter()
-            .map(|(model, policy)| Ok((model.parse().map_err(|_| DatabaseError::Row("owners"))?, policy)))
-            .collect()
+        let sql = "SELECT model, policy FROM owners WHERE policy IS NOT NULL ORDER BY model";
+        let rows = self.database.read(|tx| tx.query(sql, &[]))?;
+        let policy = |mut row: Row| Ok((row.text(0)?.parse().map_err(|_| row.malformed())?, row.blob(1)?));
+        rows.into_iter().map(policy).collect()
     }
 }

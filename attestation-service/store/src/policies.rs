@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policy documents by name. The store keeps bytes; their readers check them.
 
-use rusqlite::{OptionalExtension as _, params};
-
 use crate::Store;
-use crate::database::{self, DatabaseError};
+use crate::database::DatabaseError;
+use crate::sql::Value;
 
 /// Why a policy was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +33,12 @@ impl Store {
         if document.len() > MAX_POLICY {
             return Err(PolicyError::TooLarge);
         }
-        database::lock(&self.database)?
-            .execute("INSERT OR REPLACE INTO policies (name, document) VALUES (?1, ?2)", params![name, document])
-            .map_err(DatabaseError::from)?;
-        self.changed();
-        Ok(())
+        self.database.change(|tx| {
+            let sql = "INSERT INTO policies (name, document) VALUES (?1, ?2)
+                ON CONFLICT (name) DO UPDATE SET document = excluded.document";
+            tx.execute(sql, &[Value::Text(name), Value::Blob(document)])?;
+            Ok(())
+        })
     }
 
     /// A policy document.
@@ -46,10 +46,10 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn policy(&self, name: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
-        let connection = database::lock(&self.reader)?;
-        Ok(connection
-            .query_row("SELECT document FROM policies WHERE name = ?1", [name], |row| row.get(0))
-            .optional()?)
+        self.database.read(|tx| {
+            let row = tx.first("SELECT document FROM policies WHERE name = ?1", &[Value::Text(name)])?;
+            row.map(|mut row| row.blob(0)).transpose()
+        })
     }
 
     /// The policies' names, sorted.
@@ -57,10 +57,10 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn policies(&self) -> Result<Vec<String>, DatabaseError> {
-        let connection = database::lock(&self.reader)?;
-        let mut statement = connection.prepare("SELECT name FROM policies ORDER BY name")?;
-        let names = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        Ok(names)
+        self.database.read(|tx| {
+            let rows = tx.query("SELECT name FROM policies ORDER BY name", &[])?;
+            rows.into_iter().map(|mut row| row.text(0)).collect()
+        })
     }
 }
 

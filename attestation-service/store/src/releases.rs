@@ -2,11 +2,11 @@
 //! Imported releases, and what was revoked.
 
 use release::{Bundle, BundleError, VerifiedRelease};
-use rusqlite::{Connection, OptionalExtension as _, params};
 use types::{ModelId, Sha256Digest};
 
 use crate::Store;
 use crate::database::{self, DatabaseError};
+use crate::sql::{Row, Tx, Value};
 
 /// An imported release. The bundle was verified when it was imported; verify it again before use, since keys,
 /// witnesses and the time may have changed, and the database is only a file.
@@ -47,19 +47,15 @@ impl Store {
         if &digest != verified.digest() {
             return Err(ReleaseStoreError::Mismatch);
         }
-        let connection = database::lock(&self.database)?;
-        if is_revoked(&connection, RELEASE, &digest.to_string())? {
-            return Err(ReleaseStoreError::Revoked);
-        }
-        connection
-            .execute(
-                "INSERT OR REPLACE INTO releases (digest, bundle) VALUES (?1, ?2)",
-                params![digest.as_bytes(), bundle],
-            )
-            .map_err(DatabaseError::from)?;
-        drop(connection);
-        self.changed();
-        Ok(())
+        self.database.change(|tx| {
+            if is_revoked(tx, RELEASE, &digest.to_string())? {
+                return Err(ReleaseStoreError::Revoked);
+            }
+            let sql = "INSERT INTO releases (digest, bundle) VALUES (?1, ?2)
+                ON CONFLICT (digest) DO UPDATE SET bundle = excluded.bundle";
+            tx.execute(sql, &[Value::Blob(digest.as_bytes()), Value::Blob(bundle)])?;
+            Ok(())
+        })
     }
 
     /// All imported releases, revoked ones included and marked, sorted by digest.
@@ -67,12 +63,11 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn releases(&self) -> Result<Vec<StoredRelease>, DatabaseError> {
-        let connection = database::lock(&self.reader)?;
-        let mut statement = connection.prepare("SELECT digest, bundle FROM releases ORDER BY digest")?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?
-            .collect::<Result<Vec<_>, _>>()?;
-        rows.into_iter().map(|(digest, bundle)| stored(&connection, &digest, bundle)).collect()
+        self.database.read(|tx| {
+            // First the releases: one that is revoked between the two statements is marked.
+            let rows = tx.query("SELECT digest, bundle FROM releases ORDER BY digest", &[])?;
+            rows.into_iter().map(|row| stored(tx, row)).collect()
+        })
     }
 
     /// One imported release.
@@ -80,11 +75,11 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn release(&self, digest: &Sha256Digest) -> Result<Option<StoredRelease>, DatabaseError> {
-        let connection = database::lock(&self.reader)?;
-        let bundle: Option<Vec<u8>> = connection
-            .query_row("SELECT bundle FROM releases WHERE digest = ?1", params![digest.as_bytes()], |row| row.get(0))
-            .optional()?;
-        bundle.map(|bundle| stored(&connection, digest.as_bytes(), bundle)).transpose()
+        self.database.read(|tx| {
+            let sql = "SELECT digest, bundle FROM releases WHERE digest = ?1";
+            let row = tx.first(sql, &[Value::Blob(digest.as_bytes())])?;
+            row.map(|row| stored(tx, row)).transpose()
+        })
     }
 
     /// Revokes a release, imported or not, for good.
@@ -100,7 +95,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_release_revoked(&self, digest: &Sha256Digest) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.reader)?, RELEASE, &digest.to_string())
+        self.is_revoked(RELEASE, &digest.to_string())
     }
 
     /// Revokes a platform for good, by its name as verdicts and audit entries show it.
@@ -116,7 +111,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_platform_revoked(&self, name: &Sha256Digest) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.reader)?, PLATFORM, &name.to_string())
+        self.is_revoked(PLATFORM, &name.to_string())
     }
 
     /// Revokes a model by its identity, under whatever name, for good.
@@ -132,34 +127,42 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn is_model_revoked(&self, model: &ModelId) -> Result<bool, DatabaseError> {
-        is_revoked(&*database::lock(&self.reader)?, MODEL, &model.identity().to_string())
+        self.is_revoked(MODEL, &model.identity().to_string())
     }
 
     fn revoke(&self, kind: &str, subject: &str) -> Result<(), DatabaseError> {
-        database::lock(&self.database)?
-            .execute("INSERT OR IGNORE INTO revoked (kind, subject) VALUES (?1, ?2)", params![kind, subject])?;
-        self.changed();
-        Ok(())
+        self.database.change(|tx| revoke(tx, kind, subject))
+    }
+
+    fn is_revoked(&self, kind: &str, subject: &str) -> Result<bool, DatabaseError> {
+        self.database.read(|tx| is_revoked(tx, kind, subject))
     }
 }
 
-/// Revokes a model inside a transaction of the caller.
-pub(crate) fn revoke_model_in(connection: &Connection, identity: &str) -> Result<(), DatabaseError> {
-    connection.execute("INSERT OR IGNORE INTO revoked (kind, subject) VALUES (?1, ?2)", params![MODEL, identity])?;
-    Ok(())
+/// Revokes a model inside a change of the caller.
+pub(crate) fn revoke_model_in(tx: &mut Tx<'_>, identity: &str) -> Result<(), DatabaseError> {
+    revoke(tx, MODEL, identity)
 }
 
-fn stored(connection: &Connection, digest: &[u8], bundle: Vec<u8>) -> Result<StoredRelease, DatabaseError> {
-    let digest = database::digest("releases", digest)?;
-    let revoked = is_revoked(connection, RELEASE, &digest.to_string())?;
-    Ok(StoredRelease { digest, bundle, revoked })
+/// Whether a model was revoked, inside a transaction of the caller.
+pub(crate) fn is_model_revoked_in(tx: &mut Tx<'_>, identity: &str) -> Result<bool, DatabaseError> {
+    is_revoked(tx, MODEL, identity)
 }
 
-fn is_revoked(connection: &Connection, kind: &str, subject: &str) -> Result<bool, DatabaseError> {
-    let found = connection
-        .query_row("SELECT 1 FROM revoked WHERE kind = ?1 AND subject = ?2", params![kind, subject], |_| Ok(()))
-        .optional()?;
-    Ok(found.is_some())
+fn revoke(tx: &mut Tx<'_>, kind: &str, subject: &str) -> Result<(), DatabaseError> {
+    let sql = "INSERT INTO revoked (kind, subject) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    tx.execute(sql, &[Value::Text(kind), Value::Text(subject)]).map(drop)
+}
+
+fn is_revoked(tx: &mut Tx<'_>, kind: &str, subject: &str) -> Result<bool, DatabaseError> {
+    let sql = "SELECT kind FROM revoked WHERE kind = ?1 AND subject = ?2";
+    Ok(tx.first(sql, &[Value::Text(kind), Value::Text(subject)])?.is_some())
+}
+
+fn stored(tx: &mut Tx<'_>, mut row: Row) -> Result<StoredRelease, DatabaseError> {
+    let digest = database::digest("releases", &row.blob(0)?)?;
+    let revoked = is_revoked(tx, RELEASE, &digest.to_string())?;
+    Ok(StoredRelease { digest, bundle: row.blob(1)?, revoked })
 }
 
 const RELEASE: &str = "release";

@@ -7,10 +7,14 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use types::Sha256Digest;
 use zeroize::Zeroizing;
 
 /// The key that wraps all others.
-pub struct Kek(LessSafeKey);
+pub struct Kek {
+    key: LessSafeKey,
+    id: String,
+}
 
 /// Why the key-wrapping key could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +100,16 @@ impl Kek {
     }
 
     fn from_bytes(bytes: &[u8; KEY_LEN]) -> Result<Self, WrapError> {
-        UnboundKey::new(&AES_256_GCM, bytes).map(|key| Self(LessSafeKey::new(key))).map_err(|_| WrapError::Seal)
+        // Tells keys apart and says nothing of them: they are 256 random bits.
+        let digest = Sha256Digest::of_parts(&[b"chrysalis/kek-id/v1", bytes]).to_string();
+        let id = format!("file:{}", digest.get(..32).unwrap_or_default());
+        let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| WrapError::Seal)?;
+        Ok(Self { key: LessSafeKey::new(key), id })
+    }
+
+    /// Names the key in the rows that it wrapped.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// nonce[12] ‖ ciphertext ‖ tag[16].
@@ -105,7 +118,7 @@ impl Kek {
         random(&mut nonce)?;
         let mut sealed = Zeroizing::new(secret.to_vec());
         let tag = self
-            .0
+            .key
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(context), sealed.as_mut_slice())
             .map_err(|_| WrapError::Seal)?;
         Ok([nonce.as_slice(), sealed.as_slice(), tag.as_ref()].concat())
@@ -115,7 +128,7 @@ impl Kek {
         let (nonce, rest) = wrapped.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::Open)?;
         let mut buffer = Zeroizing::new(rest.to_vec());
         let opened = self
-            .0
+            .key
             .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(context), buffer.as_mut_slice())
             .map_err(|_| WrapError::Open)?
             .len();

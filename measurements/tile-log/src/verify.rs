@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verification of a whole log: everything is computed again from its entries.
 
-use release::log::{CheckpointError, Edge, EdgeError, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _};
+use release::log::{CheckpointError, Edge, EdgeError, LogKey, SignedCheckpoint, TileError, TilePath, Tiles};
 
 use crate::TileDir;
 use crate::files::FileError;
@@ -48,14 +48,27 @@ pub enum VerifyError {
 pub fn verify(
     dir: &TileDir,
     key: &LogKey,
-    mut visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
+    visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
 ) -> Result<SignedCheckpoint, VerifyError> {
     let checkpoint = SignedCheckpoint::verify(&dir.checkpoint()?, key)?;
+    verify_tiles(dir, &checkpoint, visit)?;
+    Ok(checkpoint)
+}
+
+/// [`verify`] of tiles that are kept elsewhere than in a directory, against a checkpoint whose signature was verified.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn verify_tiles<T: Tiles + ?Sized>(
+    tiles: &T,
+    checkpoint: &SignedCheckpoint,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
+) -> Result<(), VerifyError> {
     let size = checkpoint.head().size();
     let mut edge = Edge::empty();
     for number in 0.. {
         let Some(path) = TilePath::entries(number, size) else { break };
-        let bundle = dir.read(&path)?;
+        let bundle = tiles.read(&path)?;
         for entry in path.split_entries(&bundle)? {
             let (index, _) = edge.append(entry)?;
             visit(index, entry).map_err(|rule| VerifyError::Entry { index, rule })?;
@@ -63,7 +76,7 @@ pub fn verify(
         let last = edge.size() == size;
         for (tile, computed) in edge.take_files() {
             // Between bundles only full tiles are of the final tree.
-            if (tile.is_full() || last) && dir.read(&tile)? != computed {
+            if (tile.is_full() || last) && tiles.read(&tile)? != computed {
                 return Err(VerifyError::Differs(tile));
             }
         }
@@ -71,5 +84,5 @@ pub fn verify(
     if edge.size() != size || &edge.root() != checkpoint.head().root() {
         return Err(VerifyError::Root);
     }
-    Ok(checkpoint)
+    Ok(())
 }

@@ -1,24 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Imported releases: only what was verified, and nothing that was revoked.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use release::{Hardware, Validity, VerifiedRelease};
-use store::{InitOptions, ReleaseStoreError, Store};
+use store::ReleaseStoreError;
 use types::{Device, MachineShape, QemuVersion, shape::ShapeFacts};
 
-const NOW: u64 = 1_750_000_000;
+use super::place::{NOW, Place};
 
-#[test]
-fn verified_releases_are_kept_by_digest_and_revoked_for_good() {
-    let dir = tempfile::tempdir().unwrap();
-    Store::init(dir.path(), &InitOptions { audit_origin: "example.invalid/audit".into(), kek: None }).unwrap();
-    let store = Store::open(dir.path()).unwrap();
+pub(crate) fn verified_releases_are_kept_by_digest_and_revoked_for_good(place: &Place) {
+    let store = place.made();
     let ((bundle, verified), (other_bundle, other)) = (published("a"), published("b"));
     assert_ne!(verified.digest(), other.digest());
     assert!(matches!(store.import_release(&other_bundle, &verified), Err(ReleaseStoreError::Mismatch)));
@@ -37,7 +27,6 @@ fn verified_releases_are_kept_by_digest_and_revoked_for_good() {
     store.revoke_release(other.digest()).unwrap();
     assert!(matches!(store.import_release(&other_bundle, &other), Err(ReleaseStoreError::Revoked)));
 }
-
 /// A release that is the only entry of its log.
 fn published(profile: &str) -> (Vec<u8>, VerifiedRelease) {
     let qemu = QemuVersion { major: 10, minor: 1 };

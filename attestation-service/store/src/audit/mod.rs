@@ -1,26 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The audit log: what was authorised stands on disk before it happens.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
+mod files;
+mod rows;
 
-use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _};
-use tile_log::{AppendError, FileError, ReadError, TileDir, TileLog, VerifyError};
+use std::path::Path;
 
-use crate::database::{self, DatabaseError};
+use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _, Tree};
+use tile_log::{AppendError, FileError, ReadError, TileLog, VerifyError};
+
+use crate::database::{self, Database, DatabaseError};
 use crate::entry::{AuditEntry, EntryError};
 use crate::group::Group;
 use crate::{OpenError, Store};
+pub(crate) use files::FileLog;
+use rows::DatabaseTiles;
+pub(crate) use rows::RowLog;
 
 pub(crate) struct Audit {
-    /// `None` when the store was opened without the sequencer; `None` inside when a write failed, until the log is
-    /// opened again.
-    pub(crate) log: Option<Mutex<Option<TileLog>>>,
-    pub(crate) dir: TileDir,
-    pub(crate) path: PathBuf,
+    pub(crate) log: Log,
     pub(crate) key: LogKey,
     /// Entries that are written together.
     pub(crate) group: Group<Vec<u8>, Result<EntryProof, AuditError>>,
+}
+
+/// Where the log is.
+pub(crate) enum Log {
+    /// In a directory beside the embedded database.
+    Files(Box<FileLog>),
+    /// In PostgreSQL.
+    Rows(Box<RowLog>),
 }
 
 /// Why nothing was appended to, or read from, the audit log.
@@ -50,6 +59,17 @@ pub enum AuditError {
     /// After a write that failed the log could not be opened again.
     #[error("the audit log could not be opened again: {0}")]
     Reopen(#[from] Box<OpenError>),
+    /// The log is smaller than this process has seen it, or another one: the database was set back.
+    #[error("the audit log was rolled back or replaced: {known} entries are known, it has {found}")]
+    RolledBack {
+        /// Entries of the newest head that this process saw.
+        known: u64,
+        /// Entries found.
+        found: u64,
+    },
+    /// The rows do not have the root that the checkpoint says.
+    #[error("the audit log is damaged: its root is not the checkpoint's")]
+    Root,
     /// The write that it was a part of failed.
     #[error("the entry was not written: {0}")]
     Batch(String),
@@ -89,8 +109,9 @@ pub enum AuditVerifyError {
 }
 
 impl Store {
-    /// Appends an entry. On return the entry, its tiles and the signed checkpoint are on disk; the database's record of
-    /// the new head is written, and synced with the next redemption. Entries that come at the same time share one write, and their proofs one checkpoint.
+    /// Appends an entry. On return the entry, its tiles and the signed checkpoint are on disk (in a directory: the
+    /// database's record of the new head is written, and synced with the next redemption). Entries that come at the same
+    /// time share one write, and their proofs one checkpoint.
     ///
     /// # Errors
     /// [`AuditError`]; then the caller may not act on the entry, though it may stand in the log.
@@ -112,12 +133,21 @@ impl Store {
 
     fn append_all(&self, batch: &[Vec<u8>]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         let entries: Vec<_> = batch.iter().map(Vec::as_slice).collect();
-        self.sequence(|log| {
-            let appended = log.append(&entries)?;
-            let head = log.checkpoint().head();
-            database::set_audit_head(&*database::lock(&self.database)?, head.size(), head.root())?;
-            Ok(appended.iter().map(|entry| Ok(log.proof(entry.index)?)).collect())
-        })
+        match &self.audit.log {
+            Log::Rows(rows) => rows.append(&self.database, &entries),
+            Log::Files(files) => files.append(
+                |path| self.reopened(path),
+                &entries,
+                |checkpoint| {
+                    let head = checkpoint.head();
+                    // A log in a directory stands beside an embedded database.
+                    if let Database::Sqlite(sqlite) = &self.database {
+                        database::set_audit_head(sqlite, head.size(), head.root())?;
+                    }
+                    Ok(())
+                },
+            ),
+        }
     }
 
     /// Proof that entry `index` stands in the log, as of the newest checkpoint.
@@ -125,7 +155,10 @@ impl Store {
     /// # Errors
     /// [`AuditError`]; [`TileError::Range`] inside for an index beyond the log.
     pub fn audit_proof(&self, index: u64) -> Result<EntryProof, AuditError> {
-        self.sequence(|log| Ok(log.proof(index)?))
+        match &self.audit.log {
+            Log::Rows(rows) => rows.proof(&self.database, index),
+            Log::Files(files) => files.sequence(|path| self.reopened(path), |log| Ok(log.proof(index)?)),
+        }
     }
 
     /// The newest checkpoint, as text.
@@ -134,8 +167,8 @@ impl Store {
     /// [`AuditError`].
     pub fn checkpoint(&self) -> Result<SignedCheckpoint, AuditError> {
         match &self.audit.log {
-            Some(_) => self.sequence(|log| Ok(log.checkpoint().clone())),
-            None => Ok(SignedCheckpoint::verify(&self.audit.dir.checkpoint()?, &self.audit.key)?),
+            Log::Rows(rows) => rows.checkpoint(&self.database),
+            Log::Files(files) => files.checkpoint(|path| self.reopened(path)),
         }
     }
 
@@ -144,7 +177,18 @@ impl Store {
     /// # Errors
     /// [`TileError::Missing`] where the log has no such tile.
     pub fn tile(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
-        self.audit.dir.read(path)
+        match &self.audit.log {
+            Log::Rows(_) => DatabaseTiles(&self.database).read(path),
+            Log::Files(files) => files.dir.read(path),
+        }
+    }
+
+    /// The proof that the log of `size` entries extends its own first `old` ones.
+    pub(crate) fn consistency_proof(&self, old: u64, size: u64) -> Result<Vec<types::Sha256Digest>, TileError> {
+        match &self.audit.log {
+            Log::Rows(_) => Tree::new(&DatabaseTiles(&self.database), size).consistency_proof(old),
+            Log::Files(files) => Tree::new(&files.dir, size).consistency_proof(old),
+        }
     }
 
     /// The audit log's public key, named by its origin.
@@ -158,7 +202,10 @@ impl Store {
     /// # Errors
     /// [`AuditError`].
     pub fn set_cosigned(&self, cosigned: SignedCheckpoint) -> Result<(), AuditError> {
-        self.sequence(|log| Ok(log.set_cosigned(cosigned)?))
+        match &self.audit.log {
+            Log::Rows(rows) => rows.set_cosigned(&self.database, &cosigned),
+            Log::Files(files) => files.sequence(|path| self.reopened(path), |log| Ok(log.set_cosigned(cosigned)?)),
+        }
     }
 
     /// Recomputes the whole audit log from its entries, each of which must be of a known form. Nothing is appended
@@ -176,11 +223,15 @@ impl Store {
     /// # Errors
     /// [`AuditVerifyError`].
     pub fn verify_audit_with(&self, mut visit: impl FnMut(u64, &AuditEntry)) -> Result<AuditSummary, AuditVerifyError> {
-        let guard = self.audit.log.as_ref().map(Mutex::lock);
+        let guard = match &self.audit.log {
+            Log::Files(files) => files.hold(),
+            // What a checkpoint of rows covers never changes.
+            Log::Rows(_) => None,
+        };
         // Before the checkpoint, which another process may move on meanwhile.
-        let head = database::audit_head(&*database::lock(&self.database)?)?;
+        let head = self.database.read(database::audit_head)?;
         let (mut key_releases, mut refusals) = (0, 0);
-        let checkpoint = tile_log::verify(&self.audit.dir, &self.audit.key, |index, bytes| {
+        let look = |index, bytes: &[u8]| {
             let entry = AuditEntry::parse(bytes).map_err(|error| error.to_string())?;
             visit(index, &entry);
             match entry {
@@ -190,7 +241,19 @@ impl Store {
                 AuditEntry::Owner(_) => {}
             }
             Ok(())
-        })?;
+        };
+        let checkpoint = match &self.audit.log {
+            Log::Files(files) => tile_log::verify(&files.dir, &self.audit.key, look)?,
+            Log::Rows(rows) => {
+                let checkpoint = rows.checkpoint(&self.database).map_err(|error| match error {
+                    AuditError::Checkpoint(error) => AuditVerifyError::Log(error.into()),
+                    AuditError::Database(error) => AuditVerifyError::Database(error),
+                    _ => AuditVerifyError::Database(DatabaseError::Row("audit_head")),
+                })?;
+                tile_log::verify_tiles(&DatabaseTiles(&self.database), &checkpoint, look)?;
+                checkpoint
+            }
+        };
         drop(guard);
         let (known, found) = (head.map_or(0, |(size, _)| size), checkpoint.head().size());
         if known > found {
@@ -199,19 +262,7 @@ impl Store {
         Ok(AuditSummary { checkpoint, key_releases, refusals })
     }
 
-    /// Works on the log. Where a write failed before, which checkpoint is on disk is in doubt: the log is opened again,
-    /// as at a start, and must extend the head that the database knows.
-    fn sequence<T>(&self, work: impl FnOnce(&mut TileLog) -> Result<T, AuditError>) -> Result<T, AuditError> {
-        let mut place =
-            self.audit.log.as_ref().ok_or(AuditError::NotSequencer)?.lock().map_err(|_| AuditError::Poisoned)?;
-        let log = match place.as_mut() {
-            Some(log) => log,
-            None => place.insert(self.reopened_log()?),
-        };
-        let result = work(log);
-        if matches!(result, Err(AuditError::Append(AppendError::File(_) | AppendError::Poisoned))) {
-            *place = None;
-        }
-        result
+    fn reopened(&self, path: &Path) -> Result<TileLog, AuditError> {
+        Ok(self.reopened_log(path)?)
     }
 }

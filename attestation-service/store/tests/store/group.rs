@@ -1,44 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Many callers at once: everybody's own result, and marks that move with changes alone.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Mutex;
 
 use release::log::leaf_hash;
-use store::{AuditEntry, InitOptions, OpenOptions, RedeemError, RefusalEntry, RefusalsEntry, Store};
-use types::{Document as _, Sha256Digest};
+use store::{AuditEntry, RedeemError, RefusalEntry, RefusalsEntry};
+use types::{Document as _, Hex32, Sha256Digest};
 
-const NOW: u64 = 1_750_000_000;
-
-fn made(dir: &Path) -> Store {
-    Store::init(dir, &InitOptions { audit_origin: "example.invalid/audit".into(), kek: None }).unwrap();
-    Store::open(dir).unwrap()
-}
-
-fn entry(number: u64) -> AuditEntry {
-    AuditEntry::Refusal(RefusalEntry {
-        schema: RefusalEntry::SCHEMA.into(),
-        unix: NOW + number,
-        model: None,
-        evidence: None,
-        challenge: None,
-        codes: vec!["register_mismatch".into()],
-    })
-}
+use super::place::{NOW, Place, key, model};
 
 /// Each of 16 × 25 entries is in the log once, at the index of its proof, and the proof is of this very entry.
-#[test]
-fn entries_that_come_together_have_proofs_of_their_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = made(dir.path());
+pub(crate) fn entries_that_come_together_have_proofs_of_their_own(place: &Place) {
+    let store = place.made();
     let seen = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
         for caller in 0..16 {
@@ -56,15 +30,13 @@ fn entries_that_come_together_have_proofs_of_their_own() {
     });
     assert_eq!(seen.into_inner().unwrap(), (0..400).collect());
     drop(store);
-    let store = Store::open(dir.path()).unwrap();
+    let store = place.open();
     assert_eq!(store.verify_audit().unwrap().refusals, 400);
 }
 
 /// In one batch a good redemption, a repeated and an expired one: each has its own answer.
-#[test]
-fn redemptions_that_come_together_stand_or_fall_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = made(dir.path());
+pub(crate) fn redemptions_that_come_together_stand_or_fall_alone(place: &Place) {
+    let store = place.made();
     store.prune_redeemed(NOW).unwrap();
     let answers = Mutex::new(BTreeMap::<&str, u32>::new());
     std::thread::scope(|scope| {
@@ -88,11 +60,9 @@ fn redemptions_that_come_together_stand_or_fall_alone() {
     assert_eq!(answers.into_inner().unwrap(), [("again", 8), ("expired", 8), ("redeemed", 8)].into());
 }
 
-#[test]
-fn marks_move_with_changes_and_not_with_redemptions() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = made(dir.path());
-    let other = Store::open_with(dir.path(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap();
+pub(crate) fn marks_move_with_changes_and_not_with_redemptions(place: &Place) {
+    let store = place.made();
+    let other = place.admin().unwrap();
     let mut number = 0_u32;
     let mut mark = || {
         number += 1;
@@ -101,15 +71,17 @@ fn marks_move_with_changes_and_not_with_redemptions() {
     let first = mark();
     store.append_audit(&entry(1)).unwrap();
     store.prune_redeemed(NOW - 1).unwrap();
+    other.import_key(&model("m"), 1, &key(1)).unwrap();
     assert_eq!(mark(), first, "what every request does is no change");
     let mut last = first;
-    let changes: [&dyn Fn(); 6] = [
+    let changes: [&dyn Fn(); 7] = [
         &|| store.set_policy("p", b"1").unwrap(),
         &|| store.revoke_release(&Sha256Digest::of(b"r")).unwrap(),
         &|| store.revoke_platform(&Sha256Digest::of(b"p")).unwrap(),
         &|| other.set_policy("p", b"2").unwrap(),
         &|| other.revoke_release(&Sha256Digest::of(b"other")).unwrap(),
         &|| other.revoke_platform(&Sha256Digest::of(b"other")).unwrap(),
+        &|| other.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap(),
     ];
     for (index, change) in changes.iter().enumerate() {
         change();
@@ -120,10 +92,8 @@ fn marks_move_with_changes_and_not_with_redemptions() {
     }
 }
 
-#[test]
-fn sums_of_refusals_are_entries() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = made(dir.path());
+pub(crate) fn sums_of_refusals_are_entries(place: &Place) {
+    let store = place.made();
     let good = RefusalsEntry {
         schema: RefusalsEntry::SCHEMA.into(),
         from: NOW,
@@ -144,4 +114,14 @@ fn sums_of_refusals_are_entries() {
     ] {
         assert!(store.append_audit(&AuditEntry::Refusals(bad)).is_err());
     }
+}
+fn entry(number: u64) -> AuditEntry {
+    AuditEntry::Refusal(RefusalEntry {
+        schema: RefusalEntry::SCHEMA.into(),
+        unix: NOW + number,
+        model: None,
+        evidence: None,
+        challenge: None,
+        codes: vec!["register_mismatch".into()],
+    })
 }

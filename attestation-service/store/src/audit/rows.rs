@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit log in PostgreSQL: entries, full tiles and the newest checkpoint as rows. Partial tiles are made from the
+//! rows below them. Whoever appends holds the checkpoint's row: of all replicas one at a time, in one transaction.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use release::log::{
+    Checkpoint, Edge, EntryProof, LogSigner, SignedCheckpoint, TileError, TilePath, Tiles, Tree, leaf_hash, node_hash,
+    verify_consistency,
+};
+use tile_log::AppendError;
+use types::Sha256Digest;
+
+use super::AuditError;
+use crate::database::{Database, DatabaseError};
+use crate::sql::{Tx, Value, integer};
+
+/// The log as one process sees it.
+pub(crate) struct RowLog {
+    signer: LogSigner,
+    sequencer: bool,
+    known: Mutex<Known>,
+}
+
+/// The newest state that this process saw: whatever comes must extend it.
+struct Known {
+    edge: Edge,
+    /// Tiles that the next proofs are likely to need.
+    recent: BTreeMap<TilePath, Vec<u8>>,
+}
+
+impl RowLog {
+    /// Makes the empty log of a new database.
+    pub(crate) fn create(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<(), AuditError> {
+        let root = Edge::empty().root();
+        let note = Checkpoint::new(signer.public().origin(), 0, root).sign(signer)?;
+        let sql = "INSERT INTO audit_head (one, size, root, note) VALUES (1, 0, ?1, ?2)";
+        tx.execute(sql, &[Value::Blob(root.as_bytes()), Value::Text(&note)])?;
+        Ok(())
+    }
+
+    /// Looks at the newest state and checks its right edge against the signed checkpoint.
+    pub(crate) fn open(database: &Database, signer: LogSigner, sequencer: bool) -> Result<Self, AuditError> {
+        let known = database.read(|tx| {
+            let head = head(tx, &signer, false)?;
+            loaded(tx, &head).map(|edge| Known { edge, recent: BTreeMap::new() })
+        })?;
+        Ok(Self { signer, sequencer, known: Mutex::new(known) })
+    }
+
+    pub(crate) fn checkpoint(&self, database: &Database) -> Result<SignedCheckpoint, AuditError> {
+        database.read(|tx| head(tx, &self.signer, false))
+    }
+
+    pub(super) fn append(
+        &self,
+        database: &Database,
+        entries: &[&[u8]],
+    ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
+        let mut known = self.lock()?;
+        let (next, checkpoint, indexes) = database.write(|tx| {
+            let head = head(tx, &self.signer, true)?;
+            let mut next = caught_up(tx, &known, &head)?;
+            let first = next.edge.size();
+            for entry in entries {
+                next.edge.append(entry).map_err(AppendError::Edge)?;
+            }
+            let size = next.edge.size();
+            let checkpoint = signed(&self.signer, size, next.edge.root())?;
+            let files = next.edge.take_files();
+            write(tx, first, entries, &files, &checkpoint)?;
+            next.keep(files);
+            Ok::<_, AuditError>((next, checkpoint, first..size))
+        })?;
+        let size = next.edge.size();
+        let tiles = Cached { recent: RefCell::new(next.recent), below: DatabaseTiles(database) };
+        let tree = Tree::new(&tiles, size);
+        let proofs = indexes.map(|index| proof(&tree, index, &checkpoint)).collect();
+        *known = Known { edge: next.edge, recent: tiles.recent.into_inner() };
+        Ok(proofs)
+    }
+
+    pub(super) fn proof(&self, database: &Database, index: u64) -> Result<EntryProof, AuditError> {
+        let checkpoint = self.checkpoint(database)?;
+        let tiles = DatabaseTiles(database);
+        proof(&Tree::new(&tiles, checkpoint.head().size()), index, &checkpoint)
+    }
+
+    /// Replaces the checkpoint by the same head with more cosignatures.
+    pub(super) fn set_cosigned(&self, database: &Database, cosigned: &SignedCheckpoint) -> Result<(), AuditError> {
+        self.may_append()?;
+        let verified = SignedCheckpoint::verify(cosigned.note(), self.signer.public())?;
+        database.write(|tx| {
+            if head(tx, &self.signer, true)?.head() != verified.head() {
+                return Err(release::log::CheckpointError::Form("another head than the log's").into());
+            }
+            tx.execute("UPDATE audit_head SET note = ?1", &[Value::Text(verified.note())])?;
+            Ok(())
+        })
+    }
+
+    fn may_append(&self) -> Result<(), AuditError> {
+        if self.sequencer { Ok(()) } else { Err(AuditError::NotSequencer) }
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Known>, AuditError> {
+        self.may_append()?;
+        self.known.lock().map_err(|_| AuditError::Poisoned)
+    }
+}
+
+impl Known {
+    /// Takes in tiles of the newest size, and drops those that are of no use any more.
+    fn keep(&mut self, files: Vec<(TilePath, Vec<u8>)>) {
+        let size = self.edge.size();
+        self.recent.retain(|path, _| {
+            let level = path.level().unwrap_or_default();
+            !path.is_full() && TilePath::in_tree(level, path.index(), size) == Some(*path)
+        });
+        self.recent.extend(files.into_iter().filter(|(path, _)| path.level().is_some()));
+    }
+}
+
+/// The newest checkpoint, verified; with its row locked until the end of the transaction.
+fn head(tx: &mut Tx<'_>, signer: &LogSigner, locked: bool) -> Result<SignedCheckpoint, AuditError> {
+    let sql =
+        if locked { "SELECT note FROM audit_head WHERE one = 1 FOR UPDATE" } else { "SELECT note FROM audit_head" };
+    let mut row = tx.first(sql, &[])?.ok_or(DatabaseError::Row("audit_head"))?;
+    Ok(SignedCheckpoint::verify(&row.text(0)?, signer.public())?)
+}
+
+/// The state of `head`, which must extend the known one.
+fn caught_up(tx: &mut Tx<'_>, known: &Known, head: &SignedCheckpoint) -> Result<Known, AuditError> {
+    let (size, found) = (known.edge.size(), head.head().size());
+    let rolled_back = AuditError::RolledBack { known: size, found };
+    if found < size {
+        return Err(rolled_back);
+    }
+    if found - size > MAX_STEPS {
+        let tiles = TxTiles(RefCell::new(tx));
+        let proof = Tree::new(&tiles, found).consistency_proof(size).map_err(tile_log::ReadError::Tile)?;
+        verify_consistency(size, &known.edge.root(), found, head.head().root(), &proof).map_err(|_| rolled_back)?;
+        let edge = loaded(tiles.0.into_inner(), head)?;
+        return Ok(Known { edge, recent: BTreeMap::new() });
+    }
+    let mut next = Known { edge: known.edge.clone(), recent: known.recent.clone() };
+    if found > size {
+        // What other replicas appended.
+        for entry in entries(tx, size, found)? {
+            next.edge.append(&entry).map_err(AppendError::Edge)?;
+        }
+        let files = next.edge.take_files();
+        next.keep(files);
+    }
+    if next.edge.size() != found || &next.edge.root() != head.head().root() {
+        return Err(rolled_back);
+    }
+    Ok(next)
+}
+
+/// The edge of `head`, checked against its root.
+fn loaded(tx: &mut Tx<'_>, head: &SignedCheckpoint) -> Result<Edge, AuditError> {
+    let tiles = TxTiles(RefCell::new(tx));
+    let edge = Edge::load(&tiles, head.head().size()).map_err(tile_log::ReadError::Tile)?;
+    if &edge.root() == head.head().root() { Ok(edge) } else { Err(AuditError::Root) }
+}
+
+fn signed(signer: &LogSigner, size: u64, root: Sha256Digest) -> Result<SignedCheckpoint, AuditError> {
+    let note = Checkpoint::new(signer.public().origin(), size, root).sign(signer)?;
+    Ok(SignedCheckpoint::verify(&note, signer.public())?)
+}
+
+fn proof<T: Tiles>(tree: &Tree<'_, T>, index: u64, checkpoint: &SignedCheckpoint) -> Result<EntryProof, AuditError> {
+    let make = || {
+        Ok(EntryProof {
+            index,
+            leaf: tree.leaf(index)?,
+            tree_size: tree.size(),
+            path: tree.inclusion_proof(index)?,
+            checkpoint: checkpoint.note().to_owned(),
+        })
+    };
+    make().map_err(|error| AuditError::Read(tile_log::ReadError::Tile(error)))
+}
+
+fn write(
+    tx: &mut Tx<'_>,
+    first: u64,
+    entries: &[&[u8]],
+    files: &[(TilePath, Vec<u8>)],
+    checkpoint: &SignedCheckpoint,
+) -> Result<(), AuditError> {
+    insert_entries(tx, first, entries)?;
+    for (path, bytes) in files.iter().filter(|(path, _)| path.is_full()) {
+        // A full bundle's entries are rows already.
+        let Some(level) = path.level() else { continue };
+        let hashes = path.hashes(bytes).map_err(tile_log::ReadError::Tile)?;
+        let root = root_of(&hashes).ok_or(AuditError::Root)?;
+        let sql = "INSERT INTO audit_tiles (level, number, hashes, root) VALUES (?1, ?2, ?3, ?4)";
+        let number = integer("audit_tiles", path.index())?;
+        tx.execute(
+            sql,
+            &[Value::Int(level.into()), Value::Int(number), Value::Blob(bytes), Value::Blob(root.as_bytes())],
+        )?;
+    }
+    let size = integer("audit_head", checkpoint.head().size())?;
+    tx.execute(
+        "UPDATE audit_head SET size = ?1, root = ?2, note = ?3",
+        &[Value::Int(size), Value::Blob(checkpoint.head().root().as_bytes()), Value::Text(checkpoint.note())],
+    )?;
+    Ok(())
+}
+
+/// One statement for all: a round trip for each would be most of the time that the row is locked.
+fn insert_entries(tx: &mut Tx<'_>, first: u64, entries: &[&[u8]]) -> Result<(), DatabaseError> {
+    let first = integer("audit_entries", first)?;
+    match tx {
+        Tx::Postgres(session) => {
+            let numbers: Vec<i64> = (first..).take(entries.len()).collect();
+            let sql = "INSERT INTO audit_entries (number, entry) SELECT * FROM unnest(?1::bigint[], ?2::bytea[])";
+            session.execute_with(sql, &[&numbers, &entries]).map(drop)
+        }
+        Tx::Sqlite(_) => Err(DatabaseError::Row("audit_entries")),
+    }
+}
+
+fn entries(tx: &mut Tx<'_>, from: u64, until: u64) -> Result<Vec<Vec<u8>>, DatabaseError> {
+    let sql = "SELECT entry FROM audit_entries WHERE number >= ?1 AND number < ?2 ORDER BY number";
+    let (from, until) = (integer("audit_entries", from)?, integer("audit_entries", until)?);
+    tx.query(sql, &[Value::Int(from), Value::Int(until)])?.into_iter().map(|mut row| row.blob(0)).collect()
+}
+
+/// Root of the complete subtree over a power of two of hashes.
+fn root_of(hashes: &[Sha256Digest]) -> Option<Sha256Digest> {
+    match hashes {
+        [one] => Some(*one),
+        [] => None,
+        more => {
+            let (left, right) = more.split_at(more.len() / 2);
+            Some(node_hash(&root_of(left)?, &root_of(right)?))
+        }
+    }
+}
+
+/// The log's tiles, each read by itself.
+pub(crate) struct DatabaseTiles<'a>(pub(crate) &'a Database);
+
+/// The same inside a transaction.
+struct TxTiles<'a, 'b>(RefCell<&'a mut Tx<'b>>);
+
+/// Tiles that are at hand, and the others.
+struct Cached<'a> {
+    recent: RefCell<BTreeMap<TilePath, Vec<u8>>>,
+    below: DatabaseTiles<'a>,
+}
+
+impl Tiles for DatabaseTiles<'_> {
+    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        found(path, self.0.read(|tx| tile(tx, path)))
+    }
+}
+
+impl Tiles for TxTiles<'_, '_> {
+    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        found(path, tile(&mut self.0.borrow_mut(), path))
+    }
+}
+
+impl Tiles for Cached<'_> {
+    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        if let Some(bytes) = self.recent.borrow().get(path) {
+            return Ok(bytes.clone());
+        }
+        let bytes = self.below.read(path)?;
+        self.recent.borrow_mut().insert(*path, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+fn found(path: &TilePath, read: Result<Option<Vec<u8>>, DatabaseError>) -> Result<Vec<u8>, TileError> {
+    match read {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(TileError::Missing(*path)),
+        Err(error) => Err(TileError::Read { path: *path, source: error.into() }),
+    }
+}
+
+/// `None` where the log has fewer entries.
+fn tile(tx: &mut Tx<'_>, path: &TilePath) -> Result<Option<Vec<u8>>, DatabaseError> {
+    let number = integer("audit_tiles", path.index())?;
+    if let (Some(level), true) = (path.level(), path.is_full()) {
+        let sql = "SELECT hashes FROM audit_tiles WHERE level = ?1 AND number = ?2";
+        let row = tx.first(sql, &[Value::Int(level.into()), Value::Int(number)])?;
+        return row.map(|mut row| row.blob(0)).transpose();
+    }
+    let from = path.index().checked_mul(256).ok_or(DatabaseError::Row("audit_tiles"))?;
+    let until = from.checked_add(path.width().into()).ok_or(DatabaseError::Row("audit_tiles"))?;
+    let parts: Vec<Vec<u8>> = match path.level() {
+        None => entries(tx, from, until)?.into_iter().map(bundled).collect::<Option<_>>().unwrap_or_default(),
+        Some(0) => entries(tx, from, until)?.iter().map(|entry| leaf_hash(entry).as_bytes().to_vec()).collect(),
+        Some(level) => {
+            let sql = "SELECT root FROM audit_tiles WHERE level = ?1 AND number >= ?2 AND number < ?3 ORDER BY number";
+            let (from, until) = (integer("audit_tiles", from)?, integer("audit_tiles", until)?);
+            let below = i64::from(level.saturating_sub(1));
+            let rows = tx.query(sql, &[Value::Int(below), Value::Int(from), Value::Int(until)])?;
+            rows.into_iter().map(|mut row| row.blob(0)).collect::<Result<_, _>>()?
+        }
+    };
+    Ok((parts.len() == usize::from(path.width())).then(|| parts.concat()))
+}
+
+/// An entry as it stands in a bundle; `None` for one that is too long to be in one.
+fn bundled(entry: Vec<u8>) -> Option<Vec<u8>> {
+    let length = u16::try_from(entry.len()).ok()?.to_be_bytes();
+    Some([length.as_slice(), &entry].concat())
+}
+
+/// Other replicas' entries that are taken in one by one; beyond that the log is looked at anew.
+const MAX_STEPS: u64 = 2048;

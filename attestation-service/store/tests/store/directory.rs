@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stores in directories: their files, set back, damaged, of older versions.
+
+use std::fs;
+use std::path::Path;
+
+use store::{AuditError, InitError, InitOptions, OpenError, OpenOptions, Store};
+use types::Hex32;
+
+use super::place::{admin, init, key, model, release_entry, tamper};
+
+/// Attack 55: an old copy of the log, of the database, or another log in its place.
+#[test]
+fn a_restored_or_replaced_audit_log_is_refused() {
+    let (dir, old) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    store.append_audit(&release_entry(0)).unwrap();
+    copy(&dir.path().join("audit"), &old.path().join("audit"));
+    store.append_audit(&release_entry(1)).unwrap();
+    let known = store.checkpoint().unwrap();
+    drop(store);
+
+    let newest = tempfile::tempdir().unwrap();
+    copy(dir.path(), newest.path());
+    fs::remove_dir_all(dir.path().join("audit")).unwrap();
+    copy(&old.path().join("audit"), &dir.path().join("audit"));
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::RolledBack { known: 2, found: 1 })));
+
+    // The same size with another history, signed by the same key: the database remembers the root.
+    tamper(dir.path(), "DELETE FROM audit_head");
+    Store::open(dir.path()).unwrap().append_audit(&release_entry(7)).unwrap();
+    copy(&newest.path().join("store.sqlite"), &dir.path().join("store.sqlite"));
+    for side in ["store.sqlite-wal", "store.sqlite-shm"] {
+        let _ = fs::remove_file(dir.path().join(side));
+    }
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::RolledBack { known: 2, found: 2 })));
+
+    // Log and database both restored: only a checkpoint kept elsewhere shows it.
+    tamper(dir.path(), "DELETE FROM audit_head");
+    assert!(Store::open(dir.path()).is_ok());
+    let options = OpenOptions { known_checkpoint: Some(known.note().to_owned()), ..OpenOptions::default() };
+    assert!(matches!(Store::open_with(dir.path(), &options), Err(OpenError::RolledBack { known: 2, found: 2 })));
+    assert!(Store::open_with(newest.path(), &options).is_ok());
+}
+
+/// A crash after the log's commit and before the database's record: the log is ahead, and that is no rollback.
+#[test]
+fn a_log_ahead_of_the_database_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    store.append_audit(&release_entry(0)).unwrap();
+    let root = store.checkpoint().unwrap().head().root().to_string();
+    store.append_audit(&release_entry(1)).unwrap();
+    drop(store);
+    tamper(dir.path(), &format!("UPDATE audit_head SET size = 1, root = x'{root}'"));
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.append_audit(&release_entry(2)).unwrap().index, 2);
+    assert_eq!(store.verify_audit().unwrap().key_releases, 3);
+}
+
+/// Attack 53: what can't be written is not authorised.
+#[test]
+fn without_an_entry_on_disk_there_is_no_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let obstacle = dir.path().join("audit/tile/entries/000.p/1.tmp");
+    fs::create_dir_all(&obstacle).unwrap();
+    assert!(matches!(store.append_audit(&release_entry(0)), Err(AuditError::Append(_))));
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(store.append_audit(&release_entry(0)).unwrap().index, 0);
+}
+
+/// A checkpoint that can't be replaced leaves in doubt what is on disk: the log is opened again, without a restart.
+#[test]
+fn a_log_whose_checkpoint_could_not_be_written_goes_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let obstacle = dir.path().join("audit/checkpoint.tmp");
+    for round in 0..3 {
+        fs::create_dir_all(&obstacle).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(store.append_audit(&release_entry(round)), Err(AuditError::Append(_))));
+        }
+        assert_eq!(store.checkpoint().unwrap().head().size(), round);
+        fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(store.append_audit(&release_entry(round)).unwrap().index, round);
+    }
+    assert_eq!(store.verify_audit().unwrap().key_releases, 3);
+    // What is there when it is opened again must extend what the database knows.
+    let old = fs::read(dir.path().join("audit/checkpoint")).unwrap();
+    store.append_audit(&release_entry(3)).unwrap();
+    fs::create_dir_all(&obstacle).unwrap();
+    assert!(store.append_audit(&release_entry(4)).is_err());
+    fs::remove_dir(&obstacle).unwrap();
+    fs::write(dir.path().join("audit/checkpoint"), old).unwrap();
+    assert!(matches!(store.append_audit(&release_entry(4)), Err(AuditError::Reopen(_))));
+}
+
+/// A store of each older version is brought up to date when it is opened; one of a later version is not touched.
+#[test]
+fn stores_of_older_versions_are_migrated() {
+    let third = "DROP TABLE changes; ALTER TABLE secrets DROP COLUMN kek; ALTER TABLE model_keys DROP COLUMN kek;";
+    for (version, undo) in [(2, third.to_owned()), (1, format!("{third} DROP TABLE owners;"))] {
+        let dir = tempfile::tempdir().unwrap();
+        init(dir.path());
+        Store::open(dir.path()).unwrap().import_key(&model("m"), 1, &key(1)).unwrap();
+        let change = |sql: &str| {
+            rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap().execute_batch(sql).unwrap();
+        };
+        change(&format!("{undo} PRAGMA user_version = {version};"));
+        let store = admin(dir.path()).unwrap();
+        store.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.owner(model("m").identity()).unwrap().is_some());
+        assert_eq!(*store.key(&model("m")).unwrap().unwrap().key, [1; 32]);
+        drop(store);
+        change("PRAGMA user_version = 99;");
+        assert!(matches!(admin(dir.path()), Err(OpenError::Database(_))));
+    }
+}
+
+#[test]
+fn a_store_is_made_once_and_found_only_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::Kek(_))));
+    init(dir.path());
+    let again = Store::init(dir.path(), &InitOptions { audit_origin: "x".into(), kek: None });
+    assert!(matches!(again, Err(InitError::Exists(_))));
+    let bad = Store::init(&dir.path().join("b"), &InitOptions { audit_origin: "a b".into(), kek: None });
+    assert!(matches!(bad, Err(InitError::Origin(_))));
+    fs::remove_file(dir.path().join("store.sqlite")).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::Database(_))));
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_file() {
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        copy(&item.path(), &to.join(item.file_name()));
+    }
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The store against wrong keys, tampering, races, rollbacks and restarts: in a directory and in PostgreSQL.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod cases;
+mod directory;
+mod group;
+mod place;
+mod releases;
+
+use place::Place;
+use test_postgres::Server;
+
+macro_rules! cases {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        mod in_a_directory {
+            use super::{Place, cases, group, releases};
+
+            $(
+                #[test]
+                fn $name() {
+                    $module::$name(&Place::directory());
+                }
+            )*
+        }
+
+        /// One server for all: each case has a database of its own.
+        #[test]
+        fn the_same_in_postgresql() {
+            let Some(server) = Server::start("the store").unwrap() else { return };
+            for (name, case) in [$((stringify!($name), $module::$name as fn(&Place<'_>))),*] {
+                eprintln!("{name}");
+                case(&Place::postgres(&server));
+            }
+        }
+    };
+}
+
+cases! {
+    cases::keys_come_back_by_their_whole_name_and_newest_version,
+    cases::no_key_lies_in_the_files_in_clear,
+    cases::a_wrong_or_exposed_key_wrapping_key_opens_nothing,
+    cases::rows_that_were_moved_or_changed_do_not_open,
+    cases::of_racing_redemptions_one_wins,
+    cases::a_challenge_is_redeemed_once_for_ever,
+    cases::audit_entries_come_with_proofs_and_survive,
+    cases::administration_reads_while_the_service_appends,
+    cases::entries_of_another_form_are_refused,
+    cases::cosignatures_join_the_current_checkpoint_only,
+    cases::revocations_and_policies_last,
+    cases::owners_command_in_order_and_for_good,
+    group::entries_that_come_together_have_proofs_of_their_own,
+    group::redemptions_that_come_together_stand_or_fall_alone,
+    group::marks_move_with_changes_and_not_with_redemptions,
+    group::sums_of_refusals_are_entries,
+    releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
+}
