@@ -5,7 +5,7 @@ use attested_channel::{Leaf, Moment, ReportDataInputs, verify_path};
 use tdx_verify::VerifiedQuote;
 use types::{ConnectionProof, Document as _, Evidence, Freshness, FreshnessKind, Sha256Digest};
 
-use crate::verdict::Checks;
+use crate::{claims::hex, verdict::Checks};
 
 /// What the evidence must be bound to. Challenge and exporter come from the verifier's own connection, never from
 /// the peer's message.
@@ -37,6 +37,11 @@ pub enum Binding<'a> {
 }
 
 impl Binding<'_> {
+    /// Whether it binds evidence to a connection of the verifier.
+    pub(crate) const fn is_connection(&self) -> bool {
+        !matches!(self, Self::Document { .. })
+    }
+
     pub(crate) const fn moment(&self) -> Moment {
         match self {
             Self::KeyRelease { .. } => Moment::KeyRelease,
@@ -112,15 +117,6 @@ fn check_report_data(evidence: &Evidence, binding: Binding<'_>, quote: &Verified
             checks.add(false, REPORT_DATA, format!("evidence with a canonical form ({error})"), found);
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use core::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 type Facts = (&'static str, &'static str, &'static str);

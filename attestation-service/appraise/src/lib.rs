@@ -6,22 +6,28 @@
 //! binding and the time are arguments.
 
 mod binding;
+mod claims;
 mod config;
 mod firmware_log;
 mod gpus;
+mod platform;
 mod policy;
 mod registers;
+mod rules;
 mod runtime;
 mod verdict;
 
-use attested_channel::Moment;
 use release::VerifiedRelease;
 use tdx_verify::VerifiedQuote;
 use types::{Document as _, Evidence, Refusal, RegisterName};
 
 pub use binding::Binding;
+pub use claims::{
+    Claims, ConfigClaims, GpuClaims, InstanceClaims, MachineClaims, PlatformClaims, ReleaseClaims, TdClaims, TimeClaims,
+};
 pub use gpus::GpuGrounds;
 pub use policy::{AcpiRule, MAX_POLICY_LEN, Policy, PolicyError};
+pub use rules::{MAX_RULES, RuleEngine, RuleOutcome, RuleReason, RuleSource, Rules};
 pub use verdict::{Accepted, Check, RegisterCheck, Verdict};
 
 /// What is appraised, and against what.
@@ -37,6 +43,8 @@ pub struct Appraisal<'a> {
     pub releases: &'a [VerifiedRelease],
     /// What is demanded.
     pub policy: &'a Policy,
+    /// The policy's own rules, made from its part `rules`. A policy that has some is not met without.
+    pub rules: Option<&'a dyn Rules>,
     /// What evidence of GPUs is judged by.
     pub gpu: GpuGrounds<'a>,
     /// Seconds since 1970.
@@ -44,12 +52,14 @@ pub struct Appraisal<'a> {
 }
 
 impl Appraisal<'_> {
-    /// Makes every check and collects all independent reasons for a refusal, in this order: quote and binding,
+    /// Makes every check and collects all independent reasons for a refusal, in this order: platform, quote and binding,
     /// REPORTDATA, MRCONFIGID, MROWNER, MROWNERCONFIG, release, MRTD and RTMR0 to RTMR2, RTMR3, configuration,
-    /// GPUs, time. Every register is compared by name, exactly once.
+    /// GPUs, time. Every register is compared by name, exactly once. The policy's own rules come last, and only where
+    /// everything before them passed.
     pub fn appraise(&self) -> Verdict {
-        let Self { evidence, binding, quote, releases, policy, gpu, now } = *self;
+        let Self { evidence, binding, quote, releases, policy, rules, gpu, now } = *self;
         let mut checks = verdict::Checks::default();
+        platform::check(quote, &policy.platform, now, &mut checks);
         binding::check(evidence, binding, quote, &mut checks);
         let config = config::check_identity(evidence, quote, &mut checks);
         let mut compared = None;
@@ -69,28 +79,51 @@ impl Appraisal<'_> {
             config::check_time(evidence, config, release, binding, now, &mut checks);
         }
         let release = compared.map(|compared| compared.release);
-        let verdict::Checks { list, mut registers } = checks;
-        registers.sort_by_key(|register| register.name);
-        let complete = registers.iter().map(|register| register.name).eq(RegisterName::ALL);
-        let accepted = complete && release.is_some() && list.iter().all(|check| check.passed);
+        checks.registers.sort_by_key(|register| register.name);
+        let complete = checks.registers.iter().map(|register| register.name).eq(RegisterName::ALL);
+        // Whatever is missing was said above; if it was not, nothing may pass.
+        if checks.all_passed() {
+            let compared = checks.registers.len();
+            let found =
+                format!("{} and {compared} registers", if release.is_some() { "a release" } else { "no release" });
+            checks.add(complete && release.is_some(), INCOMPLETE, "a release, and every register compared once", found);
+        }
+        let digest = evidence.digest().ok();
+        let claims = claims::make(&claims::Sources {
+            evidence,
+            evidence_digest: digest,
+            binding,
+            quote,
+            policy,
+            config: config.as_ref(),
+            compared,
+            gpu: gpus.as_ref(),
+            now,
+        });
+        if checks.all_passed() {
+            rules::check(policy.rules.as_ref(), rules, &claims, &mut checks);
+        }
+        let accepted = checks.all_passed();
+        let verdict::Checks { list, registers } = checks;
         let gpus_until = gpus.as_ref().map_or(u64::MAX, gpu_verify::GpuSummary::expires);
         let valid_until = release.map_or(now, |release| release.values().validity.not_after);
         Verdict {
             accepted,
             hardware: quote.hardware(),
-            moment: moment_name(binding.moment()),
-            bound: !matches!(binding, Binding::Document { .. }),
+            moment: claims::moment_name(binding.moment()),
+            bound: binding.is_connection(),
             instance: if policy.pins_instance() { "pinned" } else { "any" },
             acpi: compared.map(|compared| compared.acpi.as_str()),
             checks: list,
             registers,
-            evidence: evidence.digest().ok(),
+            evidence: digest,
             release: release.map(|release| *release.digest()),
             model: config.map(|config| config.model.0),
             instance_key: evidence.instance_key,
             platform: *quote.platform(),
             tcb: quote.tcb().clone(),
             gpu: gpus,
+            claims: Box::new(claims),
             expires: now
                 .saturating_add(VERDICT_SECONDS)
                 .min(quote.collateral_expires())
@@ -135,12 +168,8 @@ pub fn malformed_evidence(error: &types::CanonicalError) -> Refusal {
     Refusal::new("evidence_malformed", "evidence", error.to_string(), "send the canonical evidence document")
 }
 
-const fn moment_name(moment: Moment) -> &'static str {
-    match moment {
-        Moment::KeyRelease => "key-release",
-        Moment::Serving => "serving",
-    }
-}
-
 /// How long a verdict lasts at most, in seconds.
 pub const VERDICT_SECONDS: u64 = 600;
+
+const INCOMPLETE: (&str, &str, &str) =
+    ("verdict_incomplete", "registers", "report this: no check said what is missing");

@@ -3,8 +3,11 @@
 
 use gpu_verify::GpuPolicy;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tdx_verify::PlatformPolicy;
 use types::{Hex32, ModelId, Sha256Digest};
+
+use crate::{Claims, MAX_RULES, RuleEngine, RuleSource};
 
 /// An appraisal policy (`chrysalis/appraisal-policy/v1`), written by people: JSON in any layout, unknown and repeated
 /// fields refused. Every absent list means "any"; nothing here switches a built-in rule off, and which hardware is
@@ -39,6 +42,9 @@ pub struct Policy {
     /// Which GPUs are accepted, and how many there must be. Without it, a guest with a GPU is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuPolicy>,
+    /// Rules of the owner's own. They run where everything else accepts, and can only refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<RuleSource>,
 }
 
 /// Where the expected ACPI digests in RTMR0 come from.
@@ -83,6 +89,14 @@ pub enum PolicyError {
     /// The part `gpu`.
     #[error("gpu: {0}")]
     Gpu(String),
+    /// The part `rules`.
+    #[error("rules.{field} must be {rule}")]
+    Rules {
+        /// Which field.
+        field: &'static str,
+        /// What it must be.
+        rule: &'static str,
+    },
 }
 
 impl Policy {
@@ -102,6 +116,7 @@ impl Policy {
             acpi: AcpiRule::Published,
             instances: None,
             gpu: None,
+            rules: None,
         }
     }
 
@@ -114,7 +129,9 @@ impl Policy {
             return Err(PolicyError::TooLarge(bytes.len()));
         }
         // A policy is its owner's own file: the message may name its fields.
-        let policy: Self = serde_json::from_slice(bytes).map_err(|e| PolicyError::Malformed(e.to_string()))?;
+        let malformed = |e: serde_json::Error| PolicyError::Malformed(e.to_string());
+        let policy: Self = serde_json::from_slice(bytes).map_err(malformed)?;
+        check_objects(&serde_json::from_slice(bytes).map_err(malformed)?)?;
         if policy.schema != Self::SCHEMA {
             return Err(PolicyError::Schema);
         }
@@ -122,6 +139,7 @@ impl Policy {
         for (name, len) in [
             ("platform.tcb", Some(policy.platform.tcb.len())),
             ("platform.platforms", policy.platform.platforms.as_ref().map(Vec::len)),
+            ("platform.quote_versions", policy.platform.quote_versions.as_ref().map(Vec::len)),
             ("releases", policy.releases.as_ref().map(Vec::len)),
             ("models", policy.models.as_ref().map(Vec::len)),
             ("service_pins", policy.service_pins.as_ref().map(Vec::len)),
@@ -132,6 +150,7 @@ impl Policy {
             }
         }
         policy.gpu.as_ref().map_or(Ok(()), GpuPolicy::check).map_err(|error| PolicyError::Gpu(error.to_string()))?;
+        policy.rules.as_ref().map_or(Ok(()), check_rules)?;
         Ok(policy)
     }
 
@@ -140,6 +159,30 @@ impl Policy {
     pub const fn pins_instance(&self) -> bool {
         self.instances.is_some() || self.platform.platforms.is_some()
     }
+}
+
+/// Serde also reads structures from lists of their values; a policy is written with names.
+fn check_objects(policy: &Value) -> Result<(), PolicyError> {
+    let part = |name: &str| policy.get(name).filter(|part| !part.is_null());
+    let each = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let tcb = each(part("platform").and_then(|platform| platform.get("tcb")));
+    let listed = tcb.iter().chain(part("models").and_then(Value::as_array).into_iter().flatten());
+    let mut parts = ["platform", "gpu", "rules"].into_iter().filter_map(part).chain([policy]).chain(listed);
+    match parts.all(Value::is_object) {
+        true => Ok(()),
+        false => Err(PolicyError::Malformed("a list stands where an object must stand".to_owned())),
+    }
+}
+
+fn check_rules(rules: &RuleSource) -> Result<(), PolicyError> {
+    let RuleSource { engine: RuleEngine::Cedar4, claims, source } = rules;
+    if claims != Claims::SCHEMA {
+        return Err(PolicyError::Rules { field: "claims", rule: "\"chrysalis/claims/v1\"" });
+    }
+    if !(1..=MAX_RULES).contains(&source.chars().count()) {
+        return Err(PolicyError::Rules { field: "source", rule: "1 to 16384 characters" });
+    }
+    Ok(())
 }
 
 /// Most bytes of a policy.

@@ -7,6 +7,8 @@ use serde::Serialize;
 use tdx_verify::{Hardware, Tcb};
 use types::{Hex32, ModelId, Refusal, RegisterName, Sha256Digest, Sha384Digest};
 
+use crate::Claims;
+
 /// Every check of an appraisal and what it established. Read [`Verdict::is_accepted`] or take [`Verdict::accept`].
 #[derive(Debug, Clone, Serialize)]
 #[must_use = "a verdict that nobody reads accepts everything"]
@@ -29,6 +31,8 @@ pub struct Verdict {
     pub(crate) tcb: Tcb,
     /// The guest's GPUs, where it has some that could be judged.
     pub(crate) gpu: Option<GpuSummary>,
+    #[serde(skip)]
+    pub(crate) claims: Box<Claims>,
     pub(crate) expires: u64,
 }
 
@@ -138,6 +142,18 @@ impl Verdict {
         self.gpu.as_ref()
     }
 
+    /// What was established, as one document. It was accepted only where the verdict is.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Whether the evidence was bound to a connection of the verifier; a document alone may be a copy.
+    #[must_use]
+    pub const fn is_bound(&self) -> bool {
+        self.bound
+    }
+
     /// What signed the quote.
     #[must_use]
     pub const fn hardware(&self) -> Hardware {
@@ -222,6 +238,11 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    /// True where there are checks and none failed.
+    pub(crate) fn all_passed(&self) -> bool {
+        !self.list.is_empty() && self.list.iter().all(|check| check.passed)
+    }
+
     /// Notes a register for display, and whether it fits.
     pub(crate) fn register(&mut self, name: RegisterName, expected: Vec<Sha384Digest>, quoted: Sha384Digest) -> bool {
         let matches = expected.contains(&quoted);

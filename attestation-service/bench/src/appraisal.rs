@@ -113,7 +113,9 @@ impl Works {
             known: &self.known,
             releases: &self.releases,
             policy: &self.policy,
+            rules: None,
             owner_policy: None,
+            owner_rules: None,
             gpu: GpuGrounds::NVIDIA,
             now: self.now,
         };

@@ -131,6 +131,30 @@ impl GpuSummary {
         self.expires
     }
 
+    /// The switches whose own checks passed.
+    #[must_use]
+    pub fn switches(&self) -> &[VerifiedSwitch] {
+        &self.switches
+    }
+
+    /// Whose devices.
+    #[must_use]
+    pub const fn hardware(&self) -> &'static str {
+        self.hardware
+    }
+
+    /// `checked` for every certificate below a root, or `not_checked`.
+    #[must_use]
+    pub const fn revocation(&self) -> &'static str {
+        self.revocation
+    }
+
+    /// `given`: what the driver told the measured guest; or `not_given`.
+    #[must_use]
+    pub const fn driver_state(&self) -> &'static str {
+        self.driver_state
+    }
+
     /// The GPUs whose own checks passed: those that need no other device and no statement of the driver. They were accepted if the
     /// verdict is.
     #[must_use]

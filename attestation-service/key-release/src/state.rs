@@ -3,7 +3,7 @@
 //! left out: no key without a proof of its audit entry, no entry without an accepted appraisal, no appraisal
 //! without a redeemed challenge. IO happens between the states, in the service.
 
-use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Policy, Verdict, malformed_evidence};
+use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Policy, Rules, Verdict, malformed_evidence};
 use attested_channel::Moment;
 use key_release_protocol::{CryptoRng, SealContext, SealError, seal};
 use release::{
@@ -62,8 +62,12 @@ pub struct Grounds<'a> {
     pub releases: &'a [VerifiedRelease],
     /// What the service demands.
     pub policy: &'a Policy,
+    /// The rules of that policy, where it has some.
+    pub rules: Option<&'a dyn Rules>,
     /// What the model's owner demands beside that.
     pub owner_policy: Option<&'a Policy>,
+    /// The rules of the owner's policy, where it has some.
+    pub owner_rules: Option<&'a dyn Rules>,
     /// What evidence of GPUs is judged by.
     pub gpu: GpuGrounds<'a>,
     /// Seconds since 1970.
@@ -117,22 +121,24 @@ impl Challenged {
     /// # Errors
     /// All reasons for a refusal, in the documented order.
     pub fn appraise(self, exporter: &[u8; 32], grounds: &Grounds<'_>) -> Result<Appraised, Vec<Refusal>> {
-        let Grounds { collateral, anchors, known, releases, policy, owner_policy, gpu, now } = *grounds;
+        let Grounds { collateral, anchors, known, releases, policy, rules, owner_policy, owner_rules, gpu, now } =
+            *grounds;
         let evidence =
             Evidence::from_canonical(self.0.evidence.as_slice()).map_err(|e| vec![malformed_evidence(&e)])?;
         let quote = evidence.quote.as_slice();
         let examined = known.examine(quote, collateral, anchors, now).map_err(|e| e.refusals())?;
         let challenge = self.challenge();
-        let judge = |policy: &Policy| {
+        let judge = |policy: &Policy, rules: Option<&dyn Rules>| {
             let quote = examined.judge(&policy.platform).map_err(|e| e.refusals())?;
             let binding = Binding::KeyRelease { challenge: &challenge, exporter };
-            let appraisal = Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, gpu, now };
+            let appraisal =
+                Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, rules, gpu, now };
             appraisal.accept().map_err(|verdict| verdict.reasons())
         };
-        let mut judged = judge(policy)?;
+        let mut judged = judge(policy, rules)?;
         // Both must accept; the owner's verdict is the narrower one.
         if let Some(owner_policy) = owner_policy {
-            judged = judge(owner_policy)?;
+            judged = judge(owner_policy, owner_rules)?;
         }
         match judged {
             (accepted, verdict) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {

@@ -240,7 +240,9 @@ impl Service {
             known: &self.known,
             releases,
             policy,
+            rules: None,
             owner_policy,
+            owner_rules: None,
             gpu: self.gpu.grounds(),
             now,
         };

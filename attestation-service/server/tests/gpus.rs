@@ -77,6 +77,7 @@ impl Scene {
             quote: &self.quote,
             releases: std::slice::from_ref(&self.release),
             policy: &self.policy,
+            rules: None,
             gpu: GpuGrounds { anchors: &anchors, rims: &rims, ocsp: &[] },
             now: NOW,
         }
@@ -300,6 +301,7 @@ async fn the_built_in_rules_stay() {
         quote: &scene.quote,
         releases: std::slice::from_ref(&scene.release),
         policy: &scene.policy,
+        rules: None,
         gpu: GpuGrounds::NVIDIA,
         now: NOW,
     }

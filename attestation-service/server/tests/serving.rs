@@ -108,6 +108,7 @@ impl Scene {
             quote: &self.quote,
             releases,
             policy,
+            rules: None,
             gpu: GpuGrounds::NVIDIA,
             now: NOW,
         }
@@ -141,6 +142,7 @@ async fn a_serving_guest_is_accepted_on_its_own_connection_only() {
         quote: &scene.quote,
         releases,
         policy: &policy,
+        rules: None,
         gpu: GpuGrounds::NVIDIA,
         now: NOW,
     };
@@ -301,6 +303,7 @@ async fn a_document_alone_opens_nothing() {
         quote: &scene.quote,
         releases,
         policy,
+        rules: None,
         gpu: GpuGrounds::NVIDIA,
         now: NOW,
     };

@@ -85,7 +85,10 @@ impl Default for PlatformPolicy {
 }
 
 impl PlatformPolicy {
-    pub(crate) fn judge(&self, version: QuoteVersion, tcb: &Tcb, platform: &Sha256Digest, now: u64) -> Vec<QuoteFault> {
+    /// All rules that a platform with this TCB, and a quote of this version, break at `now`. A verified quote broke none when
+    /// it was verified.
+    #[must_use]
+    pub fn judge(&self, version: QuoteVersion, tcb: &Tcb, platform: &Sha256Digest, now: u64) -> Vec<QuoteFault> {
         let Self { tcb: accepted, refused_advisories, min_tcb_evaluation_data_number, platforms, quote_versions } =
             self;
         let mut faults = Vec::new();

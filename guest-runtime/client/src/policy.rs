@@ -136,6 +136,11 @@ impl PolicyFile {
         if self.appraisal.models.is_none() {
             return Err(malformed("appraisal.models must name the models that are accepted"));
         }
+        if self.appraisal.rules.is_some() {
+            return Err(malformed(
+                "appraisal.rules: this program runs no rules; leave them to the attestation service",
+            ));
+        }
         if self.release_bundles.is_empty() || self.collateral.is_empty() {
             return Err(malformed("release_bundles and collateral must name at least one file each"));
         }
@@ -220,6 +225,8 @@ mod tests {
         assert!(refusal(|json| json["appraisal"]["allow_debug"] = true.into()).contains("unknown field"));
         assert!(refusal(|json| json["appraisal"]["models"] = serde_json::Value::Null).contains("appraisal.models"));
         assert!(refusal(|json| json["appraisal"]["releases"] = serde_json::json!([])).contains("releases"));
+        let rules = serde_json::json!({"engine": "cedar-4", "claims": "chrysalis/claims/v1", "source": "permit(principal, action, resource);"});
+        assert!(refusal(|json| json["appraisal"]["rules"] = rules).contains("appraisal.rules"));
         assert!(refusal(|json| json["schema"] = "x".into()).contains("schema"));
         assert!(refusal(|json| json["collateral"] = serde_json::json!([])).contains("collateral"));
     }

@@ -85,6 +85,7 @@ impl Verifier {
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
+            rules: None,
             gpu: self.gpu_grounds(),
             now,
         };
@@ -100,6 +101,7 @@ impl Verifier {
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
+            rules: None,
             gpu: self.gpu_grounds(),
             now,
         }

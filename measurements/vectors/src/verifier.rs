@@ -54,6 +54,7 @@ fn appraise(inputs: &Inputs<'_>, now: u64) -> Result<Vec<Refusal>> {
         quote: &quote,
         releases: &releases,
         policy: &policy,
+        rules: None,
         gpu: GpuGrounds::NVIDIA,
         now,
     };
