@@ -23,7 +23,6 @@ pub const SCHEMA: &str = include_str!("../../../docs/schemas/appraisal-policy-v1
 
 /// Lints the bytes of a policy at `now` (seconds since 1970). `releases` are those that guests are to run, as far as they are
 /// known here: none for not known.
-#[must_use]
 pub fn lint(bytes: &[u8], releases: &[VerifiedRelease], now: u64) -> Report {
     let mut findings = Findings::default();
     let policy = match Policy::from_json(bytes) {

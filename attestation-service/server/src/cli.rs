@@ -235,6 +235,20 @@ pub(crate) enum PolicyCommand {
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
+    /// Print the JSON Schema of policies.
+    Schema,
+    /// Say what is wrong, weak or without effect in a policy.
+    Lint {
+        /// The policy (`chrysalis/appraisal-policy/v1`).
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// Bundles of the releases that guests are to run: the policy is held against them.
+        #[arg(long, value_name = "FILE", requires = "trust")]
+        release: Vec<PathBuf>,
+        /// Whom to trust about releases (`chrysalis/release-trust/v1`).
+        #[arg(long, value_name = "FILE", requires = "release")]
+        trust: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -355,6 +369,7 @@ const EXAMPLES: &str = "Examples:
   attestation-service init --store /var/lib/attestation-service
   attestation-service keys import --store DIR --model name@rev:IDENTITY --version 1 --key model.key
   attestation-service releases import --store DIR --bundle release.sigstore.json --trust trust.json
+  attestation-service policy lint --file policy.json --release release.sigstore.json --trust trust.json
   attestation-service audit list --store DIR --json
   attestation-service owner sign --key owner.key --service PIN --model name@rev:IDENTITY --sequence 1 \
     --set-policy policy.json --out command.json

@@ -66,9 +66,20 @@ fn a_store_is_made_filled_and_checked() {
     let policy = dir.path().join("policy.json");
     std::fs::write(&policy, "{\"schema\":\"chrysalis/appraisal-policy/v1\",\"allow_debug\":true}").unwrap();
     let set = |policy: &Path| call(&["policy", "set", "--store", store, "--file", text(policy)]);
+    let lint = |policy: &Path| call(&["policy", "lint", "--file", text(policy)]);
     assert_eq!(codes(&set(&policy).1), ["policy_malformed"]);
+    let (code, found) = lint(&policy);
+    assert_eq!(
+        (code, codes(&found), &found["findings"][0]["pointer"]),
+        (2, vec!["policy_malformed"], &"/allow_debug".into())
+    );
     std::fs::write(&policy, "{\"schema\": \"chrysalis/appraisal-policy/v1\"}").unwrap();
-    assert_eq!(set(&policy).0, 0);
+    let (code, made) = set(&policy);
+    assert_eq!((code, &made["warnings"][0]["code"]), (0, &"tcb_evaluation_unbounded".into()), "weak, and in force");
+    let (code, found) = lint(&policy);
+    assert_eq!((code, &found["warnings"]), (0, &made["warnings"]));
+    let (code, schema) = call(&["policy", "schema"]);
+    assert_eq!((code, &schema["title"]), (0, &"chrysalis/appraisal-policy/v1".into()));
     assert_eq!(call(&["policy", "show", "--store", store]).1["policy"]["platform"]["tcb"][0]["status"], "UpToDate");
     let (code, audit) = call(&["audit", "verify", "--store", store]);
     assert_eq!((code, audit["size"].as_u64()), (0, Some(0)));

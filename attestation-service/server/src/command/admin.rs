@@ -11,11 +11,11 @@ use types::{Document as _, Refusal, Sha256Digest};
 
 use super::{now, open_beside};
 use crate::{
-    cli::{AuditCommand, InitArgs, KeysCommand, PlatformsCommand, PolicyCommand, ReleasesCommand, StoreArgs},
+    cli::{AuditCommand, InitArgs, KeysCommand, PlatformsCommand, ReleasesCommand, StoreArgs},
     identity::Identity,
     input,
     outcome::Outcome,
-    service::{self, APPRAISAL_POLICY, trust_policy_name},
+    service::{self, trust_policy_name},
 };
 
 pub(super) fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
@@ -127,24 +127,6 @@ fn import(dir: &Path, bundle: &Path, trust: &Path) -> anyhow::Result<Outcome> {
             Ok(refused("release_revoked", "bundle", &error, "import the successor release"))
         }
         Err(error) => Err(error).context("the release was not imported"),
-    }
-}
-
-pub(super) fn policy(command: PolicyCommand) -> anyhow::Result<Outcome> {
-    match command {
-        PolicyCommand::Show(args) => {
-            let policy = service::policy(&open_beside(&args.store)?)??;
-            let document = serde_json::to_value(&policy)?;
-            Ok(Outcome::accepted(vec![serde_json::to_string_pretty(&document)?], json!({ "policy": document })))
-        }
-        PolicyCommand::Set { store, file } => {
-            let bytes = input::read(&file, appraise::MAX_POLICY_LEN)?;
-            if let Err(error) = appraise::Policy::from_json(&bytes) {
-                return Ok(refused("policy_malformed", "file", &error, "correct the policy"));
-            }
-            open_beside(&store.store)?.set_policy(APPRAISAL_POLICY, &bytes)?;
-            Ok(Outcome::accepted(vec!["policy in force".to_owned()], json!({ "policy": APPRAISAL_POLICY })))
-        }
     }
 }
 

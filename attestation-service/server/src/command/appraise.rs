@@ -91,7 +91,8 @@ fn judge(
 ) -> Verdict {
     let serving = evidence.events.iter().any(|event| event.name == EventName::Serve);
     let moment = if serving { Moment::Serving } else { Moment::KeyRelease };
-    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, rules: None, gpu, now }.appraise()
+    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, rules: None, gpu, now }
+        .appraise()
 }
 
 fn releases(args: &AppraiseArgs) -> anyhow::Result<Result<Vec<VerifiedRelease>, Outcome>> {

@@ -7,6 +7,7 @@ mod appraise_gpu;
 mod check;
 mod collateral;
 mod owner;
+mod policy;
 mod serve;
 
 use std::path::Path;
@@ -28,7 +29,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
         Command::Keys(command) => admin::keys(command),
         Command::Releases(command) => admin::releases(command),
         Command::Platforms(command) => admin::platforms(&command),
-        Command::Policy(command) => admin::policy(command),
+        Command::Policy(command) => policy::run(&command),
         Command::Owner(command) => owner::run(&command),
         Command::Audit(command) => admin::audit(command),
         Command::Collateral(command) => collateral::run(&command, anchors),

@@ -11,7 +11,7 @@ use store::OwnerError;
 use types::{Base64, Document as _, Refusal};
 use zeroize::Zeroizing;
 
-use super::open_beside;
+use super::{open_beside, policy};
 use crate::{
     cli::{OwnerCommandLine, SignArgs},
     input,
@@ -76,18 +76,14 @@ fn keygen(out: &Path) -> anyhow::Result<Outcome> {
 
 fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
     let key = input::read_key(&args.key)?;
+    let mut report = policy_lint::Report::default();
     let action = match &args.set_policy {
         Some(path) => {
-            let policy = input::read(path, appraise::MAX_POLICY_LEN)?;
-            if let Err(error) = appraise::Policy::from_json(&policy) {
-                let fix = "correct the policy";
-                return Ok(Outcome::refused(vec![Refusal::new(
-                    "policy_malformed",
-                    "set_policy",
-                    error.to_string(),
-                    fix,
-                )]));
+            let (policy, found) = policy::linted(path, &[])?;
+            if !found.errors().is_empty() {
+                return Ok(policy::outcome(Vec::new(), json!({}), &found));
             }
+            report = found;
             OwnerAction::SetPolicy(Base64::new(policy).context("the policy is too large")?)
         }
         None => OwnerAction::Revoke(Revoke {}),
@@ -101,5 +97,6 @@ fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
     };
     let bytes = command.sign(&key)?.to_canonical()?;
     super::serve::write_whole(&args.out, &bytes)?;
-    Ok(Outcome::accepted(vec![format!("written to {}", args.out.display())], json!({ "sequence": args.sequence })))
+    let lines = vec![format!("written to {}", args.out.display())];
+    Ok(policy::outcome(lines, json!({ "sequence": args.sequence }), &report))
 }
