@@ -10,7 +10,7 @@ use types::{Refusal, Sha256Digest};
 pub use vectors::case::{Reason, directories};
 
 /// What stands in a `case.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
     /// Number of the attack; 0 for what must be accepted, and for recorded inputs that are no attack.
@@ -38,6 +38,9 @@ pub struct Case {
     /// More arguments of the program.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<String>,
+    /// What happens, in order, each with its verb `do`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "step")]
+    pub steps: Vec<toml::Table>,
 }
 
 /// How a case is run.
@@ -46,6 +49,8 @@ pub struct Case {
 pub enum Run {
     /// `appraise --quote`, and in a request for a key over TLS. Inputs: root, quote, collateral, policy.
     Quote,
+    /// Steps with a running service, a simulated guest and the programs: for what needs a fresh challenge.
+    Live,
     /// `appraise --quote` by the released program alone: recorded on hardware, at a time that has passed.
     Recorded,
 }
@@ -56,7 +61,8 @@ impl Run {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::Quote => "files, wire",
-            Self::Recorded => "files",
+            Self::Live => "wire, in steps",
+            Self::Recorded => "files, released program",
         }
     }
 }
@@ -71,6 +77,10 @@ impl Case {
         let case: Self = toml::from_str(&text).with_context(|| format!("{}: case.toml", dir.display()))?;
         let name = name(dir)?;
         ensure!(case.attack == 0 || !case.expected.is_empty(), "{name}: an attack has expected reasons");
+        ensure!(
+            (case.run == Run::Live) != case.steps.is_empty(),
+            "{name}: steps are for live cases, and those have some"
+        );
         let number = format!("{:02}-", case.attack);
         ensure!(name.starts_with(&number), "{name}: the name of attack {} begins with {number}", case.attack);
         for path in case.inputs.values().flatten() {

@@ -39,7 +39,14 @@ impl Store {
     /// # Errors
     /// Whatever it says.
     pub fn init(program: &Program) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
+        Self::init_in(tempfile::tempdir()?, program)
+    }
+
+    /// [`Store::init`] in a directory that may have files already.
+    ///
+    /// # Errors
+    /// Whatever the program says.
+    pub fn init_in(dir: tempfile::TempDir, program: &Program) -> Result<Self> {
         let store = dir.path().join("store");
         let made = program.call([os("init"), os("--store"), store.clone().into()])?;
         let pin = made.document.get("spki_sha256").and_then(|pin| pin.as_str()).unwrap_or_default();
@@ -49,6 +56,24 @@ impl Store {
         let this = Self { dir, program: program.clone(), pin };
         this.command(&["keys", "import", "--version", "1", "--model", &model()?.to_string()], &[("--key", &key)])?;
         Ok(this)
+    }
+
+    /// Where the store, the key and whatever a test adds are; it vanishes with this.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// SHA-256 of the service's key, which guests pin.
+    #[must_use]
+    pub const fn pin(&self) -> Sha256Digest {
+        self.pin
+    }
+
+    /// The program that made it.
+    #[must_use]
+    pub const fn program(&self) -> &Program {
+        &self.program
     }
 
     /// Calls a command beside the service; it must succeed.
@@ -103,12 +128,43 @@ impl Store {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    /// The store's own directory.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 }
 
 impl Running {
+    /// A connection whose service has the pinned key.
+    ///
+    /// # Errors
+    /// No connection, or another key.
+    pub async fn connect(&self) -> Result<ServiceConnection> {
+        let stream = TcpStream::connect(self.address).await?;
+        Ok(ServiceConnection::connect(stream, self.pin).await?)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ended by itself, asked before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(mut self) -> Result<Option<i32>> {
+        Ok(self.child.wait()?.code())
+    }
+
     /// Asks for a key with this quote, in a document that is otherwise as it should be.
     ///
     /// # Errors
@@ -116,8 +172,7 @@ impl Running {
     pub fn refusals(&self, quote: &[u8]) -> Result<Vec<Refusal>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let stream = TcpStream::connect(self.address).await?;
-            let mut connection = ServiceConnection::connect(stream, self.pin).await?;
+            let mut connection = self.connect().await?;
             let challenge = connection.challenge().await?;
             let key = ReleaseKeyPair::generate(&mut UnwrapErr(getrandom::SysRng));
             let evidence = evidence(quote, &challenge, key.public())?;

@@ -34,6 +34,7 @@ impl Made {
             inputs: BTreeMap::new(),
             digests: BTreeMap::new(),
             arguments: Vec::new(),
+            steps: Vec::new(),
         };
         Ok(Self { name: name.to_owned(), case, files: BTreeMap::new() })
     }
