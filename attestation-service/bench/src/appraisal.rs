@@ -64,6 +64,7 @@ impl Works {
             token,
             model: model()?,
             evidence: Base64::new(evidence).context("evidence")?,
+            work: None,
         };
         let collateral = scene.platform.collateral(scene.made, None)?.to_json();
         let root = scene.platform.root_der().to_vec();

@@ -5,7 +5,7 @@ use release::log::EntryProof;
 use serde::{Deserialize, Serialize};
 use types::{Base64, Document, Hex32, ModelId};
 
-use crate::Token;
+use crate::{Token, Work};
 
 /// Answer to `POST /v1/challenges`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct ChallengeAnswer {
     pub expires: u64,
     /// The token.
     pub token: Token,
+    /// What the request must bring beside evidence; nothing, as long as the service is not busy.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub work: Option<Work>,
 }
 
 /// `POST /v1/key-release` (`chrysalis/key-release-request/v1`).
@@ -29,6 +32,9 @@ pub struct KeyReleaseRequest {
     pub model: ModelId,
     /// The canonical evidence document.
     pub evidence: Base64<MAX_EVIDENCE>,
+    /// What solves the work that the challenge asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub work: Option<u64>,
 }
 
 /// Answer to a key release (`chrysalis/key-release/v1`).

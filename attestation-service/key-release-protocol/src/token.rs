@@ -4,7 +4,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use types::Sha256Digest;
 
-/// A token: expiry u64 big-endian ‖ nonce\[16\] ‖ HMAC-SHA-256(key, label ‖ expiry ‖ nonce)\[32\].
+/// A token: expiry u64 big-endian ‖ nonce\[16\] ‖ HMAC-SHA-256(key, label ‖ expiry ‖ nonce)\[32\]. The first byte of the
+/// nonce is the bits of work that the service asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token([u8; Token::LEN]);
 
@@ -40,6 +41,13 @@ impl Token {
     #[must_use]
     pub fn expires(&self) -> u64 {
         self.parts().0
+    }
+
+    /// Bits of work that its redemption costs, if the service made it.
+    #[must_use]
+    pub fn work_bits(&self) -> u8 {
+        let [bits, ..] = self.parts().1;
+        bits
     }
 
     /// Expiry, nonce and MAC.

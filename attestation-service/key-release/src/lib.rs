@@ -9,8 +9,8 @@ mod state;
 mod token;
 
 pub use key_release_protocol::{
-    ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, ModelKey,
-    ReleaseKeyPair, SealContext, SealError, Token, UnwrapErr,
+    ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, MAX_WORK_BITS, ModelKey,
+    ReleaseKeyPair, SealContext, SealError, Search, Token, UnwrapErr, Work,
 };
 pub use owner::{OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand, owner_public_key};
 pub use state::{Appraised, AuthoriseError, Authorised, Challenged, Checked, Entered, Grounds};

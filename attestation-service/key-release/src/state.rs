@@ -5,7 +5,7 @@
 
 use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Policy, Rules, Verdict, malformed_evidence};
 use attested_channel::Moment;
-use key_release_protocol::{CryptoRng, SealContext, SealError, seal};
+use key_release_protocol::{CryptoRng, SealContext, SealError, is_solution, seal};
 use release::{
     VerifiedRelease,
     log::{EntryProof, EntryProofError, LogKey, leaf_hash},
@@ -86,12 +86,16 @@ pub enum AuthoriseError {
 }
 
 impl Checked {
-    /// Checks the token of a request.
+    /// Checks the token of a request, and the work that it asked for: one hash, before anything is stored or verified.
     ///
     /// # Errors
     /// The refusal.
     pub fn new(request: KeyReleaseRequest, key: &TokenKey, now: u64) -> Result<Self, Refusal> {
         key.check(&request.token, now).map_err(|error| token_refusal(&error))?;
+        let bits = request.token.work_bits();
+        if bits > 0 && !request.work.is_some_and(|number| is_solution(&request.token, bits, number)) {
+            return Err(no_work(bits));
+        }
         Ok(Self(request))
     }
 
@@ -246,6 +250,11 @@ fn token_refusal(error: &TokenError) -> Refusal {
         TokenError::Expired { .. } => "challenge_expired",
     };
     Refusal::new(code, "token", error.to_string(), "ask for a new challenge")
+}
+
+fn no_work(bits: u8) -> Refusal {
+    let detail = format!("the challenge asked for work of {bits} bits, the request brings no solution");
+    Refusal::new("work_required", "work", detail, "solve what the challenge's work asks for; see the protocol's page")
 }
 
 fn other_model(configured: &ModelId, asked: &ModelId) -> Refusal {

@@ -34,9 +34,17 @@ impl TokenKey {
         Self(random)
     }
 
-    /// Makes a token from 16 random bytes that ends at `expires` (seconds since 1970).
+    /// Makes a token from 15 random bytes (the first of `nonce` is not used) that ends at `expires` (seconds since 1970).
     #[must_use]
     pub fn mint(&self, expires: u64, nonce: [u8; 16]) -> Token {
+        self.mint_asking(expires, 0, nonce)
+    }
+
+    /// As [`TokenKey::mint`], a token whose redemption costs `bits` bits of work.
+    #[must_use]
+    pub fn mint_asking(&self, expires: u64, bits: u8, mut nonce: [u8; 16]) -> Token {
+        let [first, ..] = &mut nonce;
+        *first = bits;
         let mut bytes = [0; Token::LEN];
         let parts = expires.to_be_bytes().into_iter().chain(nonce).chain(self.mac(expires, &nonce));
         bytes.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
@@ -79,7 +87,8 @@ mod tests {
     fn every_bit_is_authenticated_and_time_ends_it() {
         let key = TokenKey::new([7; 32]);
         let token = key.mint(1000, [9; 16]);
-        assert_eq!(token.expires(), 1000);
+        assert_eq!((token.expires(), token.work_bits()), (1000, 0));
+        assert_eq!(key.mint_asking(1000, 14, [9; 16]).work_bits(), 14);
         assert_eq!(key.check(&token, 999), Ok(()));
         assert_eq!(key.check(&token, 1000), Err(TokenError::Expired { expires: 1000, now: 1000 }));
         assert_eq!(TokenKey::new([8; 32]).check(&token, 0), Err(TokenError::Mac));

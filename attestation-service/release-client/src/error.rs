@@ -38,6 +38,12 @@ pub enum ClientError {
         /// Which rule.
         rule: String,
     },
+    /// More work than a client does, or none that could be done.
+    #[error("the service asks for work of {bits} bits")]
+    Work {
+        /// What it asks for.
+        bits: u8,
+    },
     /// The signed time breaks a rule.
     #[error("the signed time is refused: {0}")]
     Time(&'static str),
@@ -60,6 +66,7 @@ impl ClientError {
             Self::Tls(_) | Self::Channel(_) => "service_tls",
             Self::Http(_) => "service_connection",
             Self::Answer { .. } => "service_answer_malformed",
+            Self::Work { .. } => "service_work",
             Self::Time(_) => "service_time",
             Self::Audit(_) => "audit_proof",
             Self::Seal(_) => "sealed_key",

@@ -16,7 +16,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use key_release_protocol::{
-    ChallengeAnswer, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, ModelKey, ReleaseKeyPair, SealContext, Token,
+    ChallengeAnswer, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, ModelKey, ReleaseKeyPair, SealContext, Search,
+    Token, Work,
 };
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -46,6 +47,7 @@ pub struct Challenge {
     challenge: [u8; 32],
     binding: [u8; 32],
     expires: u64,
+    work: Option<Work>,
 }
 
 /// A model key that was released to this guest.
@@ -129,11 +131,11 @@ impl ServiceConnection {
     pub async fn challenge(&mut self) -> Result<Challenge, ClientError> {
         let step = "POST /v1/challenges";
         let body = self.exchange(step, Method::POST, "/v1/challenges", Vec::new(), SMALL).await?;
-        let ChallengeAnswer { expires, token } =
+        let ChallengeAnswer { expires, token, work } =
             canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))?;
         let challenge = token.challenge();
         let binding = (self.exporter)(&challenge)?;
-        Ok(Challenge { token, challenge, binding, expires })
+        Ok(Challenge { token, challenge, binding, expires, work })
     }
 
     /// Hands in `evidence` (canonical bytes, made for `challenge` and the public half of `key`) and opens the key of
@@ -151,12 +153,14 @@ impl ServiceConnection {
     ) -> Result<Released, ClientError> {
         let step = "POST /v1/key-release";
         let digest = Sha256Digest::of(&evidence);
+        let work = solve(&challenge).await?;
         let request = KeyReleaseRequest {
             schema: KeyReleaseRequest::SCHEMA.to_owned(),
             token: challenge.token,
             model: model.clone(),
             evidence: Base64::new(evidence)
                 .ok_or_else(|| ClientError::Answer { step, rule: "the evidence is too large".to_owned() })?,
+            work,
         };
         let request = request.to_canonical().map_err(|e| malformed(step, &e))?;
         let max = KeyReleaseAnswer::MAX_BYTES;
@@ -243,11 +247,35 @@ impl Challenge {
         self.expires
     }
 
+    /// Bits of work that the service asks for; 0 where it asks for none.
+    #[must_use]
+    pub const fn work_bits(&self) -> u8 {
+        match self.work {
+            Some(work) => work.bits,
+            None => 0,
+        }
+    }
+
     /// The token that names the challenge to the service.
     #[must_use]
     pub const fn token(&self) -> &Token {
         &self.token
     }
+}
+
+/// Does the work that a busy service asked for, within bounds. Other tasks have their turn meanwhile.
+async fn solve(challenge: &Challenge) -> Result<Option<u64>, ClientError> {
+    let Some(work) = challenge.work else { return Ok(None) };
+    let mut search = Search::new(challenge.token, work).ok_or(ClientError::Work { bits: work.bits })?;
+    // That a search of so many tries fails has a probability of e^-16.
+    let tries = 16_u64.saturating_mul(1 << u32::from(work.bits).min(32));
+    for _ in 0..=tries / PORTION {
+        if let Some(found) = search.portion(PORTION) {
+            return Ok(Some(found));
+        }
+        tokio::task::yield_now().await;
+    }
+    Err(ClientError::Work { bits: work.bits })
 }
 
 async fn limited<T>(step: &'static str, limit: Duration, future: impl Future<Output = T>) -> Result<T, ClientError> {
@@ -274,6 +302,33 @@ fn malformed(step: &'static str, error: &types::CanonicalError) -> ClientError {
 
 const HANDSHAKE: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(60);
+/// Hashes between two turns of other tasks.
+const PORTION: u64 = 4096;
 const SMALL: usize = 4096;
 const MAX_REFUSAL: usize = 256 * 1024;
 const HEADERS: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use key_release_protocol::{MAX_WORK_BITS, is_solution};
+
+    use super::*;
+
+    fn challenge(bits: Option<u8>) -> Challenge {
+        let token = Token::from_bytes([7; Token::LEN]);
+        let work = bits.map(|bits| Work { bits });
+        Challenge { token, challenge: token.challenge(), binding: [0; 32], expires: 0, work }
+    }
+
+    /// A service cannot hold its guests up by asking for more than is bearable.
+    #[tokio::test]
+    async fn work_is_done_within_bounds() {
+        assert!(matches!(solve(&challenge(None)).await, Ok(None)));
+        let found = solve(&challenge(Some(14))).await.unwrap().unwrap();
+        assert!(is_solution(challenge(None).token(), 14, found));
+        for bits in [MAX_WORK_BITS + 1, 64, 255] {
+            let refused = solve(&challenge(Some(bits))).await.unwrap_err();
+            assert!(matches!(refused, ClientError::Work { bits: found } if found == bits), "{refused}");
+        }
+    }
+}

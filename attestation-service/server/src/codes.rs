@@ -29,7 +29,7 @@ pub(crate) const OWNERS: Step =
 
 /// Why a key is refused, in the order of the checks.
 pub(crate) const KEY_RELEASE: &[Step] = &[
-    ("token", &["challenge_unknown", "challenge_expired", "challenge_replayed"]),
+    ("token", &["challenge_unknown", "challenge_expired", "work_required", "challenge_replayed"]),
     (
         "form",
         &[
@@ -83,6 +83,7 @@ pub(crate) const KEY_RELEASE: &[Step] = &[
             "tcb_advisory",
             "collateral_rollback",
             "platform_not_allowed",
+            "quote_version_not_allowed",
         ],
     ),
     (

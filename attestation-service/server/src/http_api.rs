@@ -55,7 +55,7 @@ pub(crate) async fn answer(
 ) -> Result<Response<Full<Bytes>>, core::convert::Infallible> {
     let routed = async {
         shared.service.admit(client)?;
-        route(&shared, exporter, request).await
+        route(&shared, exporter, client, request).await
     };
     let reply = match tokio::time::timeout(REQUEST, routed).await {
         Ok(reply) => reply,
@@ -78,7 +78,7 @@ pub(crate) async fn answer(
     })
 }
 
-async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incoming>) -> Reply {
+async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request: Request<Incoming>) -> Reply {
     let (parts, body) = request.into_parts();
     let (endpoint, rest) = match routes::find(&parts.method, parts.uri.path()) {
         Found::Endpoint(endpoint, rest) => (endpoint, rest.to_owned()),
@@ -99,11 +99,11 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incomi
         }
         Endpoint::Challenge => {
             read(shared, body, 0).await?;
-            return json(&shared.service.challenge()?);
+            return json(&shared.service.challenge(client)?);
         }
         Endpoint::KeyRelease => {
             let body = read_json(shared, &parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
-            return key_release(shared, exporter, body).await;
+            return key_release(shared, exporter, client, body).await;
         }
         Endpoint::OwnerCommand => {
             let body = read_json(shared, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
@@ -128,7 +128,7 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, request: Request<Incomi
     joined.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
 
-async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Whole) -> Reply {
+async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, body: Whole) -> Reply {
     let Ok(permit) = tokio::time::timeout(QUEUE, Arc::clone(&shared.appraisals).acquire_owned()).await else {
         return Err(busy());
     };
@@ -137,7 +137,7 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, body: Whole) -> R
     // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
         let started = Instant::now();
-        let outcome = shared.service.release(&body.bytes, &*exporter);
+        let outcome = shared.service.release(client, &body.bytes, &*exporter);
         shared.service.gauges().releases.observe(started.elapsed());
         match outcome {
             Ok(answer) => {

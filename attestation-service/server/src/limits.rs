@@ -20,7 +20,8 @@ pub struct Limits {
     pub client_rate: u32,
     /// Keys of one model a second, on average; ten times as many at once.
     pub model_rate: u32,
-    /// Challenges that are neither redeemed nor expired.
+    /// Challenges that are open: not expired, and no key was released for them. From a quarter of it on challenges ask
+    /// for work.
     pub open_challenges: u32,
 }
 
@@ -63,27 +64,58 @@ impl Admission {
         taken.map_err(|()| over("model", &format!("more than {rate} keys of this model a second")))
     }
 
-    /// Counts a challenge that ends at `expires`; times are seconds.
-    pub(crate) fn challenge(&self, expires: u64, now: u64) -> Result<(), Refused> {
+    /// Counts a challenge for the client at `address` that ends at `expires`; times are seconds. Gives the bits of work
+    /// that its redemption shall cost.
+    pub(crate) fn challenge(&self, address: IpAddr, expires: u64, now: u64) -> Result<u8, Refused> {
+        let client = network(address);
         let mut open = lock(&self.open);
-        if open.count(now) >= self.limits.open_challenges {
-            let detail = format!("{} challenges are open", self.limits.open_challenges);
-            let reason = Refusal::new("challenges_exhausted", "service", detail, "try again in a minute");
-            return Err(Refused::one(StatusCode::SERVICE_UNAVAILABLE, reason));
-        }
-        open.add(expires);
-        Ok(())
+        let bits = price(self.limits.open_challenges, open.count(now), open.of(&client))?;
+        open.add(expires, client);
+        Ok(bits)
     }
 
-    /// A challenge was redeemed.
-    pub(crate) fn redeemed(&self, expires: u64) {
-        lock(&self.open).remove(expires);
+    /// A key was released for a challenge. One that was refused stays counted to its end: what failed costs, too.
+    pub(crate) fn answered(&self, address: IpAddr, expires: u64) {
+        lock(&self.open).remove(expires, &network(address));
     }
 
-    /// Challenges that are neither redeemed nor expired.
+    /// Challenges that have not expired, and for which no key was released.
     pub(crate) fn open_challenges(&self, now: u64) -> u32 {
         lock(&self.open).count(now)
     }
+}
+
+/// Bits of work that one more challenge costs where `total` are open, `own` of them of the client that asks.
+///
+/// A challenge takes no memory of its own, so that a number of them harms nobody: what their redemption costs the
+/// service is what must not come for nothing. The more are open, the more work; a client with many pays first. Where
+/// they are scarce nobody may have more than a quarter, and a newcomer gets one even beyond the limit.
+fn price(limit: u32, total: u32, own: u32) -> Result<u8, Refused> {
+    let exhausted = |status, field, detail: String| {
+        let fix = "finish the releases that were begun; try again in a minute";
+        Err(Refused::one(status, Refusal::new("challenges_exhausted", field, detail, fix)))
+    };
+    let newcomer = own < NEWCOMER.min(limit / 8).max(1);
+    if total >= limit.saturating_mul(4) || (total >= limit && !newcomer) {
+        return exhausted(StatusCode::SERVICE_UNAVAILABLE, "service", format!("{total} challenges are open"));
+    }
+    if total >= limit / 2 && own >= limit / 4 && !newcomer {
+        let detail = format!("{own} challenges of this address are open, and few are left");
+        return exhausted(StatusCode::TOO_MANY_REQUESTS, "client", detail);
+    }
+    let for_all = match total {
+        total if total < limit / 4 => 0,
+        total if total < limit / 2 => 14,
+        total if total < limit / 4 * 3 => 16,
+        total if total < limit => 18,
+        _ => MOST_WORK,
+    };
+    let for_own = match own {
+        own if own < limit / 8 => 0,
+        own if own < limit / 4 => 16,
+        _ => 18,
+    };
+    Ok(for_all.max(for_own))
 }
 
 /// Nothing here is half done between two statements that can panic.
@@ -168,30 +200,54 @@ impl Bucket {
     }
 }
 
-/// How many challenges end in each second.
+/// How many challenges end in each second, of all clients and of each.
 #[derive(Debug, Default)]
-struct OpenChallenges(HashMap<u64, u32>);
+struct OpenChallenges(HashMap<u64, Second>);
+
+#[derive(Debug, Default)]
+struct Second {
+    total: u32,
+    clients: HashMap<IpAddr, u32>,
+}
 
 impl OpenChallenges {
     fn count(&mut self, now: u64) -> u32 {
         // A clock that stepped back leaves ends that no challenge can have.
         let window = now.saturating_add(1)..=now.saturating_add(CHALLENGE_SECONDS);
         self.0.retain(|expires, _| window.contains(expires));
-        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+        self.0.values().fold(0, |sum, second| sum.saturating_add(second.total))
     }
 
-    fn add(&mut self, expires: u64) {
-        let count = self.0.entry(expires).or_default();
-        *count = count.saturating_add(1);
+    /// Those of one client, once what ended is gone.
+    fn of(&self, client: &IpAddr) -> u32 {
+        let own = self.0.values().filter_map(|second| second.clients.get(client));
+        own.fold(0, |sum, count| sum.saturating_add(*count))
     }
 
-    fn remove(&mut self, expires: u64) {
-        if let Some(count) = self.0.get_mut(&expires) {
-            *count = count.saturating_sub(1);
+    fn add(&mut self, expires: u64, client: IpAddr) {
+        let second = self.0.entry(expires).or_default();
+        second.total = second.total.saturating_add(1);
+        let own = second.clients.entry(client).or_default();
+        *own = own.saturating_add(1);
+    }
+
+    /// The client that redeems is, as a rule, the one that asked; where it is another, the sum is right all the same.
+    fn remove(&mut self, expires: u64, client: &IpAddr) {
+        let Some(second) = self.0.get_mut(&expires) else { return };
+        second.total = second.total.saturating_sub(1);
+        if let Some(own) = second.clients.get_mut(client) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                second.clients.remove(client);
+            }
         }
     }
 }
 
+/// Most bits of work; clients do up to 22.
+const MOST_WORK: u8 = 20;
+/// Who has fewer open challenges is new.
+const NEWCOMER: u32 = 16;
 const TOKEN: u64 = 1000;
 /// Ten seconds of the rate, in thousandths of tokens for each token a second.
 const BURST: u64 = 10 * TOKEN;
@@ -242,23 +298,81 @@ mod tests {
         assert_eq!(buckets.buckets.len(), 1);
     }
 
+    fn bits(admission: &Admission, client: u32, now: u64) -> Result<u8, (u16, String, String)> {
+        let address = IpAddr::V4(client.into());
+        admission.challenge(address, now + CHALLENGE_SECONDS, now).map_err(|refused| {
+            let reason = &refused.reasons[0];
+            (refused.status.as_u16(), reason.code.clone(), reason.field.clone())
+        })
+    }
+
+    fn exhausted<T>(status: u16, field: &str) -> Result<T, (u16, String, String)> {
+        Err((status, "challenges_exhausted".to_owned(), field.to_owned()))
+    }
+
     #[test]
-    fn open_challenges_end_by_redemption_and_by_time() {
+    fn open_challenges_end_by_a_key_and_by_time() {
         let admission = Admission::new(Limits { open_challenges: 3, ..Limits::default() });
         let now = 1_800_000_000;
         for second in 0..3 {
-            assert_eq!(code(admission.challenge(now + second + 60, now + second)), "");
+            assert!(bits(&admission, second, now + u64::from(second)).is_ok());
         }
-        let refused = admission.challenge(now + 62, now + 2).unwrap_err();
-        assert_eq!((refused.status.as_u16(), refused.codes()), (503, vec!["challenges_exhausted"]));
-        admission.redeemed(now + 61);
-        assert_eq!(code(admission.challenge(now + 62, now + 2)), "");
-        assert_eq!(code(admission.challenge(now + 62, now + 2)), "challenges_exhausted");
+        assert_eq!(bits(&admission, 1, now + 2), exhausted(503, "service"));
+        admission.answered(IpAddr::V4(1.into()), now + 61);
+        assert!(bits(&admission, 1, now + 2).is_ok());
+        assert_eq!(bits(&admission, 1, now + 2), exhausted(503, "service"));
         assert_eq!(admission.open_challenges(now + 60), 2, "one ended");
         assert_eq!(admission.open_challenges(now + 62), 0);
         // The clock was ahead and steps back: what was counted then is gone.
-        admission.challenge(now + 1000, now + 940).unwrap();
+        bits(&admission, 1, now + 1000).unwrap();
         assert_eq!(admission.open_challenges(now), 0);
+    }
+
+    /// Few cost nothing; the more are open, the more work; a client with many pays before others do.
+    #[test]
+    fn work_grows_with_what_is_open() {
+        let price = |total, own| price(1024, total, own).map_err(|refused| refused.status.as_u16());
+        for (total, own, expected) in [
+            (0, 0, Ok(0)),
+            (255, 127, Ok(0)),
+            (255, 128, Ok(16)),
+            (256, 0, Ok(14)),
+            (256, 128, Ok(16)),
+            (511, 511, Ok(18)),
+            (512, 255, Ok(16)),
+            (512, 256, Err(429)),
+            (767, 0, Ok(16)),
+            (768, 255, Ok(18)),
+            (1023, 0, Ok(18)),
+            (1024, 15, Ok(20)),
+            (1024, 16, Err(503)),
+            (4095, 0, Ok(20)),
+            (4096, 0, Err(503)),
+        ] {
+            assert_eq!(price(total, own), expected, "{total} open, {own} own");
+        }
+    }
+
+    /// Three addresses that ask as often as they may: they never hold so many that another gets none.
+    #[test]
+    fn a_flood_leaves_room_for_others() {
+        let limit = 1024;
+        let admission = Admission::new(Limits { open_challenges: limit, ..Limits::default() });
+        let now = 1_800_000_000;
+        let mut given = 0;
+        for turn in 0..5000 {
+            given += u32::from(bits(&admission, turn % 3, now).is_ok());
+        }
+        assert!(given <= limit / 4 * 3 && admission.open_challenges(now) == given, "{given}");
+        assert_eq!(bits(&admission, 0, now), exhausted(429, "client"));
+        assert_eq!(bits(&admission, 100, now), Ok(18), "another pays a little, and gets its challenge");
+        // Many addresses: beyond the limit newcomers still get some, for more work, up to four times the limit.
+        for client in 1000..5000 {
+            assert!(bits(&admission, client, now).is_ok() || admission.open_challenges(now) == 4 * limit);
+        }
+        assert_eq!(admission.open_challenges(now), 4 * limit);
+        assert_eq!(bits(&admission, 9999, now), exhausted(503, "service"));
+        assert_eq!(bits(&admission, 9999, now + CHALLENGE_SECONDS), Ok(0), "a minute later all are gone");
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::service::Service;
 pub(crate) struct Gauges {
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
+    /// Challenges that asked for work.
+    pub(crate) work_asked: AtomicU64,
     /// The service is ending.
     pub(crate) stopping: AtomicBool,
     /// Key releases by how long they took, refused ones included.
@@ -127,12 +129,19 @@ fn metrics(service: &Service) -> String {
     gauges.releases.write(&mut text, name, "Time of key releases, refused ones included");
     for (name, help, value) in [
         ("chrysalis_attestation_connections", "Open connections", gauges.connections.load(Ordering::Relaxed)),
-        ("chrysalis_attestation_open_challenges", "Challenges not redeemed and not expired", service.open_challenges()),
+        (
+            "chrysalis_attestation_open_challenges",
+            "Challenges not expired, for which no key was released",
+            service.open_challenges(),
+        ),
         ("chrysalis_attestation_ready", "1 where /readyz says so", u64::from(service.unready().is_empty())),
     ] {
         head(&mut text, name, "gauge", help);
         line(&mut text, name, value);
     }
+    let name = "chrysalis_attestation_work_asked_total";
+    head(&mut text, name, "counter", "Challenges that asked for work");
+    line(&mut text, name, gauges.work_asked.load(Ordering::Relaxed));
     if let Some(entries) = service.audit_entries() {
         let name = "chrysalis_attestation_audit_entries";
         head(&mut text, name, "counter", "Entries of the audit log");

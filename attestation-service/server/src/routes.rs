@@ -149,7 +149,11 @@ pub(crate) static ROUTES: [Route; 8] = [
         parameter: None,
         body: Body::Empty,
         answer: Answer { kind: JSON, schema: "ChallengeAnswer", description: "The challenge" },
-        refusals: &[MALFORMED, (StatusCode::SERVICE_UNAVAILABLE, &[("", &["challenges_exhausted"])])],
+        refusals: &[
+            MALFORMED,
+            (StatusCode::TOO_MANY_REQUESTS, &[("", &["challenges_exhausted"])]),
+            (StatusCode::SERVICE_UNAVAILABLE, &[("", &["challenges_exhausted"])]),
+        ],
     },
     Route {
         endpoint: Endpoint::KeyRelease,

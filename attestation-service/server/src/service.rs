@@ -4,14 +4,14 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::Ordering},
     time::Instant,
 };
 
 use appraise::Policy;
 use http::StatusCode;
 use key_release::{
-    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, Token, TokenKey, UnwrapErr,
+    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, Token, TokenKey, UnwrapErr, Work,
 };
 use release::{TrustPolicy, VerifiedRelease};
 use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
@@ -182,25 +182,31 @@ impl Service {
         self.admission.client(address, self.milliseconds())
     }
 
-    /// Makes a challenge. Nothing of it is stored: it is only counted.
+    /// Makes a challenge for the client at `address`. Nothing of it is stored: it is only counted.
     ///
     /// # Errors
     /// Without randomness, or when too many are open.
-    pub fn challenge(&self) -> Result<ChallengeAnswer, Refused> {
+    pub fn challenge(&self, address: IpAddr) -> Result<ChallengeAnswer, Refused> {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|e| Refused::unable("randomness_unavailable", &e))?;
         let now = (self.clock)();
         let expires = now.saturating_add(CHALLENGE_SECONDS);
-        self.admission.challenge(expires, now)?;
-        Ok(ChallengeAnswer { expires, token: self.tokens.mint(expires, nonce) })
+        let bits = self.admission.challenge(address, expires, now)?;
+        if bits > 0 {
+            self.gauges.work_asked.fetch_add(1, Ordering::Relaxed);
+        }
+        let token = self.tokens.mint_asking(expires, bits, nonce);
+        Ok(ChallengeAnswer { expires, token, work: (bits > 0).then_some(Work { bits }) })
     }
 
-    /// Releases a key, or says why not. `exporter` gives the connection's exporter for a challenge.
+    /// Releases a key to the client at `address`, or says why not. `exporter` gives the connection's exporter for a
+    /// challenge.
     ///
     /// # Errors
     /// The refusal, and what of it goes to the audit log afterwards.
     pub fn release(
         &self,
+        address: IpAddr,
         body: &[u8],
         exporter: &Exporter,
     ) -> Result<KeyReleaseAnswer, (Refused, Option<RefusalNote>)> {
@@ -208,6 +214,7 @@ impl Service {
         let request = KeyReleaseRequest::from_canonical(body).map_err(|e| (malformed(&e), None))?;
         let asked = (request.model.clone(), Sha256Digest::of(request.evidence.as_slice()));
         let challenge = Sha256Digest::of(&request.token.challenge());
+        let expires = request.token.expires();
         // A request that redeemed no challenge leaves no trace on the log: anybody can send those.
         let checked = Checked::new(request, &self.tokens, now).map_err(|e| (Refused::because(vec![e]), None))?;
         let generation = self.redeem(checked.token(), now).map_err(|e| (e, None))?;
@@ -247,7 +254,9 @@ impl Service {
             now,
         };
         let appraised = challenged.appraise(&exporter, &grounds).map_err(|e| note(Refused::because(e)))?;
-        self.authorise(appraised, now).map_err(&note)
+        let answer = self.authorise(appraised, now).map_err(&note)?;
+        self.admission.answered(address, expires);
+        Ok(answer)
     }
 
     /// Forgets challenges that are past their expiry anyway, so that the store does not grow for ever.
@@ -305,7 +314,6 @@ impl Service {
             };
             Refused::because(vec![Refusal::new(code, "token", error.to_string(), fix)])
         })?;
-        self.admission.redeemed(token.expires());
         Ok(generation)
     }
 

@@ -89,6 +89,7 @@ async fn keys_are_released_over_streams_of_one_connection() {
             token,
             model: model(),
             evidence: Base64::new(evidence).unwrap(),
+            work: None,
         };
         let request = request.to_canonical().unwrap();
         let (status, body) = asked.ask(Method::POST, "/v1/key-release", request).await.unwrap();

@@ -10,13 +10,14 @@
 
 mod world;
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use attestation_service::Limits;
-use release_client::ClientError;
+use key_release::KeyReleaseRequest;
+use release_client::{ClientError, key_release_protocol::is_solution};
 use store::{AuditEntry, OpenOptions, Store};
-use types::Sha384Digest;
-use world::{NOW, World, reasons};
+use types::{Base64, Document as _, Sha384Digest};
+use world::{NOW, World, key_pair, model, reasons};
 
 fn beside(world: &World) -> Store {
     Store::open_with(&world.store_dir(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap()
@@ -51,23 +52,69 @@ async fn a_client_that_asks_too_often_is_told_so() {
     }
 }
 
+/// One address holds as many challenges as it can get: another one gets its key, for some work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_challenges_have_a_limit_and_end() {
+async fn a_flood_of_challenges_costs_others_some_work_and_no_key() {
     let mut world = World::stopped(release::Hardware::Simulated);
-    world.limits = Limits { open_challenges: 5, ..Limits::default() };
+    world.limits = Limits { open_challenges: 64, ..Limits::default() };
     world.launch().await;
     let guest = world.guest().await;
-    let mut connection = world.connect().await;
-    for _ in 0..5 {
-        connection.challenge().await.unwrap();
+    let mut flood = world.connect().await;
+    let mut asked = Vec::new();
+    let refused = loop {
+        match flood.challenge().await {
+            Ok(challenge) => asked.push(challenge.work_bits()),
+            Err(ClientError::Refused(reasons)) => break reasons,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert_eq!((refused[0].code.as_str(), refused[0].field.as_str()), ("challenges_exhausted", "client"));
+    assert_eq!(asked, [[0; 8].as_slice(), &[16; 8], &[18; 16]].concat(), "half of all, dearer and dearer");
+
+    let mut other = world.connect_from([127, 0, 0, 2].into()).await;
+    let challenge = other.challenge().await.unwrap();
+    assert_eq!(challenge.work_bits(), 16);
+    let key = key_pair();
+    let evidence = guest.evidence(&challenge, key.public()).to_canonical().unwrap();
+    // Without a solution, or with another token's, nothing is looked at, and the challenge is still good.
+    let service = &world.service.as_ref().unwrap().service;
+    let binding = *challenge.binding();
+    for work in [None, (0..).find(|number| !is_solution(challenge.token(), 16, *number))] {
+        let request = KeyReleaseRequest {
+            schema: KeyReleaseRequest::SCHEMA.into(),
+            token: *challenge.token(),
+            model: model(),
+            evidence: Base64::new(evidence.clone()).unwrap(),
+            work,
+        };
+        let refused = service.release([127, 0, 0, 2].into(), &request.to_canonical().unwrap(), &move |_| Ok(binding));
+        let (refused, note) = refused.unwrap_err();
+        assert_eq!((refused.codes(), refused.status.as_u16(), note.is_none()), (vec!["work_required"], 403, true));
     }
-    assert_eq!(code(connection.challenge().await), "challenges_exhausted");
+    assert!(other.release(challenge, &model(), evidence, key).await.is_ok());
     world.clock.store(NOW + 60, Ordering::SeqCst);
-    assert!(world.ask(&guest).await.is_ok(), "they ended");
-    // A redemption makes place: any number, one after the other.
-    for _ in 0..8 {
+    assert_eq!(flood.challenge().await.unwrap().work_bits(), 0, "a minute later all are gone");
+}
+
+/// A key makes place, a refusal does not: what failed counts to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_key_makes_place_for_another_challenge() {
+    let mut world = World::stopped(release::Hardware::Simulated);
+    world.limits = Limits { open_challenges: 64, ..Limits::default() };
+    world.launch().await;
+    let guest = world.guest().await;
+    let bad = world.guest_with(|_| (), |registers| registers.mr_td = Sha384Digest::of(b"x")).await;
+    let service = Arc::clone(&world.service.as_ref().unwrap().service);
+    for _ in 0..20 {
         assert!(world.ask(&guest).await.is_ok());
     }
+    assert_eq!(service.open_challenges(), 0);
+    for _ in 0..8 {
+        assert_eq!(world.refusal(&bad).await[0].0, "register_mismatch");
+    }
+    assert_eq!(service.open_challenges(), 8);
+    assert_eq!(world.connect().await.challenge().await.unwrap().work_bits(), 16, "an eighth of all is one client's");
+    assert!(world.ask(&guest).await.is_ok(), "which works for its key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,7 +55,7 @@ async fn what_happens_is_counted() {
         "chrysalis_attestation_outcomes_total{code=\"released\"} 3".to_owned(),
         "chrysalis_attestation_outcomes_total{code=\"register_mismatch\"} 1".to_owned(),
         "chrysalis_attestation_key_release_seconds_count 4".to_owned(),
-        "chrysalis_attestation_open_challenges 1".to_owned(),
+        "chrysalis_attestation_open_challenges 2".to_owned(),
         "chrysalis_attestation_ready 1".to_owned(),
         format!("chrysalis_attestation_collateral_expires_seconds{{fmspc=\"53494d000000\"}} {}", NOW + 30 * 86_400),
     ] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! JSON Schemas of what goes over the wire. The test below holds them against what the types really write.
 
-use key_release::{MAX_EVIDENCE, OwnerCommand, Token};
+use key_release::{MAX_EVIDENCE, MAX_WORK_BITS, OwnerCommand, Token};
 use serde_json::{Value, json};
 
 use super::reference;
@@ -15,13 +15,26 @@ pub(super) fn all() -> Value {
             "service_key": reference("Hex32"),
             "signature": base64(64),
         }), &[]),
-        "ChallengeAnswer": object(json!({ "expires": seconds(), "token": reference("Token") }), &[]),
+        "ChallengeAnswer": object(json!({
+            "expires": seconds(),
+            "token": reference("Token"),
+            "work": reference("Work"),
+        }), &["work"]),
+        "Work": object(json!({
+            "bits": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MAX_WORK_BITS,
+                "description": "Leading zero bits that SHA-256(\"chrysalis/work/v1\" ‖ token ‖ work u64) must have",
+            },
+        }), &[]),
         "KeyReleaseRequest": object(json!({
             "schema": { "const": "chrysalis/key-release-request/v1" },
             "token": reference("Token"),
             "model": reference("ModelId"),
             "evidence": base64(MAX_EVIDENCE),
-        }), &[]),
+            "work": integer(),
+        }), &["work"]),
         "KeyReleaseAnswer": object(json!({
             "schema": { "const": "chrysalis/key-release/v1" },
             "model": reference("ModelId"),
@@ -117,7 +130,7 @@ const TILE_PATH: &str = "^tile/(?:[0-9]|[1-5][0-9]|6[0-3]|entries)/(?:x[0-9]{3}/
 mod tests {
     use std::collections::BTreeSet;
 
-    use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, SignedOwnerCommand};
+    use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, SignedOwnerCommand, Work};
     use release::log::EntryProof;
     use types::{
         Base64, Blake3Digest, Document as _, Hex32, ModelId, Refusal, Sha256Digest, evidence::AttestedTime,
@@ -175,7 +188,7 @@ mod tests {
                 let signature = Base64::new(some(&[2; 64])).unwrap();
                 json!(AttestedTime { unix: 1, nonce: hex, service_key: hex, signature })
             }),
-            ("ChallengeAnswer", json!(ChallengeAnswer { expires: 1, token })),
+            ("ChallengeAnswer", json!(ChallengeAnswer { expires: 1, token, work: Some(Work { bits: 14 }) })),
             (
                 "KeyReleaseRequest",
                 json!(KeyReleaseRequest {
@@ -183,6 +196,7 @@ mod tests {
                     token,
                     model: model.clone(),
                     evidence: Base64::new(some(b"{}")).unwrap(),
+                    work: Some(1),
                 }),
             ),
             (

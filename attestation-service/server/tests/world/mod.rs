@@ -140,6 +140,14 @@ impl World {
         ServiceConnection::connect(TcpStream::connect(address).await.unwrap(), self.pin).await.unwrap()
     }
 
+    /// A connection from another address of this machine.
+    pub(crate) async fn connect_from(&self, address: std::net::Ipv4Addr) -> ServiceConnection {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        let stream = socket.connect(self.service.as_ref().unwrap().address).await.unwrap();
+        ServiceConnection::connect(stream, self.pin).await.unwrap()
+    }
+
     pub(crate) fn count(&self, code: &str) -> u64 {
         self.service.as_ref().unwrap().service.counters().get(code).copied().unwrap_or_default()
     }
