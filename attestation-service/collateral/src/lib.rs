@@ -27,6 +27,6 @@ pub use fmspc::{Fmspc, FmspcError, PckCa, Wanted};
 pub use http::{HttpError, SourceError};
 pub use keep::{KeepError, Keeper, Kept, Loaded};
 pub use offer::OfferError;
-pub use pcs::{EvaluationSet, FetchError, Source};
+pub use pcs::{Answers, EvaluationSet, FetchError, Signed, Source};
 pub use refresh::{REFRESH_EVERY, RefreshError, Refresher};
 pub use status::{Early, State, Status};

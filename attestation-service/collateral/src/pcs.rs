@@ -4,7 +4,7 @@
 
 use std::{io, time::Duration};
 
-use http::HeaderMap;
+use http::HeaderValue;
 use rustls::pki_types::{CertificateRevocationListDer, pem::PemObject as _};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -93,25 +93,82 @@ impl Source {
             Some(endpoint) => endpoint.get("").await.map_err(|source| FetchError::Http { what: ROOT_CRL, source })?,
             None => self.get(ROOT_CRL, "/sgx/certification/v4/rootcacrl").await?,
         };
-        let (tcb_info, tcb_info_signature) = signed::<TcbInfoAnswer>(TCB_INFO, &info)?.parts();
-        let (qe_identity, qe_identity_signature) = signed::<QeIdentityAnswer>(QE_IDENTITY, &identity)?.parts();
-        let file = json!({
-            "pck_crl_issuer_chain": chain(PCK_CRL, &list.headers, &["sgx-pck-crl-issuer-chain"])?,
-            "root_ca_crl": hex::encode(revocation_list(ROOT_CRL, &root_list.body)?),
-            "pck_crl": hex::encode(revocation_list(PCK_CRL, &list.body)?),
-            "tcb_info_issuer_chain":
-                chain(TCB_INFO, &info.headers, &["tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain"])?,
-            "tcb_info": tcb_info,
-            "tcb_info_signature": tcb_info_signature,
-            "qe_identity_issuer_chain": chain(QE_IDENTITY, &identity.headers, &["sgx-enclave-identity-issuer-chain"])?,
-            "qe_identity": qe_identity,
-            "qe_identity_signature": qe_identity_signature,
-        });
-        Ok(file.to_string().into_bytes())
+        let answers = Answers {
+            pck_crl: Signed::of(&list, &["sgx-pck-crl-issuer-chain"]),
+            root_ca_crl: &root_list.body,
+            tcb_info: Signed::of(&info, &["tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain"]),
+            qe_identity: Signed::of(&identity, &["sgx-enclave-identity-issuer-chain"]),
+        };
+        answers.assemble()
     }
 
     async fn get(&self, what: &'static str, below: &str) -> Result<Answer, FetchError> {
         self.base.get(below).await.map_err(|source| FetchError::Http { what, source })
+    }
+}
+
+/// The four answers of a source, as they came.
+#[derive(Debug, Clone, Copy)]
+pub struct Answers<'a> {
+    /// Revoked PCK certificates.
+    pub pck_crl: Signed<'a>,
+    /// The root's revocation list.
+    pub root_ca_crl: &'a [u8],
+    /// TCB information.
+    pub tcb_info: Signed<'a>,
+    /// Identity of the quoting enclave.
+    pub qe_identity: Signed<'a>,
+}
+
+/// An answer that came with its issuer's chain.
+#[derive(Debug, Clone, Copy)]
+pub struct Signed<'a> {
+    /// The body.
+    pub body: &'a [u8],
+    /// Value of the header with the chain: PEM, percent-encoded.
+    pub chain: Option<&'a [u8]>,
+}
+
+impl Answers<'_> {
+    /// Puts them together in the JSON form of [`tdx_verify::Collateral`]. **Nothing is verified.**
+    ///
+    /// # Errors
+    /// [`FetchError::Form`] names the answer.
+    pub fn assemble(&self) -> Result<Vec<u8>, FetchError> {
+        let Self { pck_crl, root_ca_crl, tcb_info, qe_identity } = self;
+        let info: TcbInfoAnswer = tcb_info.read(TCB_INFO)?;
+        let identity: QeIdentityAnswer = qe_identity.read(QE_IDENTITY)?;
+        let file = json!({
+            "pck_crl_issuer_chain": pck_crl.chain(PCK_CRL)?,
+            "root_ca_crl": hex::encode(revocation_list(ROOT_CRL, root_ca_crl)?),
+            "pck_crl": hex::encode(revocation_list(PCK_CRL, pck_crl.body)?),
+            "tcb_info_issuer_chain": tcb_info.chain(TCB_INFO)?,
+            "tcb_info": info.tcb_info.get(),
+            "tcb_info_signature": info.signature,
+            "qe_identity_issuer_chain": qe_identity.chain(QE_IDENTITY)?,
+            "qe_identity": identity.enclave_identity.get(),
+            "qe_identity_signature": identity.signature,
+        });
+        Ok(file.to_string().into_bytes())
+    }
+}
+
+impl<'a> Signed<'a> {
+    /// The chain stands in the first header of `names` that is there.
+    fn of(answer: &'a Answer, names: &[&str]) -> Self {
+        let chain = names.iter().find_map(|name| answer.headers.get(*name)).map(HeaderValue::as_bytes);
+        Self { body: &answer.body, chain }
+    }
+
+    fn read<T: Deserialize<'a>>(&self, what: &'static str) -> Result<T, FetchError> {
+        serde_json::from_slice(self.body)
+            .map_err(|_| FetchError::Form { what, rule: "the body is not a signed document of Intel's form" })
+    }
+
+    fn chain(&self, what: &'static str) -> Result<String, FetchError> {
+        let form = |rule| FetchError::Form { what, rule };
+        let value = self.chain.ok_or_else(|| form("the issuer's chain is missing"))?;
+        percent_decode(value).ok_or_else(|| form("the issuer's chain is not percent-encoded text"))
     }
 }
 
@@ -139,6 +196,7 @@ impl FetchError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TcbInfoAnswer {
+    /// As it was served: the signature goes over these bytes.
     #[serde(rename = "tcbInfo")]
     tcb_info: Box<RawValue>,
     signature: String,
@@ -150,36 +208,6 @@ struct QeIdentityAnswer {
     #[serde(rename = "enclaveIdentity")]
     enclave_identity: Box<RawValue>,
     signature: String,
-}
-
-/// A document as its bytes were served, and the signature over them.
-trait Signed {
-    fn parts(self) -> (String, String);
-}
-
-impl Signed for TcbInfoAnswer {
-    fn parts(self) -> (String, String) {
-        (self.tcb_info.get().to_owned(), self.signature)
-    }
-}
-
-impl Signed for QeIdentityAnswer {
-    fn parts(self) -> (String, String) {
-        (self.enclave_identity.get().to_owned(), self.signature)
-    }
-}
-
-fn signed<T: Signed + for<'de> Deserialize<'de>>(what: &'static str, answer: &Answer) -> Result<T, FetchError> {
-    serde_json::from_slice(&answer.body)
-        .map_err(|_| FetchError::Form { what, rule: "the body is not a signed document of Intel's form" })
-}
-
-/// The issuer's chain in the first header of `names` that is there: PEM, percent-encoded.
-fn chain(what: &'static str, headers: &HeaderMap, names: &[&str]) -> Result<String, FetchError> {
-    let form = |rule| FetchError::Form { what, rule };
-    let value =
-        names.iter().find_map(|name| headers.get(*name)).ok_or_else(|| form("the issuer's chain is missing"))?;
-    percent_decode(value.as_bytes()).ok_or_else(|| form("the issuer's chain is not percent-encoded text"))
 }
 
 fn percent_decode(text: &[u8]) -> Option<String> {

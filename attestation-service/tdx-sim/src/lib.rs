@@ -7,6 +7,7 @@
 //!
 //! Nothing signed here says anything about real hardware. Only binaries of this crate trust its root.
 
+mod changed;
 pub mod collateral;
 mod der;
 pub mod device;

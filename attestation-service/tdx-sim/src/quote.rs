@@ -190,13 +190,13 @@ fn xfam_with(xfam: [u8; 8], fault: Option<Fault>) -> [u8; 8] {
     .to_le_bytes()
 }
 
-fn put_certification(out: &mut Vec<u8>, kind: u16, data: &[u8]) {
+pub(crate) fn put_certification(out: &mut Vec<u8>, kind: u16, data: &[u8]) {
     out.extend(kind.to_le_bytes());
     put_length(out, data.len());
     out.extend_from_slice(data);
 }
 
-fn put_length(out: &mut Vec<u8>, length: usize) {
+pub(crate) fn put_length(out: &mut Vec<u8>, length: usize) {
     out.extend((length as u32).to_le_bytes());
 }
 
@@ -204,7 +204,7 @@ const ECDSA_P256: u16 = 2;
 const TEE_TDX: u32 = 0x81;
 const BODY_TD_REPORT_15: u16 = 3;
 const PCK_CHAIN_CERTIFICATION: u16 = 5;
-const QE_REPORT_CERTIFICATION: u16 = 6;
+pub(crate) const QE_REPORT_CERTIFICATION: u16 = 6;
 /// 939A7233-F79C-4CA9-940A-0DB3957F0607, which verifiers ask for.
 const INTEL_QE_VENDOR: [u8; 16] =
     [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];

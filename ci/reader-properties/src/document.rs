@@ -30,7 +30,7 @@ fn any_document(bytes: &[u8]) -> bool {
         | read::<TrustPolicy>(bytes) & TrustPolicy::parse(bytes).is_ok()
 }
 
-fn read<D: Document + PartialEq + Debug>(bytes: &[u8]) -> bool {
+pub(crate) fn read<D: Document + PartialEq + Debug>(bytes: &[u8]) -> bool {
     let Ok(document) = D::from_canonical(bytes) else { return false };
     assert!(bytes.len() <= D::MAX_BYTES, "a document that is too large was accepted");
     assert_eq!(document.to_canonical().as_deref(), Ok(bytes), "an accepted document has one spelling");

@@ -16,27 +16,37 @@
 )]
 
 mod bundle;
+mod collateral;
 mod document;
 mod event_log;
+mod explanation;
 mod firmware;
 mod kernel;
+mod policy;
 mod quote;
 pub mod seeds;
+mod service;
 mod tile_log;
+mod verification;
 
 pub use self::bundle::{bundle, statement};
+pub use self::collateral::collateral;
 pub use self::document::document;
 pub use self::event_log::event_log;
+pub use self::explanation::explanation;
 pub use self::firmware::firmware;
 pub use self::kernel::kernel;
+pub use self::policy::policy;
 pub use self::quote::quote;
+pub use self::service::service;
 pub use self::tile_log::tile_log;
+pub use self::verification::verification;
 
 /// A check: whether the bytes were accepted. It fails an assertion when a promise is broken.
 pub type Property = fn(&[u8]) -> bool;
 
 /// Every check by the name of its fuzz target.
-pub const ALL: [(&str, Property); 8] = [
+pub const ALL: [(&str, Property); 13] = [
     ("quote", quote),
     ("event_log", event_log),
     ("kernel", kernel),
@@ -45,6 +55,11 @@ pub const ALL: [(&str, Property); 8] = [
     ("document", document),
     ("statement", statement),
     ("bundle", bundle),
+    ("verification", verification),
+    ("collateral", collateral),
+    ("service", service),
+    ("policy", policy),
+    ("explanation", explanation),
 ];
 
 /// A little-endian number, where the bytes reach that far.

@@ -11,12 +11,17 @@ pub(super) fn all() -> Vec<Seed> {
         seed("quote", "version-5-tdx-1.5", quote(5, Some((3, 648)))),
         seed("quote", "version-5-extended", quote(5, Some((4, 885)))),
         seed("quote", "td-report", td_report()),
-        seed("event_log", "ccel", event_log(&[(0xc, 48)], &[1, 2, 3, 4, 1])),
-        seed("event_log", "tcg2", event_log(&[(0xb, 32), (0xc, 48)], &[1, 4, 7, 8])),
+        seed("event_log", "ccel", log(false)),
+        seed("event_log", "tcg2", log(true)),
         seed("kernel", "plain", kernel(0)),
         seed("kernel", "signed", kernel(8)),
         seed("firmware", "two-volumes", firmware()),
     ]
+}
+
+/// The logs of the target `event_log`.
+pub(super) fn log(tcg2: bool) -> Vec<u8> {
+    if tcg2 { event_log(&[(0xb, 32), (0xc, 48)], &[1, 4, 7, 8]) } else { event_log(&[(0xc, 48)], &[1, 2, 3, 4, 1]) }
 }
 
 /// `len` bytes that differ by position.

@@ -24,7 +24,7 @@ pub(super) fn all() -> Vec<Seed> {
     ]
 }
 
-fn canonical_bytes(value: &Value) -> Vec<u8> {
+pub(super) fn canonical_bytes(value: &Value) -> Vec<u8> {
     canonical::to_bytes(value).expect("integers and text only")
 }
 
@@ -39,6 +39,11 @@ fn shape() -> Value {
     })
 }
 
+/// The machine that [`shape`] names.
+pub(crate) fn machine() -> MachineShape {
+    serde_json::from_value(shape()).expect("a good shape")
+}
+
 fn guest_config() -> Value {
     json!({
         "schema": "chrysalis/guest-config/v1",
@@ -51,7 +56,7 @@ fn guest_config() -> Value {
     })
 }
 
-fn evidence() -> Value {
+pub(super) fn evidence() -> Value {
     let events: Vec<Value> = EventName::ALL
         .iter()
         .map(|name| json!({ "name": name.as_str(), "payload": STANDARD.encode(name.as_str()) }))

@@ -3,6 +3,7 @@
 //!
 //! The keys are public constants: they sign nothing but these inputs.
 
+mod attestation;
 mod binary;
 mod documents;
 
@@ -30,8 +31,12 @@ pub fn all() -> Vec<Seed> {
     let mut seeds = binary::all();
     seeds.extend(documents::all());
     seeds.extend(tile_log());
+    seeds.extend(attestation::all());
     seeds
 }
+
+pub(crate) use attestation::{OWNER_KEY, TOKEN_KEY, owner_command};
+pub(crate) use documents::machine;
 
 /// The signer of the log.
 #[must_use]
