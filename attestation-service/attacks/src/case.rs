@@ -26,7 +26,7 @@ pub struct Case {
     pub at: Option<String>,
     /// Every reason of the refusal, in order. Empty for what must be accepted.
     pub expected: Vec<Reason>,
-    /// The reasons over the wire, where they are others than from files.
+    /// The reasons over the wire (of a released program: when the policy is set), where they are others than from files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wire: Option<Vec<Reason>>,
     /// Files by what they are for: in the case's directory, in `../common`, or recorded ones (`vectors:PATH`).
@@ -41,6 +41,25 @@ pub struct Case {
     /// What happens, in order, each with its verb `do`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "step")]
     pub steps: Vec<toml::Table>,
+    /// What is done to a channel, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scenario: Option<String>,
+    /// The guest that shows the GPUs over the wire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuGuest>,
+}
+
+/// A guest with GPUs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuGuest {
+    /// How many its configuration names.
+    pub configured: u8,
+    /// Version of the driver, as the driver says.
+    pub driver: String,
+    /// How many more there were when the boot measured them.
+    #[serde(default)]
+    pub gone: u8,
 }
 
 /// How a case is run.
@@ -51,8 +70,19 @@ pub enum Run {
     Quote,
     /// Steps with a running service, a simulated guest and the programs: for what needs a fresh challenge.
     Live,
-    /// `appraise --quote` by the released program alone: recorded on hardware, at a time that has passed.
+    /// `appraise-gpu`, and a guest that asks for a key with these GPUs. Inputs: root (roots of the maker), report, chain,
+    /// switch-report, switch-chain, rim, ocsp, driver-state, policy.
+    Gpu,
+    /// `attested-proxy check` against a guest or a server that is none. The scenario says which.
+    Channel,
+    /// `model verify`. Inputs: index, objects, key.
+    Model,
+    /// The released programs with everything that could make them trust a simulator. The scenario says what.
+    Released,
+    /// `appraise` by the released program: recorded on hardware, at a time that has passed.
     Recorded,
+    /// `appraise-gpu` by the released program.
+    RecordedGpu,
 }
 
 impl Run {
@@ -62,7 +92,11 @@ impl Run {
         match self {
             Self::Quote => "files, wire",
             Self::Live => "wire, in steps",
-            Self::Recorded => "files, released program",
+            Self::Gpu => "files, wire",
+            Self::Channel => "attested-proxy against a guest",
+            Self::Model => "model verify",
+            Self::Released => "released programs",
+            Self::Recorded | Self::RecordedGpu => "files, released program",
         }
     }
 }
@@ -154,6 +188,12 @@ impl Case {
         ensure!(refusals.iter().all(complete), "{name} ({how}): a refusal without detail or fix: {refusals:?}");
         Ok(())
     }
+}
+
+/// Name of an object of a model pack.
+#[must_use]
+pub fn object_name(number: usize) -> String {
+    format!("{number:06}")
 }
 
 /// Reasons in one line.

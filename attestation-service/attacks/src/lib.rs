@@ -8,5 +8,7 @@
 
 pub mod case;
 pub mod generate;
+pub mod gpu;
+pub mod page;
 pub mod program;
 pub mod wire;

@@ -16,16 +16,32 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Make the cases of quotes and collateral anew, with new keys, over those that are there.
-    Quotes {
-        /// Directory of all cases.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-    },
+    Quotes(Out),
+    /// Make the cases of GPUs anew.
+    Gpus(Out),
+    /// Make the cases of model packs anew.
+    Models(Out),
+    /// Print the page that lists all cases (`docs/attacks.md`).
+    Page,
+}
+
+#[derive(clap::Args)]
+struct Out {
+    /// Directory of all cases.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
-    let Command::Quotes { out } = Cli::parse().command;
-    let count = attacks::generate::quotes(&out)?;
+    let (count, out) = match Cli::parse().command {
+        Command::Quotes(Out { out }) => (attacks::generate::quotes(&out)?, out),
+        Command::Gpus(Out { out }) => (attacks::generate::gpus(&out)?, out),
+        Command::Models(Out { out }) => (attacks::generate::models(&out)?, out),
+        Command::Page => {
+            print!("{}", attacks::page::render(&attacks::case::committed())?);
+            return Ok(());
+        }
+    };
     println!("made {count} cases in {}", out.display());
     Ok(())
 }

@@ -14,6 +14,8 @@ use types::Refusal;
 pub struct Program {
     path: PathBuf,
     before: Vec<OsString>,
+    variables: Vec<(String, PathBuf)>,
+    directory: Option<PathBuf>,
 }
 
 /// What a call gave.
@@ -31,7 +33,7 @@ impl Program {
     /// A program that takes no roots.
     #[must_use]
     pub fn new(path: &str) -> Self {
-        Self { path: path.into(), before: Vec::new() }
+        Self { path: path.into(), before: Vec::new(), variables: Vec::new(), directory: None }
     }
 
     /// The same one under a simulated root.
@@ -52,11 +54,28 @@ impl Program {
         Ok(self)
     }
 
+    /// The same one with a path in a variable of its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, path: &Path) -> Self {
+        self.variables.push((name.to_owned(), path.to_owned()));
+        self
+    }
+
+    /// The same one, started in a directory.
+    #[must_use]
+    pub fn in_directory(self, directory: &Path) -> Self {
+        Self { directory: Some(directory.to_owned()), ..self }
+    }
+
     /// A command that gets nothing to read.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.before).stdin(Stdio::null()).env("CHRYSALIS_LOG", "warn");
+        command.envs(self.variables.iter().map(|(name, path)| (name, path)));
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
         command
     }
 

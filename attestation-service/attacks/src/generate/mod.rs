@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Makes the committed cases, with keys that are made for one run and never stored. Certificates, lists and collateral
-//! hold from 2026 to 2099: a running service judges by its machine's clock.
+//! Makes the committed cases that have bytes, with keys that are made for one run and never stored. Certificates, lists and
+//! collateral hold from 2026 to 2099: a running service judges by its machine's clock.
 
+mod forms;
+mod gpu;
+mod models;
 mod quotes;
 
 use std::collections::BTreeMap;
@@ -11,6 +14,8 @@ use anyhow::{Context as _, Result};
 
 use crate::case::{Case, Reason, Run};
 
+pub use gpu::gpus;
+pub use models::models;
 pub use quotes::quotes;
 
 /// A case with its bytes.
@@ -35,6 +40,8 @@ impl Made {
             digests: BTreeMap::new(),
             arguments: Vec::new(),
             steps: Vec::new(),
+            gpu: None,
+            scenario: None,
         };
         Ok(Self { name: name.to_owned(), case, files: BTreeMap::new() })
     }

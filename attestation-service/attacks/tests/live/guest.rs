@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use attacks::gpu::INSTANCE;
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, expected_events};
 use ed25519_dalek::{Signer as _, SigningKey};
 use release_client::Challenge;
@@ -25,6 +26,7 @@ pub(crate) struct Guest {
     config: Vec<u8>,
     events: Vec<RuntimeEvent>,
     time: TimeState,
+    gpu: GpuEvidence,
 }
 
 impl Guest {
@@ -35,6 +37,20 @@ impl Guest {
             launch.change(world, change)?;
         }
         launch.boot(world)
+    }
+
+    /// One with GPUs: `measured` by its boot, and `shown` in its evidence.
+    pub(crate) fn boot_with_gpus(
+        world: &World,
+        attested: AttestedTime,
+        configured: u8,
+        measured: GpuEvidence,
+        shown: GpuEvidence,
+    ) -> Result<Self> {
+        let mut launch = Launch::new(world, attested)?;
+        launch.config.gpus = Free(configured);
+        launch.gpu = measured;
+        Ok(Self { gpu: shown, ..launch.boot(world)? })
     }
 
     /// Canonical evidence for a challenge and the exporter of a connection.
@@ -56,7 +72,7 @@ impl Guest {
             spki_sha256: Sha256Digest::of(b"spki"),
             instance_key: INSTANCE,
             hpke_key: *hpke_key,
-            gpu: GpuEvidence::NONE,
+            gpu: self.gpu.clone(),
             receipt_head: Sha256Digest::ZERO,
             receipt_count: 0,
             freshness: Freshness { kind, tree_size: 1, root: leaf.hash() },
@@ -121,6 +137,7 @@ struct Launch {
     fault: Option<Fault>,
     version: QuoteVersion,
     flips: Vec<(String, bool)>,
+    gpu: GpuEvidence,
 }
 
 impl Launch {
@@ -139,7 +156,7 @@ impl Launch {
         let registers = sample_release::registers(values, &shape(2, 1024)?, Sha384Digest::ZERO);
         let time = TimeState { floor: values.source_date_epoch, attested: Some(attested) };
         let (events, fault, version, flips) = (None, None, QuoteVersion::V4, Vec::new());
-        Ok(Self { config, registers, time, events, fault, version, flips })
+        Ok(Self { config, registers, time, events, fault, version, flips, gpu: GpuEvidence::NONE })
     }
 
     fn change(&mut self, world: &World, change: &Change) -> Result<()> {
@@ -163,11 +180,10 @@ impl Launch {
     }
 
     fn boot(self, world: &World) -> Result<Guest> {
-        let Self { config, mut registers, time, events: wrong, fault, version, flips } = self;
+        let Self { config, mut registers, time, events: wrong, fault, version, flips, gpu } = self;
         let model = config.model.0.clone();
         let config = config.to_canonical()?;
         registers.mr_config_id = GuestConfig::mr_config_id(&config);
-        let gpu = GpuEvidence::NONE;
         let facts = BootFacts {
             config: registers.mr_config_id,
             time: &time,
@@ -192,7 +208,7 @@ impl Launch {
         let TdParams { attributes, xfam, .. } = TdParams::with_config(registers.mr_config_id);
         let report = TdReport { registers, attributes, xfam, report_data: [0; 64] };
         let td = SimulatedTd::with(Arc::clone(&world.platform), report, version, fault, Duration::ZERO);
-        Ok(Guest { td, config, events, time })
+        Ok(Guest { td, config, events, time, gpu })
     }
 }
 
@@ -270,5 +286,3 @@ fn guest_time(world: &World, good: &TimeState, kind: GuestTime) -> Result<TimeSt
     }
     Ok(time)
 }
-
-const INSTANCE: Hex32 = Hex32::new([5; 32]);

@@ -12,6 +12,7 @@
 #[path = "../../../collateral/tests/fake/mod.rs"]
 #[allow(dead_code, reason = "some of its modes are used here")]
 mod fake;
+mod gpus;
 mod guest;
 mod run;
 mod step;

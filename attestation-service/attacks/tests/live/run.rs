@@ -285,7 +285,7 @@ fn asked(ask: &Ask) -> Result<ModelId> {
 }
 
 /// A key that comes must be the one that was imported.
-fn reasons(result: Result<Released, ClientError>) -> Result<Option<Vec<Refusal>>> {
+pub(crate) fn reasons(result: Result<Released, ClientError>) -> Result<Option<Vec<Refusal>>> {
     match result {
         Ok(released) => {
             ensure!(*released.key == [7; 32], "another key than was imported");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a case starts with: a simulated platform, a store that the program made, a published release.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,12 +28,25 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(None)
+    }
+
+    /// A world whose programs believe a maker of GPUs.
+    pub(crate) fn with_gpu_roots(file: &Path) -> Result<Self> {
+        Self::of(Some(file))
+    }
+
+    fn of(gpu_roots: Option<&Path>) -> Result<Self> {
         let made = now();
         let platform = Arc::new(SimulatedPlatform::generate(made)?);
         let dir = tempfile::tempdir()?;
         let root = dir.path().join("root.der");
         std::fs::write(&root, platform.root_der())?;
-        let store = Store::init_in(dir, &Program::new(env!("CARGO_BIN_EXE_attacks-service")).under(&root))?;
+        let mut program = Program::new(env!("CARGO_BIN_EXE_attacks-service")).under(&root);
+        if let Some(file) = gpu_roots {
+            program = program.with_gpu_roots(file)?;
+        }
+        let store = Store::init_in(dir, &program)?;
         let statement = statement(made, Hardware::Simulated, None)?;
         let world = Self { store, platform, statement, release: None, service: None, pccs: None, made };
         world.issue(&Issue::default())?;

@@ -115,6 +115,11 @@ impl World {
         }
     }
 
+    /// The simulated root, DER.
+    pub(crate) fn root(&self) -> &[u8] {
+        self.platform.root_der()
+    }
+
     pub(crate) fn anchors(&self) -> TrustAnchors {
         TrustAnchors::custom(self.platform.root_der().to_vec())
     }
