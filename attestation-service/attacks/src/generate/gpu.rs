@@ -33,6 +33,7 @@ use crate::gpu::{EPOCH, INSTANCE, RANDOM};
 /// # Errors
 /// A file can't be written.
 pub fn gpus(out: &Path) -> Result<usize> {
+    maker::LAST_YEAR.store(2099, std::sync::atomic::Ordering::Relaxed);
     let common = out.join("common");
     std::fs::create_dir_all(&common).with_context(|| common.display().to_string())?;
     let roots = [&MAKER.device, &MAKER.rim].map(|chain| chain.first().map(|root| types::Sha256Digest::of(&root.der)));
