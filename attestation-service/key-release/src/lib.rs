@@ -4,14 +4,19 @@
 //! `challenge → evidence → appraisal → audit entry on disk → release`: [`Checked`] → [`Challenged`] → [`Appraised`] →
 //! [`Entered`] → [`Authorised`] → [`KeyReleaseAnswer`]. The guest's half is [`ReleaseKeyPair`].
 
+mod import;
 mod owner;
 mod state;
 mod token;
 
+pub use import::{ImportContext, ImportKeyPair, ServiceKeys};
 pub use key_release_protocol::{
     ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, MAX_WORK_BITS, ModelKey,
     ReleaseKeyPair, SealContext, SealError, Search, Token, UnwrapErr, Work,
 };
-pub use owner::{OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand, owner_public_key};
+pub use owner::{
+    AdmitSuccessor, ImportKey, MAX_COSIGNATURES, OwnerAction, OwnerCommand, OwnerSignature, Revoke, SignedOwnerCommand,
+    owner_public_key,
+};
 pub use state::{Appraised, AuthoriseError, Authorised, Challenged, Checked, Entered, Grounds};
 pub use token::{TokenError, TokenKey};

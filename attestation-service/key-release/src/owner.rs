@@ -29,6 +29,33 @@ pub enum OwnerAction {
     SetPolicy(Base64<{ appraise::MAX_POLICY_LEN }>),
     /// Nobody gets the model's key any more, for good.
     Revoke(Revoke),
+    /// The owner's policy accepts this release where it lists its predecessor.
+    AdmitSuccessor(AdmitSuccessor),
+    /// A new version of the model's key.
+    ImportKey(ImportKey),
+}
+
+/// A release that follows one that the owner's policy lists. Its own statement must name the same predecessor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdmitSuccessor {
+    /// Listed in the owner's policy in force, or admitted to it before.
+    pub predecessor: Sha256Digest,
+    /// Counts as listed from now on.
+    pub successor: Sha256Digest,
+}
+
+/// A version of the model's key, sealed to the service ([`ImportContext`](crate::ImportContext)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportKey {
+    /// 1 or more. The newest version is the one that guests get.
+    pub version: u32,
+    /// HPKE's encapsulated key.
+    pub enc: Hex32,
+    /// The sealed key: 32 bytes and the tag.
+    #[serde(with = "hex::serde")]
+    pub ciphertext: [u8; 48],
 }
 
 /// Has no fields.
@@ -47,7 +74,18 @@ pub struct SignedOwnerCommand {
     /// Ed25519 by the owner's key over "chrysalis/owner-command/v1" ‖ the command's bytes.
     #[serde(with = "hex::serde")]
     pub signature: [u8; 64],
+    /// The same by further keys of the owner, at most [`MAX_COSIGNATURES`], where more than one must sign.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub cosignatures: Vec<OwnerSignature>,
 }
+
+/// An Ed25519 signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerSignature(
+    /// Its bytes.
+    #[serde(with = "hex::serde")]
+    pub [u8; 64],
+);
 
 impl Document for OwnerCommand {
     const SCHEMA: &'static str = "chrysalis/owner-command/v1";
@@ -77,7 +115,8 @@ impl OwnerCommand {
         let signature = SigningKey::from_bytes(key).sign(&signed_bytes(&bytes)).to_bytes();
         let found = bytes.len();
         let command = Base64::new(bytes).ok_or(CanonicalError::TooLarge { max: Self::MAX_BYTES, found })?;
-        Ok(SignedOwnerCommand { schema: SignedOwnerCommand::SCHEMA.to_owned(), command, signature })
+        let schema = SignedOwnerCommand::SCHEMA.to_owned();
+        Ok(SignedOwnerCommand { schema, command, signature, cosignatures: Vec::new() })
     }
 }
 
@@ -90,17 +129,36 @@ impl SignedOwnerCommand {
         OwnerCommand::from_canonical(self.command.as_slice())
     }
 
-    /// The command, if `owner` signed it for the service with this pin. Its sequence is still to be compared.
+    /// Adds the signature of another key of the owner.
+    pub fn cosign(&mut self, key: &[u8; 32]) {
+        let signature = SigningKey::from_bytes(key).sign(&signed_bytes(self.command.as_slice()));
+        self.cosignatures.push(OwnerSignature(signature.to_bytes()));
+    }
+
+    /// The command, if `threshold` of `keys` signed it for the service with this pin. Each signature must be one of
+    /// these keys', and no key counts twice. Its sequence is still to be compared.
     ///
     /// # Errors
     /// The refusal.
-    pub fn verified(&self, owner: &Hex32, service: &Sha256Digest) -> Result<OwnerCommand, Refusal> {
-        let signature = Signature::from_bytes(&self.signature);
-        let signed = VerifyingKey::from_bytes(owner.as_bytes())
-            .is_ok_and(|key| key.verify_strict(&signed_bytes(self.command.as_slice()), &signature).is_ok());
-        if !signed {
-            let fix = "sign it with the key that was set when the model was registered";
-            return Err(Refusal::new("owner_signature", "signature", "it is not the owner's signature", fix));
+    pub fn verified(&self, keys: &[Hex32], threshold: u32, service: &Sha256Digest) -> Result<OwnerCommand, Refusal> {
+        let cosignatures = self.cosignatures.iter().take(MAX_COSIGNATURES).map(|cosignature| &cosignature.0);
+        let message = signed_bytes(self.command.as_slice());
+        let mut unused: Vec<_> = keys.iter().filter_map(|key| VerifyingKey::from_bytes(key.as_bytes()).ok()).collect();
+        let mut signed = 0_u32;
+        for bytes in core::iter::once(&self.signature).chain(cosignatures) {
+            let signature = Signature::from_bytes(bytes);
+            let Some(place) = unused.iter().position(|key| key.verify_strict(&message, &signature).is_ok()) else {
+                let fix = "sign it with the keys that were set when the model was registered, once with each";
+                let detail = "it is not a signature of the owner, or its key signed twice";
+                return Err(Refusal::new("owner_signature", "signature", detail, fix));
+            };
+            unused.swap_remove(place);
+            signed = signed.saturating_add(1);
+        }
+        if signed < threshold.max(1) || self.cosignatures.len() > MAX_COSIGNATURES {
+            let detail = format!("{threshold} keys of the owner must sign, {signed} did");
+            let fix = "have another of the owner's keys sign it: `owner cosign`";
+            return Err(Refusal::new("owner_quorum", "cosignatures", detail, fix));
         }
         let malformed = |e: CanonicalError| {
             Refusal::new("request_malformed", "command", e.to_string(), "send what the protocol's page says")
@@ -124,6 +182,9 @@ pub fn owner_public_key(key: &[u8; 32]) -> Hex32 {
     Hex32::new(SigningKey::from_bytes(key).verifying_key().to_bytes())
 }
 
+/// Most signatures beside the first.
+pub const MAX_COSIGNATURES: usize = 7;
+
 #[cfg(test)]
 mod tests {
     use types::Blake3Digest;
@@ -145,9 +206,9 @@ mod tests {
         let (key, service) = ([1; 32], Sha256Digest::of(b"service"));
         let owner = owner_public_key(&key);
         let signed = command().sign(&key).unwrap();
-        assert_eq!(signed.verified(&owner, &service).unwrap(), command());
+        assert_eq!(signed.verified(&[owner], 1, &service).unwrap(), command());
         let code = |signed: &SignedOwnerCommand, owner: &Hex32, service: &Sha256Digest| {
-            signed.verified(owner, service).unwrap_err().code
+            signed.verified(&[*owner], 1, service).unwrap_err().code
         };
         assert_eq!(code(&signed, &owner_public_key(&[2; 32]), &service), "owner_signature");
         assert_eq!(code(&signed, &Hex32::new([0; 32]), &service), "owner_signature");
@@ -172,8 +233,39 @@ mod tests {
         let key = [1; 32];
         let mut signed = command().sign(&key).unwrap();
         signed.signature = SigningKey::from_bytes(&key).sign(signed.command.as_slice()).to_bytes();
-        let refused = signed.verified(&owner_public_key(&key), &Sha256Digest::of(b"service")).unwrap_err();
+        let refused = signed.verified(&[owner_public_key(&key)], 1, &Sha256Digest::of(b"service")).unwrap_err();
         assert_eq!(refused.code, "owner_signature");
+    }
+
+    /// Two of three: each of distinct keys, none of a stranger, none twice.
+    #[test]
+    fn a_quorum_is_of_distinct_keys_of_the_owner() {
+        let service = Sha256Digest::of(b"service");
+        let keys: Vec<_> = (1..=3).map(|key| owner_public_key(&[key; 32])).collect();
+        let signed = |by: &[u8]| {
+            let mut signed = command().sign(&[by[0]; 32]).unwrap();
+            by[1..].iter().for_each(|key| signed.cosign(&[*key; 32]));
+            // As it goes over the wire.
+            let bytes = signed.to_canonical().unwrap();
+            let signed = SignedOwnerCommand::from_canonical(&bytes).unwrap();
+            signed.verified(&keys, 2, &service).map(drop).map_err(|refusal| refusal.code)
+        };
+        for by in [[1, 2].as_slice(), &[3, 1], &[2, 3], &[3, 2, 1]] {
+            assert_eq!(signed(by), Ok(()), "{by:?}");
+        }
+        for (by, code) in [
+            ([1].as_slice(), "owner_quorum"),
+            (&[1, 1], "owner_signature"),
+            (&[1, 4], "owner_signature"),
+            (&[4, 1, 2], "owner_signature"),
+            (&[1, 2, 3, 3], "owner_signature"),
+            (&[4], "owner_signature"),
+        ] {
+            assert_eq!(signed(by), Err(code.to_owned()), "{by:?}");
+        }
+        // A threshold of zero is none.
+        let none = SignedOwnerCommand { signature: [0; 64], ..command().sign(&[1; 32]).unwrap() };
+        assert_eq!(none.verified(&[], 0, &service).unwrap_err().code, "owner_signature");
     }
 
     #[test]

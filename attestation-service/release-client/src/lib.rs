@@ -181,6 +181,14 @@ impl ServiceConnection {
         Ok(Released { key, key_version: answer.key_version, audit: answer.audit })
     }
 
+    /// The service's keys, as it sent them: whether the pinned key signed them is for the caller.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn service_keys(&mut self) -> Result<Bytes, ClientError> {
+        self.exchange("GET /v1/service", Method::GET, "/v1/service", Vec::new(), SMALL).await
+    }
+
     /// Sends a command that a model's owner signed.
     ///
     /// # Errors

@@ -266,12 +266,39 @@ pub(crate) enum OwnerCommandLine {
         /// The model, as `name@revision:identity`.
         #[arg(long, value_name = "MODEL")]
         model: ModelId,
-        /// The owner's public key.
-        #[arg(long, value_name = "HEX")]
-        owner: Hex32,
+        /// The owner's public key; several where a number of them must sign each command.
+        #[arg(long, value_name = "HEX", required = true)]
+        owner: Vec<Hex32>,
+        /// How many of the keys must sign a command.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        threshold: u32,
+    },
+    /// Fetch the keys of a service that `sign --import-key` needs; the pinned key must have signed them.
+    ServiceKeys {
+        /// Where the service listens.
+        #[arg(long, value_name = "ADDR:PORT")]
+        service: SocketAddr,
+        /// SHA-256 of its key, as `identity` prints it.
+        #[arg(long, value_name = "SHA256")]
+        pin: Sha256Digest,
+        /// Where they go.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Sign a command for one service.
     Sign(SignArgs),
+    /// Add the signature of another of the owner's keys to a command, and say what it commands.
+    Cosign {
+        /// The other key.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The signed command.
+        #[arg(long, value_name = "FILE")]
+        command: PathBuf,
+        /// Where the command with both signatures goes.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Send a signed command to a service.
     Send {
         /// Where the service listens.
@@ -307,6 +334,21 @@ pub(crate) struct SignArgs {
     /// Revoke the model for good.
     #[arg(long, group = "action")]
     pub(crate) revoke: bool,
+    /// Accept this release where the owner's policy lists the one that it follows.
+    #[arg(long, value_name = "SHA256", group = "action", requires = "predecessor")]
+    pub(crate) admit_successor: Option<Sha256Digest>,
+    /// The release that the policy lists.
+    #[arg(long, value_name = "SHA256", requires = "admit_successor")]
+    pub(crate) predecessor: Option<Sha256Digest>,
+    /// Import a version of the model's key (32 bytes, or 64 hexadecimal digits), sealed to the service.
+    #[arg(long, value_name = "FILE", group = "action", requires = "key_version", requires = "service_keys")]
+    pub(crate) import_key: Option<PathBuf>,
+    /// The key's version; guests get the newest.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "import_key")]
+    pub(crate) key_version: Option<u32>,
+    /// The service's keys, as `service-keys` wrote them.
+    #[arg(long, value_name = "FILE", requires = "import_key")]
+    pub(crate) service_keys: Option<PathBuf>,
     /// Where the signed command goes.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -373,6 +415,10 @@ const EXAMPLES: &str = "Examples:
   attestation-service audit list --store DIR --json
   attestation-service owner sign --key owner.key --service PIN --model name@rev:IDENTITY --sequence 1 \
     --set-policy policy.json --out command.json
+  attestation-service owner service-keys --service ADDR:PORT --pin PIN --out service.json
+  attestation-service owner sign --key owner.key --service PIN --model name@rev:IDENTITY --sequence 2 \
+    --import-key model.key --key-version 2 --service-keys service.json --out command.json
+  attestation-service owner cosign --key second.key --command command.json --out signed-twice.json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
   attestation-service collateral fetch --collateral-dir DIR --pccs https://pccs.example:8081 --fmspc 90c06f000000
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral-dir DIR --pccs https://pccs.example:8081

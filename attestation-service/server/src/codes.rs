@@ -24,8 +24,20 @@ pub(crate) const SERVICE: Step = (
     &["store_unavailable", "audit_unavailable", "tls_exporter", "randomness_unavailable", "service_unavailable"],
 );
 /// Commands of models' owners.
-pub(crate) const OWNERS: Step =
-    ("owners", &["owner_unknown", "owner_signature", "owner_service", "owner_sequence", "policy_malformed"]);
+pub(crate) const OWNERS: Step = (
+    "owners",
+    &[
+        "owner_unknown",
+        "owner_signature",
+        "owner_quorum",
+        "owner_service",
+        "owner_sequence",
+        "policy_malformed",
+        "owner_successor",
+        "owner_key_sealed",
+        "key_exists",
+    ],
+);
 
 /// Why a key is refused, in the order of the checks.
 pub(crate) const KEY_RELEASE: &[Step] = &[

@@ -14,12 +14,14 @@ use types::{Blake3Digest, Sha256Digest};
 use crate::{
     reply::Refused,
     service::{policy, verified},
+    successors,
 };
 
 /// What evidence is judged by, besides collateral.
 #[derive(Debug)]
 pub(crate) struct Standing {
-    generation: Generation,
+    /// Nothing for one that is not kept.
+    generation: Option<Generation>,
     minute: u64,
     pub(crate) policy: Policy,
     pub(crate) releases: Vec<VerifiedRelease>,
@@ -43,16 +45,27 @@ impl Cache {
     ) -> Result<Arc<Standing>, Refused> {
         let minute = now / 60;
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(held) = held.filter(|held| held.generation == generation && held.minute == minute) {
+        if let Some(held) = held.filter(|held| held.generation == Some(generation) && held.minute == minute) {
             return Ok(held);
         }
-        let made = Arc::new(make(generation, minute, store, pin, now)?);
+        let made = Arc::new(make(Some(generation), minute, store, pin, now)?);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&made));
         Ok(made)
     }
 }
 
-fn make(generation: Generation, minute: u64, store: &Store, pin: &Sha256Digest, now: u64) -> Result<Standing, Refused> {
+/// As [`Cache::at`] makes them, for a look beside requests: nothing is kept.
+pub(crate) fn now(store: &Store, pin: &Sha256Digest, now: u64) -> Result<Standing, Refused> {
+    make(None, now / 60, store, pin, now)
+}
+
+fn make(
+    generation: Option<Generation>,
+    minute: u64,
+    store: &Store,
+    pin: &Sha256Digest,
+    now: u64,
+) -> Result<Standing, Refused> {
     let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
     let mut policy = policy(store).map_err(|e| unable(&e))?.map_err(|e| unable(&e))?;
     // Only a guest that pins this very service may get a key from it.
@@ -68,6 +81,26 @@ fn make(generation: Generation, minute: u64, store: &Store, pin: &Sha256Digest, 
         }
     }
     let owners = store.owner_policies().map_err(|e| unable(&e))?.into_iter();
-    let owners = owners.map(|(model, policy)| (model, Policy::from_json(&policy).ok())).collect();
+    let mut owners: BTreeMap<_, _> = owners.map(|(model, policy)| (model, Policy::from_json(&policy).ok())).collect();
+    let admitted = store.successors().map_err(|e| unable(&e))?;
+    for (model, owner_policy) in &mut owners {
+        let own: Vec<_> = admitted.iter().filter(|(of, _)| of == model).map(|(_, successor)| *successor).collect();
+        if let Some(owner_policy) = owner_policy {
+            successors::admit(owner_policy, &own, &releases);
+            within(owner_policy, &policy);
+        }
+    }
     Ok(Standing { generation, minute, policy, releases, owners })
+}
+
+/// Takes from an owner's policy the releases that the service does not accept. Of an image that was published as two
+/// releases one policy could take the one and one the other: the release that counts is one that both accept.
+fn within(owner: &mut Policy, service: &Policy) {
+    owner.revoked_releases.extend(&service.revoked_releases);
+    if let Some(accepted) = &service.releases {
+        match &mut owner.releases {
+            Some(listed) => listed.retain(|release| accepted.contains(release)),
+            None => owner.releases = Some(accepted.clone()),
+        }
+    }
 }

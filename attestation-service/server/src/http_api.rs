@@ -97,6 +97,7 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request
                 .ok_or_else(|| Refused::malformed("nonce", "the query must be nonce=<64 lower-case hex digits>"))?;
             return json(&shared.service.time(nonce));
         }
+        Endpoint::Service => return json(&shared.service.keys()),
         Endpoint::Challenge => {
             read(shared, body, 0).await?;
             return json(&shared.service.challenge(client)?);

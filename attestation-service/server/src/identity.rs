@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
+use key_release::{ImportKeyPair, ServiceKeys};
 use rustls::{
     crypto::aws_lc_rs::sign::any_eddsa_type,
     pki_types::{CertificateDer, PrivatePkcs8KeyDer},
@@ -12,7 +13,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use store::{KeyStoreError, Store};
-use types::{Base64, Hex32, Sha256Digest, evidence::AttestedTime};
+use types::{Base64, Document as _, Hex32, Sha256Digest, evidence::AttestedTime};
 use zeroize::Zeroizing;
 
 /// The service's Ed25519 key. Zeroized when dropped.
@@ -86,6 +87,23 @@ impl Identity {
         let signature = self.0.sign(&AttestedTime::signed_bytes(&nonce, unix)).to_bytes();
         let signature = Base64::new(signature.to_vec()).unwrap_or_default();
         AttestedTime { unix, nonce, service_key: self.public_key(), signature }
+    }
+
+    /// The pair that owners seal keys of models to: of this identity, whatever store or replica it lies in.
+    #[must_use]
+    pub fn import_keys(&self) -> ImportKeyPair {
+        let seed = Zeroizing::new(self.0.to_bytes());
+        let secret = Sha256Digest::of_parts(&[b"chrysalis/service-import-key/v1", seed.as_slice()]);
+        ImportKeyPair::derive(&Zeroizing::new(*secret.as_bytes()))
+    }
+
+    /// The keys beside the one that guests pin, signed by it.
+    #[must_use]
+    pub fn service_keys(&self) -> ServiceKeys {
+        let import_key = *self.import_keys().public();
+        let signature = self.0.sign(&ServiceKeys::signed_bytes(&import_key)).to_bytes();
+        let signature = Base64::new(signature.to_vec()).unwrap_or_default();
+        ServiceKeys { schema: ServiceKeys::SCHEMA.to_owned(), service_key: self.public_key(), import_key, signature }
     }
 
     /// A self-signed certificate and its key for TLS. Guests look at the key alone.

@@ -20,6 +20,7 @@ mod outcome;
 pub mod reply;
 mod routes;
 pub mod service;
+mod successors;
 mod tally;
 
 use std::{ffi::OsString, process::ExitCode};

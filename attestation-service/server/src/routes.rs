@@ -19,6 +19,7 @@ pub(crate) enum Endpoint {
     Checkpoint,
     Tile,
     OpenApi,
+    Service,
 }
 
 /// One endpoint.
@@ -120,7 +121,7 @@ const MEDIA_TYPE: (StatusCode, &[codes::Step]) = (StatusCode::UNSUPPORTED_MEDIA_
 const NOT_FOUND: (StatusCode, &[codes::Step]) = (StatusCode::NOT_FOUND, &[("", &["not_found"])]);
 
 /// All endpoints. A path has one method.
-pub(crate) static ROUTES: [Route; 8] = [
+pub(crate) static ROUTES: [Route; 9] = [
     Route {
         endpoint: Endpoint::Time,
         method: Method::GET,
@@ -234,6 +235,18 @@ pub(crate) static ROUTES: [Route; 8] = [
         body: Body::None,
         answer: Answer { kind: BYTES, schema: "Bytes", description: "The tile" },
         refusals: &[NOT_FOUND],
+    },
+    Route {
+        endpoint: Endpoint::Service,
+        method: Method::GET,
+        path: "/v1/service",
+        operation: "service",
+        summary: "The service's keys",
+        description: "The key that guests pin, and the one that owners seal keys of models to, signed by it.",
+        parameter: None,
+        body: Body::None,
+        answer: Answer { kind: JSON, schema: "ServiceKeys", description: "The keys" },
+        refusals: &[],
     },
     Route {
         endpoint: Endpoint::OpenApi,

@@ -11,7 +11,8 @@ use std::{
 use appraise::Policy;
 use http::StatusCode;
 use key_release::{
-    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, Token, TokenKey, UnwrapErr, Work,
+    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, TokenKey,
+    UnwrapErr, Work,
 };
 use release::{TrustPolicy, VerifiedRelease};
 use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
@@ -172,6 +173,12 @@ impl Service {
     #[must_use]
     pub fn time(&self, nonce: Hex32) -> AttestedTime {
         self.identity.sign_time(nonce, (self.clock)())
+    }
+
+    /// The keys of this service that owners need.
+    #[must_use]
+    pub fn keys(&self) -> ServiceKeys {
+        self.identity.service_keys()
     }
 
     /// Counts a request of the client at `address`.

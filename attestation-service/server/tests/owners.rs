@@ -12,7 +12,7 @@ mod world;
 
 use std::process::Command;
 
-use key_release::{OwnerAction, OwnerCommand, Revoke, owner_public_key};
+use key_release::{AdmitSuccessor, ImportKey, OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand, owner_public_key};
 use release_client::{ClientError, OwnerAnswer};
 use store::{AuditEntry, OpenOptions, Store};
 use types::{Base64, Blake3Digest, Document as _, ModelId, Sha256Digest};
@@ -160,4 +160,147 @@ async fn an_owner_works_from_files() {
     assert_eq!((code, sent["sequence"].as_u64()), (0, Some(1)));
     assert_eq!(call(&send).1["reasons"][0]["code"], "owner_sequence");
     assert_eq!(world.refusal(&guest).await[0].0, "model_revoked");
+}
+
+/// A policy that lists these releases alone.
+fn releases(listed: &[Sha256Digest]) -> OwnerAction {
+    OwnerAction::SetPolicy(Base64::new(policy_of(listed)).unwrap())
+}
+
+fn policy_of(listed: &[Sha256Digest]) -> Vec<u8> {
+    serde_json::json!({ "schema": "chrysalis/appraisal-policy/v1", "releases": listed }).to_string().into_bytes()
+}
+
+/// Imports another release, as its operator would; it follows `predecessor`.
+fn import(world: &World, commit: &str, predecessor: Option<Sha256Digest>) -> Sha256Digest {
+    let mut statement = world::statement(release::Hardware::Simulated);
+    statement.predicate.source_commit = commit.repeat(40);
+    statement.predicate.predecessor = predecessor;
+    let (bundle, trust) = sample_release::publish(&statement, world::NOW);
+    let verified = release::VerifiedRelease::verify(&bundle, &trust, world::NOW).unwrap();
+    let store = beside(world);
+    store.set_policy(&format!("release-trust:{}", verified.digest()), &trust.to_canonical().unwrap()).unwrap();
+    store.import_release(&bundle, &verified).unwrap();
+    *verified.digest()
+}
+
+/// A successor counts as listed where its statement names the listed one, and only for this owner's policy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_admits_the_successor_of_a_release() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let store = beside(&world);
+    store.register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    let (first, next, stranger) = (world.release, import(&world, "1", Some(world.release)), import(&world, "2", None));
+    let later = import(&world, "3", Some(next));
+    let admit = |predecessor, successor| OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor });
+    assert_eq!(
+        send(&world, &command(&world, 1, admit(first, next)), &KEY).await,
+        refused("owner_successor"),
+        "no policy"
+    );
+    send(&world, &command(&world, 1, releases(&[first])), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    // The image is the same: what decides is which releases may be used.
+    store.revoke_release(&first).unwrap();
+    assert!(world.ask(&guest).await.is_err());
+    let unknown = Sha256Digest::of(b"not imported");
+    for (why, predecessor, successor) in [
+        ("the policy does not list it", stranger, next),
+        ("not imported", first, unknown),
+        ("names no predecessor", first, stranger),
+        ("names another predecessor", first, later),
+        ("not admitted yet", next, later),
+    ] {
+        let sent = send(&world, &command(&world, 2, admit(predecessor, successor)), &KEY).await;
+        assert_eq!(sent, refused("owner_successor"), "{why}");
+    }
+    assert!(world.ask(&guest).await.is_err(), "nothing of that counts");
+    send(&world, &command(&world, 2, admit(first, next)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok(), "from the next request on");
+    // Within what the service accepts: its own policy, and its revocations.
+    store.set_policy("appraisal", &policy_of(&[first, stranger])).unwrap();
+    assert!(world.ask(&guest).await.is_err());
+    store.set_policy("appraisal", br#"{"schema":"chrysalis/appraisal-policy/v1"}"#).unwrap();
+    // A new policy says everything: what was admitted to the one before is gone, and is admitted anew.
+    send(&world, &command(&world, 3, releases(&[first])), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_err());
+    send(&world, &command(&world, 4, admit(first, next)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    store.revoke_release(&next).unwrap();
+    assert!(world.ask(&guest).await.is_err());
+    // The successor of a successor, in a chain of admissions.
+    send(&world, &command(&world, 5, admit(next, later)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    let entries = std::sync::Mutex::new(0);
+    store
+        .verify_audit_with(|_, entry| *entries.lock().unwrap() += u32::from(matches!(entry, AuditEntry::Owner(_))))
+        .unwrap();
+    assert_eq!(*entries.lock().unwrap(), 5, "one for each that was carried out");
+}
+
+/// Two of three keys, from files, and a model's key that nobody in between sees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_keys_of_an_owner_import_a_key_from_files() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let call = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_attestation-service")).args(args).arg("--json").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let document: serde_json::Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
+        (output.status.code().unwrap(), document)
+    };
+    let path = |name: &str| world.dir.path().join(name).to_str().unwrap().to_owned();
+    let (store, signed, twice, keys) = (path("store"), path("command"), path("twice"), path("service.json"));
+    let (model_name, pin) = (model().to_string(), world.pin.to_string());
+    let address = world.service.as_ref().unwrap().address.to_string();
+    let owners: Vec<_> = ["a", "b", "c"]
+        .map(|name| call(&["owner", "keygen", "--out", &path(name)]).1["owner"].as_str().unwrap().to_owned())
+        .into();
+    let register = ["owner", "register", "--store", &store, "--model", &model_name];
+    let all = ["--owner", &owners[0], "--owner", &owners[1], "--owner", &owners[2], "--threshold"];
+    assert_eq!(call(&[&register[..], &all, &["4"]].concat()).0, 1, "four of three");
+    assert_eq!(call(&[&register[..], &all, &["2"]].concat()).0, 0);
+
+    let fetch = |pin: &str| call(&["owner", "service-keys", "--service", &address, "--pin", pin, "--out", &keys]).0;
+    assert_eq!(fetch(&Sha256Digest::of(b"other").to_string()), 1, "another service's pin");
+    assert_eq!(fetch(&pin), 0);
+    let new_key = [0x77; 32];
+    std::fs::write(path("model.key"), hex::encode(new_key)).unwrap();
+    let sign = |version: &str, sequence: &str, pin: &str| {
+        let key = path("a");
+        let model_key = path("model.key");
+        let to = ["owner", "sign", "--key", &key, "--service", pin, "--model", &model_name, "--sequence", sequence];
+        let what = ["--import-key", &model_key, "--key-version", version, "--service-keys", &keys, "--out", &signed];
+        call(&[&to[..], &what].concat()).0
+    };
+    assert_eq!(sign("8", "1", &Sha256Digest::of(b"other").to_string()), 2, "keys that this pin did not sign");
+    assert_eq!(sign("8", "1", &pin), 0);
+    let sent = std::fs::read_to_string(&signed).unwrap();
+    assert!(!sent.contains(&hex::encode(new_key)) && !sent.contains("d3d3d3"), "sealed");
+    let send = |file: &str| {
+        let (code, document) = call(&["owner", "send", "--service", &address, "--pin", &pin, "--command", file]);
+        (code, document["reasons"][0]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(send(&signed), (2, "owner_quorum".into()), "one of two");
+    let cosign = |key: &str| call(&["owner", "cosign", "--key", &path(key), "--command", &signed, "--out", &twice]);
+    assert_eq!(cosign("a").0, 0);
+    assert_eq!(send(&twice), (2, "owner_signature".into()), "one key twice");
+    let (code, shown) = cosign("c");
+    assert_eq!((code, shown["action"].as_str()), (0, Some("import version 8 of the model's key")));
+    assert_eq!(send(&twice), (0, String::new()));
+    let released = world.ask(&guest).await.map_err(|error| error.to_string()).unwrap();
+    assert_eq!((released.key_version, *released.key), (8, new_key));
+    assert_eq!(send(&twice), (2, "owner_sequence".into()), "it is good once");
+    // The same version again, with the next sequence; and one that was sealed for another version.
+    assert_eq!((sign("8", "2", &pin), cosign("b").0), (0, 0));
+    assert_eq!(send(&twice), (2, "key_exists".into()));
+    let bytes = std::fs::read(&twice).unwrap();
+    let inner = SignedOwnerCommand::from_canonical(&bytes).unwrap().unverified().unwrap();
+    let OwnerAction::ImportKey(import) = inner.action.clone() else { panic!("{inner:?}") };
+    let other = OwnerCommand { action: OwnerAction::ImportKey(ImportKey { version: 9, ..import }), ..inner };
+    let seed = |name: &str| <[u8; 32]>::try_from(hex::decode(std::fs::read(path(name)).unwrap()).unwrap()).unwrap();
+    let mut other = other.sign(&seed("b")).unwrap();
+    other.cosign(&seed("c"));
+    assert_eq!(send_bytes(&world, other.to_canonical().unwrap()).await, refused("owner_key_sealed"));
 }

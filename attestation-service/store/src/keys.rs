@@ -63,18 +63,8 @@ impl Store {
         if version == 0 {
             return Err(KeyStoreError::Version);
         }
-        let wrapped = self.kek.wrap(key.as_slice(), &key_context(model, version))?;
-        let name = model.to_string();
-        self.database.write(|tx| {
-            let sql = "INSERT INTO model_keys (model, version, wrapped, kek) VALUES (?1, ?2, ?3, ?4)
-                ON CONFLICT DO NOTHING";
-            let version_value = Value::Int(version.into());
-            let kek = Value::Text(self.kek.id());
-            match tx.execute(sql, &[Value::Text(&name), version_value, Value::Blob(&wrapped), kek])? {
-                0 => Err(KeyStoreError::Exists { model: name.clone(), version }),
-                _ => Ok(()),
-            }
-        })
+        let wrapped = wrapped(&self.kek, model, version, key)?;
+        self.database.write(|tx| import_in(tx, &self.kek, model, version, &wrapped))
     }
 
     /// The newest version of a model's key; `None` where there is none. The whole name must be the imported one.
@@ -129,6 +119,33 @@ impl Store {
     /// [`KeyStoreError`].
     pub fn secret(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
         secret(&self.database, &self.kek, &own_name(name))
+    }
+}
+
+/// A model's key as the database keeps it: wrapping may ask another machine, and stays out of transactions.
+pub(crate) fn wrapped(
+    kek: &Kek,
+    model: &ModelId,
+    version: u32,
+    key: &Zeroizing<[u8; 32]>,
+) -> Result<Vec<u8>, KeyStoreError> {
+    Ok(kek.wrap(key.as_slice(), &key_context(model, version))?)
+}
+
+/// Imports a wrapped key inside a transaction of the caller.
+pub(crate) fn import_in(
+    tx: &mut Tx<'_>,
+    kek: &Kek,
+    model: &ModelId,
+    version: u32,
+    wrapped: &[u8],
+) -> Result<(), KeyStoreError> {
+    let name = model.to_string();
+    let sql = "INSERT INTO model_keys (model, version, wrapped, kek) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+    let version_value = Value::Int(version.into());
+    match tx.execute(sql, &[Value::Text(&name), version_value, Value::Blob(wrapped), Value::Text(kek.id())])? {
+        0 => Err(KeyStoreError::Exists { model: name, version }),
+        _ => Ok(()),
     }
 }
 

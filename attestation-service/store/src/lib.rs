@@ -37,7 +37,7 @@ pub use entry::{AuditEntry, EntryError, OwnerEntry, RefusalEntry, RefusalsEntry}
 pub use keys::{KeyStoreError, ModelKey, StoredKey};
 pub use location::Location;
 pub use open::{InitError, InitOptions, OpenError, OpenOptions};
-pub use owners::{Owner, OwnerChange, OwnerError};
+pub use owners::{MAX_OWNER_KEYS, Owner, OwnerChange, OwnerError, Successor};
 pub use policies::PolicyError;
 pub use postgres::{PostgresSettings, SettingsError};
 pub use releases::{ReleaseStoreError, StoredRelease};

@@ -91,4 +91,18 @@ CREATE TABLE replicas (
     id BYTEA PRIMARY KEY CHECK (length(id) = 8), name TEXT NOT NULL, beat BIGINT NOT NULL);
 ",
     },
+    // 4: several keys of one owner, of which a number must sign; releases that an owner's policy accepts in place of one
+    // that it lists.
+    Step {
+        both: "
+CREATE TABLE owner_keys (
+    model TEXT NOT NULL, key BLOB NOT NULL CHECK (length(key) = 32), PRIMARY KEY (model, key)) STRICT, WITHOUT ROWID;
+INSERT INTO owner_keys (model, key) SELECT model, key FROM owners;
+ALTER TABLE owners ADD COLUMN threshold INTEGER NOT NULL DEFAULT 1 CHECK (threshold >= 1);
+CREATE TABLE successors (
+    model TEXT NOT NULL, sequence INTEGER NOT NULL, predecessor TEXT NOT NULL, successor TEXT NOT NULL,
+    PRIMARY KEY (model, sequence)) STRICT, WITHOUT ROWID;
+",
+        postgres: "",
+    },
 ];

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owners of models: registering one (the operator), signing and sending commands (the owner, anywhere).
 
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::Context as _;
-use key_release::{OwnerAction, OwnerCommand, Revoke, owner_public_key};
+use key_release::{
+    AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, Revoke, ServiceKeys, SignedOwnerCommand,
+    UnwrapErr, owner_public_key,
+};
 use release_client::{ClientError, ServiceConnection};
 use serde_json::json;
 use store::OwnerError;
-use types::{Base64, Document as _, Refusal};
+use types::{Base64, Document as _, Refusal, Sha256Digest};
 use zeroize::Zeroizing;
 
 use super::{open_beside, policy};
@@ -21,12 +24,14 @@ use crate::{
 pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
     match command {
         OwnerCommandLine::Keygen { out } => keygen(out),
-        OwnerCommandLine::Register { store, model, owner } => {
-            match open_beside(&store.store)?.register_owner(model, owner) {
-                Ok(()) => Ok(Outcome::accepted(
-                    vec![format!("{owner} owns {model}")],
-                    json!({ "model": model.to_string(), "owner": owner }),
-                )),
+        OwnerCommandLine::Register { store, model, owner, threshold } => {
+            match open_beside(&store.store)?.register_owners(model, owner, *threshold) {
+                Ok(()) => {
+                    let keys: Vec<_> = owner.iter().map(ToString::to_string).collect();
+                    let line = format!("{} of {} own {model}: {}", threshold, owner.len(), keys.join(", "));
+                    let document = json!({ "model": model.to_string(), "owners": keys, "threshold": threshold });
+                    Ok(Outcome::accepted(vec![line], document))
+                }
                 Err(error @ OwnerError::Exists) => {
                     let fix = "an owner is set once, when the model is registered";
                     Ok(Outcome::refused(vec![Refusal::new("owner_exists", "model", error.to_string(), fix)]))
@@ -34,19 +39,12 @@ pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
                 Err(error) => Err(error).context("the owner was not registered"),
             }
         }
+        OwnerCommandLine::ServiceKeys { service, pin, out } => service_keys(*service, *pin, out),
+        OwnerCommandLine::Cosign { key, command, out } => cosign(key, command, out),
         OwnerCommandLine::Sign(args) => sign(args),
         OwnerCommandLine::Send { service, pin, command } => {
-            let bytes = input::read(command, key_release::SignedOwnerCommand::MAX_BYTES)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let sent = runtime.block_on(async {
-                let stream = tokio::net::TcpStream::connect(service)
-                    .await
-                    .with_context(|| format!("could not connect to {service}"))?;
-                anyhow::Ok(match ServiceConnection::connect(stream, *pin).await {
-                    Ok(mut connection) => connection.owner_command(bytes).await,
-                    Err(error) => Err(error),
-                })
-            })?;
+            let bytes = input::read(command, SignedOwnerCommand::MAX_BYTES)?;
+            let sent = at_service(*service, *pin, async |connection| connection.owner_command(bytes).await)?;
             match sent {
                 Ok(answer) => Ok(Outcome::accepted(
                     vec![format!("carried out, entry {} of the audit log", answer.audit_index)],
@@ -57,6 +55,74 @@ pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
             }
         }
     }
+}
+
+/// Connects to a service and does one thing there.
+fn at_service<T>(
+    service: SocketAddr,
+    pin: Sha256Digest,
+    step: impl AsyncFnOnce(&mut ServiceConnection) -> Result<T, ClientError>,
+) -> anyhow::Result<Result<T, ClientError>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(service);
+        let stream = stream.await.with_context(|| format!("could not connect to {service}"))?;
+        Ok(match ServiceConnection::connect(stream, pin).await {
+            Ok(mut connection) => step(&mut connection).await,
+            Err(error) => Err(error),
+        })
+    })
+}
+
+fn service_keys(service: SocketAddr, pin: Sha256Digest, out: &Path) -> anyhow::Result<Outcome> {
+    let bytes = at_service(service, pin, async |connection| connection.service_keys().await)?;
+    let bytes = bytes.context("the service gave no keys")?;
+    let keys = match read_service_keys(&bytes, &pin)? {
+        Ok(keys) => keys,
+        Err(refused) => return Ok(refused),
+    };
+    super::serve::write_whole(out, &bytes)?;
+    let lines = vec![format!("written to {}", out.display())];
+    Ok(Outcome::accepted(lines, json!({ "spki_sha256": pin, "import_key": keys.import_key })))
+}
+
+/// The keys of a service, if the key behind `pin` signed them.
+fn read_service_keys(bytes: &[u8], pin: &Sha256Digest) -> anyhow::Result<Result<ServiceKeys, Outcome>> {
+    let keys = ServiceKeys::from_canonical(bytes).context("the service's keys are malformed")?;
+    if keys.are_of(pin, attested_channel::ed25519_spki_sha256) {
+        return Ok(Ok(keys));
+    }
+    let detail = format!("they are not signed by the key behind the pin {pin}");
+    let fix = "fetch them from the service that the pin belongs to";
+    Ok(Err(Outcome::refused(vec![Refusal::new("service_keys", "signature", detail, fix)])))
+}
+
+/// Says what the command is before it signs: nobody should cosign what nobody read.
+fn cosign(key: &Path, command: &Path, out: &Path) -> anyhow::Result<Outcome> {
+    let key = input::read_key(key)?;
+    let bytes = input::read(command, SignedOwnerCommand::MAX_BYTES)?;
+    let mut signed = SignedOwnerCommand::from_canonical(&bytes).context("the signed command is malformed")?;
+    let inner = signed.unverified().context("the command is malformed")?;
+    signed.cosign(&key);
+    super::serve::write_whole(out, &signed.to_canonical()?)?;
+    let action = match &inner.action {
+        OwnerAction::SetPolicy(policy) => format!("set the policy {}", String::from_utf8_lossy(policy.as_slice())),
+        OwnerAction::Revoke(_) => "revoke the model for good".to_owned(),
+        OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor }) => {
+            format!("admit the release {successor} in place of {predecessor}")
+        }
+        OwnerAction::ImportKey(import) => format!("import version {} of the model's key", import.version),
+    };
+    let signatures = signed.cosignatures.len().saturating_add(1);
+    let lines = vec![
+        format!("command {} of {} for the service {}: {action}", inner.sequence, inner.model, inner.service),
+        format!("{signatures} signatures, written to {}", out.display()),
+    ];
+    let document = json!({
+        "model": inner.model.to_string(), "service": inner.service, "sequence": inner.sequence, "action": action,
+        "signatures": signatures,
+    });
+    Ok(Outcome::accepted(lines, document))
 }
 
 fn keygen(out: &Path) -> anyhow::Result<Outcome> {
@@ -86,7 +152,10 @@ fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
             report = found;
             OwnerAction::SetPolicy(Base64::new(policy).context("the policy is too large")?)
         }
-        None => OwnerAction::Revoke(Revoke {}),
+        None => match other_action(args)? {
+            Ok(action) => action,
+            Err(refused) => return Ok(refused),
+        },
     };
     let command = OwnerCommand {
         schema: OwnerCommand::SCHEMA.to_owned(),
@@ -99,4 +168,25 @@ fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
     super::serve::write_whole(&args.out, &bytes)?;
     let lines = vec![format!("written to {}", args.out.display())];
     Ok(policy::outcome(lines, json!({ "sequence": args.sequence }), &report))
+}
+
+/// What is commanded where it is no policy.
+fn other_action(args: &SignArgs) -> anyhow::Result<Result<OwnerAction, Outcome>> {
+    if let (Some(successor), Some(predecessor)) = (args.admit_successor, args.predecessor) {
+        return Ok(Ok(OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor })));
+    }
+    if let (Some(key), Some(version), Some(keys)) = (&args.import_key, args.key_version, &args.service_keys) {
+        let keys = match read_service_keys(&input::read(keys, ServiceKeys::MAX_BYTES)?, &args.service)? {
+            Ok(keys) => keys,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let context = ImportContext { service: &args.service, model: &args.model, version };
+        let mut random = UnwrapErr(getrandom::SysRng);
+        let (enc, ciphertext) = context
+            .seal(&input::read_key(key)?, &keys.import_key, &mut random)
+            .context("the service's import_key can't be used")?;
+        return Ok(Ok(OwnerAction::ImportKey(ImportKey { version, enc, ciphertext })));
+    }
+    anyhow::ensure!(args.revoke, "no action is given");
+    Ok(Ok(OwnerAction::Revoke(Revoke {})))
 }

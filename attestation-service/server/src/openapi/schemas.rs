@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! JSON Schemas of what goes over the wire. The test below holds them against what the types really write.
 
-use key_release::{MAX_EVIDENCE, MAX_WORK_BITS, OwnerCommand, Token};
+use key_release::{MAX_COSIGNATURES, MAX_EVIDENCE, MAX_WORK_BITS, OwnerCommand, Token};
 use serde_json::{Value, json};
 
 use super::reference;
@@ -54,6 +54,13 @@ pub(super) fn all() -> Value {
             "schema": { "const": "chrysalis/signed-owner-command/v1" },
             "command": base64(<OwnerCommand as types::Document>::MAX_BYTES),
             "signature": hex(64),
+            "cosignatures": { "type": "array", "minItems": 1, "maxItems": MAX_COSIGNATURES, "items": hex(64) },
+        }), &["cosignatures"]),
+        "ServiceKeys": object(json!({
+            "schema": { "const": "chrysalis/service-keys/v1" },
+            "service_key": reference("Hex32"),
+            "import_key": reference("Hex32"),
+            "signature": base64(64),
         }), &[]),
         "OwnerAnswer": object(json!({
             "model": reference("ModelId"),
@@ -130,7 +137,7 @@ const TILE_PATH: &str = "^tile/(?:[0-9]|[1-5][0-9]|6[0-3]|entries)/(?:x[0-9]{3}/
 mod tests {
     use std::collections::BTreeSet;
 
-    use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, SignedOwnerCommand, Work};
+    use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerSignature, SignedOwnerCommand, Work};
     use release::log::EntryProof;
     use types::{
         Base64, Blake3Digest, Document as _, Hex32, ModelId, Refusal, Sha256Digest, evidence::AttestedTime,
@@ -216,8 +223,10 @@ mod tests {
                     schema: SignedOwnerCommand::SCHEMA.to_owned(),
                     command: Base64::new(some(b"{}")).unwrap(),
                     signature: [0; 64],
+                    cosignatures: vec![OwnerSignature([0; 64])],
                 }),
             ),
+            ("ServiceKeys", json!(crate::Identity::generate().unwrap().service_keys())),
             ("OwnerAnswer", json!(crate::service::OwnerAnswer::sample(model))),
             ("Refusals", json!(Refusals { reasons: vec![Refusal::new("code", "field", "detail", "fix")] })),
         ];

@@ -4,13 +4,13 @@
 use std::sync::PoisonError;
 
 use appraise::Policy;
-use key_release::{OwnerAction, SignedOwnerCommand};
+use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SignedOwnerCommand};
 use serde::Serialize;
-use store::{AuditEntry, OwnerChange, OwnerEntry, OwnerError};
+use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor};
 use types::{Document as _, ModelId, Refusal, Sha256Digest};
 
 use super::{Service, malformed};
-use crate::reply::Refused;
+use crate::{grounds, reply::Refused, successors};
 
 /// Answer to `POST /v1/owner-commands`: what was carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,21 +45,12 @@ impl Service {
         let _one = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = self.store.owner(model.identity()).map_err(|e| unable(&e))?.ok_or_else(|| unknown(&model))?;
         let command = signed
-            .verified(&owner.key, &self.identity.spki_sha256())
+            .verified(&owner.keys, owner.threshold, &self.identity.spki_sha256())
             .map_err(|refusal| Refused::because(vec![refusal]))?;
         if command.sequence <= owner.sequence {
             return Err(out_of_order(owner.sequence, command.sequence));
         }
-        let change = match &command.action {
-            OwnerAction::Revoke(_) => OwnerChange::Revoke,
-            OwnerAction::SetPolicy(policy) => {
-                Policy::from_json(policy.as_slice()).map_err(|e| {
-                    let fix = "correct the policy and sign it with the next sequence";
-                    Refused::because(vec![Refusal::new("policy_malformed", "command.action", e.to_string(), fix)])
-                })?;
-                OwnerChange::Policy(policy.as_slice().to_vec())
-            }
-        };
+        let change = self.change(&command)?;
         let entry = OwnerEntry {
             schema: OwnerEntry::SCHEMA.to_owned(),
             unix: (self.clock)(),
@@ -72,11 +63,60 @@ impl Service {
         self.store.command_of_owner(&model, command.sequence, &change).map_err(|error| match error {
             OwnerError::Sequence { known, found } => out_of_order(known, found),
             OwnerError::Unknown => unknown(&model),
+            OwnerError::Key(error @ KeyStoreError::Exists { .. }) => key_exists(&error),
             other => unable(&other),
         })?;
         tracing::info!(%model, sequence = command.sequence, audit_index, "a command of the owner was carried out");
         Ok(OwnerAnswer { model, sequence: command.sequence, audit_index })
     }
+}
+
+impl Service {
+    /// What a command changes; refused before it is entered in the log where it could not be carried out.
+    fn change(&self, command: &OwnerCommand) -> Result<OwnerChange, Refused> {
+        let refuse = |code: &str, field: &str, detail: String, fix: &str| {
+            Err(Refused::because(vec![Refusal::new(code, field, detail, fix)]))
+        };
+        match &command.action {
+            OwnerAction::Revoke(_) => Ok(OwnerChange::Revoke),
+            OwnerAction::SetPolicy(policy) => match Policy::from_json(policy.as_slice()) {
+                Ok(_) => Ok(OwnerChange::Policy(policy.as_slice().to_vec())),
+                Err(error) => {
+                    let fix = "correct the policy and sign it with the next sequence";
+                    refuse("policy_malformed", "command.action", error.to_string(), fix)
+                }
+            },
+            OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor }) => {
+                let admitted = Successor { predecessor: *predecessor, successor: *successor };
+                let standing = grounds::now(&self.store, &self.identity.spki_sha256(), (self.clock)())?;
+                let policy = standing.owners.get(command.model.identity()).and_then(Option::as_ref);
+                successors::check(policy, admitted, &standing.releases)
+                    .map_err(|refusal| Refused::because(vec![refusal]))?;
+                Ok(OwnerChange::Successor(admitted))
+            }
+            OwnerAction::ImportKey(ImportKey { version, enc, ciphertext }) => {
+                let pin = self.identity.spki_sha256();
+                let context = ImportContext { service: &pin, model: &command.model, version: *version };
+                let Ok(key) = self.identity.import_keys().open(enc, ciphertext, &context) else {
+                    let detail = "the sealed key does not open for this service, model and version".to_owned();
+                    let fix = "seal it to the import_key of GET /v1/service, for exactly this model and version";
+                    return refuse("owner_key_sealed", "command.action.ciphertext", detail, fix);
+                };
+                let keys = self.store.keys().map_err(|e| Refused::unable("store_unavailable", &e))?;
+                let there = keys.iter().any(|key| key.model == command.model && key.version == *version);
+                if there || *version == 0 {
+                    let (model, version) = (command.model.to_string(), *version);
+                    return Err(key_exists(&KeyStoreError::Exists { model, version }));
+                }
+                Ok(OwnerChange::Key { version: *version, key })
+            }
+        }
+    }
+}
+
+fn key_exists(error: &KeyStoreError) -> Refused {
+    let fix = "seal it as a new version, from 1; the newest one is the one that guests get";
+    Refused::because(vec![Refusal::new("key_exists", "command.action.version", error.to_string(), fix)])
 }
 
 fn unknown(model: &ModelId) -> Refused {

@@ -8,9 +8,10 @@ use std::sync::Barrier;
 use release::log::{TilePath, WitnessSigner, cosign};
 use store::{
     AuditError, KekError, KeyStoreError, OpenError, OwnerChange, OwnerError, PolicyError, RedeemError, RefusalEntry,
-    WrapError,
+    Successor, WrapError,
 };
 use types::{Document as _, Hex32, KeyReleaseEntry, ModelId, Sha256Digest};
+use zeroize::Zeroizing;
 
 use super::place::{NOW, Place, key, model, refusal_entry, release_entry};
 use store::AuditEntry;
@@ -223,7 +224,8 @@ pub(crate) fn owners_command_in_order_and_for_good(place: &Place) {
     store.register_owner(&one, &Hex32::new([1; 32])).unwrap();
     let renamed = ModelId::new("other", "r1", *one.identity()).unwrap();
     assert!(matches!(store.register_owner(&renamed, &Hex32::new([2; 32])), Err(OwnerError::Exists)));
-    assert_eq!(store.owner(one.identity()).unwrap().unwrap().key, Hex32::new([1; 32]));
+    let owner = store.owner(one.identity()).unwrap().unwrap();
+    assert_eq!((owner.keys, owner.threshold), (vec![Hex32::new([1; 32])], 1));
     assert_eq!(store.owner(two.identity()).unwrap(), None);
     store.command_of_owner(&one, 5, &policy("a")).unwrap();
     for sequence in [0, 4, 5] {
@@ -231,10 +233,35 @@ pub(crate) fn owners_command_in_order_and_for_good(place: &Place) {
         assert!(matches!(error, OwnerError::Sequence { known: 5, found } if found == sequence));
     }
     assert!(!store.is_model_revoked(&one).unwrap());
-    store.command_of_owner(&one, 6, &policy("b")).unwrap();
+    let [first, second] = [Sha256Digest::of(b"1"), Sha256Digest::of(b"2")];
+    let admitted = Successor { predecessor: first, successor: second };
+    store.command_of_owner(&one, 6, &OwnerChange::Successor(admitted)).unwrap();
+    let key = |version| OwnerChange::Key { version, key: Zeroizing::new([3; 32]) };
+    store.command_of_owner(&one, 7, &key(1)).unwrap();
+    assert_eq!(*store.key(&one).unwrap().unwrap().key, [3; 32]);
+    assert_eq!(store.successors().unwrap(), [(*one.identity(), admitted)]);
+    // A command that fails changes nothing, its sequence included.
+    let again = store.command_of_owner(&one, 8, &key(1)).unwrap_err();
+    assert!(matches!(again, OwnerError::Key(KeyStoreError::Exists { version: 1, .. })), "{again}");
+    assert!(matches!(store.command_of_owner(&one, 8, &key(0)), Err(OwnerError::Key(KeyStoreError::Version))));
+    assert_eq!(store.owner(one.identity()).unwrap().unwrap().sequence, 7);
+    store.command_of_owner(&one, 8, &policy("b")).unwrap();
+    assert_eq!(store.successors().unwrap(), [], "a policy says everything");
     assert_eq!(store.owner_policies().unwrap(), [(*one.identity(), b"b".to_vec())]);
-    store.command_of_owner(&renamed, 7, &OwnerChange::Revoke).unwrap();
+    store.command_of_owner(&renamed, 9, &OwnerChange::Revoke).unwrap();
     assert!(store.is_model_revoked(&one).unwrap() && !store.is_model_revoked(&two).unwrap());
     drop(store);
-    assert_eq!(place.open().owner(one.identity()).unwrap().unwrap().sequence, 7);
+    let store = place.open();
+    assert_eq!(store.owner(one.identity()).unwrap().unwrap().sequence, 9);
+    // Several keys, sorted; what does not fit is refused whole.
+    let keys = |bytes: &[u8]| bytes.iter().map(|byte| Hex32::new([*byte; 32])).collect::<Vec<_>>();
+    let nine: Vec<_> = (1..=9).collect();
+    for (bytes, threshold) in [([].as_slice(), 0), (&[], 1), (&[1], 0), (&[1], 2), (&[1, 1], 1), (&nine, 2)] {
+        let refused = store.register_owners(&two, &keys(bytes), threshold);
+        assert!(matches!(refused, Err(OwnerError::Keys)), "{bytes:?} {threshold}");
+    }
+    assert_eq!(store.owner(two.identity()).unwrap(), None);
+    store.register_owners(&two, &keys(&[3, 1, 2]), 2).unwrap();
+    let owner = store.owner(two.identity()).unwrap().unwrap();
+    assert_eq!((owner.keys, owner.threshold, owner.sequence), (keys(&[1, 2, 3]), 2, 0));
 }
