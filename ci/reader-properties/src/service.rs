@@ -63,7 +63,7 @@ fn command(bytes: &[u8]) -> bool {
     }
     let Ok(signed) = SignedOwnerCommand::from_canonical(bytes) else { return false };
     let (owner, service) = (owner_public_key(&seeds::OWNER_KEY), Sha256Digest::of(b"service"));
-    if let Ok(command) = signed.verified(&owner, &service) {
+    if let Ok(command) = signed.verified(&[owner], 1, &service) {
         assert_eq!(command, seeds::owner_command(), "a command that its owner did not sign");
     }
     true

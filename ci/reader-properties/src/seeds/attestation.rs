@@ -3,7 +3,7 @@
 
 use key_release::{
     ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand,
-    TokenKey,
+    TokenKey, Work,
 };
 use serde_json::{Value, json};
 use types::{
@@ -44,6 +44,7 @@ fn service() -> Vec<Seed> {
         token,
         model: model(),
         evidence: Base64::new(documents::canonical_bytes(&documents::evidence())).expect("small evidence"),
+        work: Some(7),
     };
     let (head, mut audit) = two_entries(b"second");
     audit.checkpoint = cosigned(&head).note().to_owned();
@@ -60,7 +61,8 @@ fn service() -> Vec<Seed> {
         action: OwnerAction::SetPolicy(Base64::new(appraisal_policy().to_string().into_bytes()).expect("small policy")),
         ..owner_command()
     };
-    let challenge = ChallengeAnswer { expires: NOW + 60, token: TokenKey::new(TOKEN_KEY).mint(NOW + 60, [6; 16]) };
+    let token = TokenKey::new(TOKEN_KEY).mint_asking(NOW + 60, 14, [6; 16]);
+    let challenge = ChallengeAnswer { expires: NOW + 60, token, work: Some(Work { bits: 14 }) };
     let challenge = canonical::to_bytes(&challenge).expect("a challenge is JSON");
     let entry = KeyReleaseEntry {
         schema: KeyReleaseEntry::SCHEMA.to_owned(),
