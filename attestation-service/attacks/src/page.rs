@@ -49,7 +49,8 @@ const HEAD: &str = "<!-- SPDX-License-Identifier: Apache-2.0 -->
 
 Each directory below `attestation-service/attacks/vectors` is one attack, or something good beside it (number 0) that shows that the refusal is due to the change alone: `case.toml`
 (what is tried, where it comes from, every reason of the refusal in order) and its bytes or steps. The tests of the crate `attacks` run each against the programs as processes and over TLS; another code or field
-than the case names is a failed test. The numbers are those of [the threat model](threat-model.md). More cases about measurements, releases and logs (21 to 28, 62 to 64) are in `measurements/vectors`.
+than the case names is a failed test. The numbers are those of [the threat model](threat-model.md). More cases about measurements, releases and logs (21 to 28, 62 to 64) are in
+`measurements/vectors`; those about whole evidence are judged by the program here, too.
 
 How a case is run: *files*: the program judges files at the case's time. *Wire*: a running service is asked for a key over TLS, with its machine's clock; recorded bytes are bound to no connection, so what is accepted from files
 is refused there for its binding, and for nothing about its quote. *Steps*: a service, a simulated guest and the operator's and owners' commands, in the order of the case. What was recorded on hardware is not committed: cases name the file and its SHA-256, and tests
