@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use attestation_bench::{Guest, Program, Scene, Starter};
-use release_client::ClientError;
+use release_client::{ClientError, ServiceConnection};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use types::Sha256Digest;
@@ -20,13 +21,19 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
     for limit in ["--client-rate", "--model-rate", "--open-challenges"] {
         starter.arguments.extend([limit.to_owned(), "1000000".to_owned()]);
     }
+    let most = open_files()?;
+    starter.arguments.extend(["--connections".to_owned(), most.to_string()]);
     let service = starter.start(scene)?;
     let load = Load { guest: Guest::boot(scene)?, address: service.address, pin: scene.pin(), seconds };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let idle = resident(&service)?;
     let mut growth = Vec::new();
     let mut best = Round::default();
-    for clients in [1, 10, 100, 1000] {
+    for clients in [1, 10, 100, 1000, 10_000] {
+        if clients > most {
+            eprintln!("{clients} clients need more open files than the system allows ({most}): left out");
+            continue;
+        }
         eprintln!("{clients} clients on connections of their own");
         let round = runtime.block_on(load.closed(&service, clients, true))?;
         growth.push(round.document(clients));
@@ -51,6 +58,7 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
         Figure::plain("the same, best number of clients", best.clients, ""),
         Figure::at_least("the same, two cores for the service alone", 2.0 / best.processor, "/s", 1000.0),
         Figure::plain("service's processor time for a release", best.processor * 1000.0, "ms"),
+        Figure::plain("the clients' processor time for the same", best.generator * 1000.0, "ms"),
         Figure::plain("releases, a connection for each", fresh.rate, "/s"),
         Figure::plain("the same, service's processor time", fresh.processor * 1000.0, "ms"),
         Figure::at_most("99 % of releases at 500/s", quantile(&mut latencies, 0.99) * 1000.0, "ms", 50.0),
@@ -83,6 +91,12 @@ struct Round {
     rate: f64,
     /// The service's processor time for a release, seconds.
     processor: f64,
+    /// The clients' own.
+    generator: f64,
+    /// Seconds until all were connected.
+    connected: f64,
+    /// The service's memory with all of them connected, MB.
+    memory: f64,
     median: f64,
     p99: f64,
 }
@@ -92,7 +106,8 @@ impl Round {
         json!({
             "clients": clients, "releases_per_second": self.rate, "median_ms": self.median * 1000.0,
             "p99_ms": self.p99 * 1000.0, "service_processor_ms": self.processor * 1000.0,
-            "refused_busy": self.busy,
+            "clients_processor_ms": self.generator * 1000.0, "refused_busy": self.busy,
+            "connected_after_s": self.connected, "service_memory_mb": self.memory,
         })
     }
 }
@@ -100,11 +115,11 @@ impl Round {
 impl Load {
     /// Clients that ask again as soon as they are answered, on one connection each or on one for each release.
     async fn closed(&self, service: &Program, clients: u32, kept: bool) -> anyhow::Result<Round> {
-        let mut connections = Vec::new();
-        for _ in 0..clients {
-            connections.push(Guest::connect(self.address, self.pin).await?);
-        }
+        let began = Instant::now();
+        let connections = self.connect(clients).await?;
+        let connected = began.elapsed().as_secs_f64();
         let processor = processor_seconds(service)?;
+        let generator = own_seconds();
         let started = Instant::now();
         let end = started + Duration::from_secs(self.seconds);
         let mut tasks = JoinSet::new();
@@ -142,9 +157,31 @@ impl Load {
             busy,
             rate: count / started.elapsed().as_secs_f64(),
             processor: (processor_seconds(service)? - processor) / count,
+            generator: (own_seconds() - generator) / count,
+            connected,
+            memory: resident(service)?,
             median: quantile(&mut latencies, 0.5),
             p99: quantile(&mut latencies, 0.99),
         })
+    }
+
+    /// So many connections, some of them at a time.
+    async fn connect(&self, clients: u32) -> anyhow::Result<Vec<ServiceConnection>> {
+        let mut made = Vec::new();
+        let mut tasks = JoinSet::new();
+        for _ in 0..clients {
+            let (address, pin) = (self.address, self.pin);
+            tasks.spawn(async move { Guest::connect(address, pin).await });
+            if tasks.len() >= AT_ONCE
+                && let Some(done) = tasks.join_next().await
+            {
+                made.push(done??);
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            made.push(done??);
+        }
+        Ok(made)
     }
 
     /// [`RATE`] releases a second whatever the answers do: latencies from the moment that each was due, and the share
@@ -192,6 +229,22 @@ impl Load {
     }
 }
 
+/// Raises this program's limit of open files as far as it may be, and gives the connections that fit in it and in the
+/// service's.
+fn open_files() -> anyhow::Result<u32> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = current.saturating_sub(FILES_BESIDE).clamp(1, MOST_CONNECTIONS);
+    Ok(u32::try_from(most)?)
+}
+
+/// Processor time of this program so far.
+fn own_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default().as_secs_f64()
+}
+
 /// User and system time of the service so far (proc(5), fields 14 and 15, in hundredths of a second).
 fn processor_seconds(service: &Program) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", service.id().as_raw_nonzero()))?;
@@ -207,6 +260,11 @@ fn resident(service: &Program) -> anyhow::Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0 / 1e6)
 }
 
+/// Handshakes at the same time.
+const AT_ONCE: usize = 64;
+/// Open files beside connections.
+const FILES_BESIDE: u64 = 128;
+const MOST_CONNECTIONS: u64 = 12_000;
 const RATE: u64 = 500;
 const CONNECTIONS: usize = 64;
 const CHALLENGES: u32 = 10_000;

@@ -8,7 +8,7 @@ use attested_channel::Moment;
 use key_release_protocol::{CryptoRng, SealContext, SealError, is_solution, seal};
 use release::{
     VerifiedRelease,
-    log::{EntryProof, EntryProofError, LogKey, leaf_hash},
+    log::{EntryProof, EntryProofError, ProofVerifier, leaf_hash},
 };
 use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors};
 use types::{
@@ -209,11 +209,11 @@ impl Entered {
     ///
     /// # Errors
     /// [`AuthoriseError`].
-    pub fn authorised(self, audit: EntryProof, log: &LogKey) -> Result<Authorised, AuthoriseError> {
+    pub fn authorised(self, audit: EntryProof, log: &ProofVerifier) -> Result<Authorised, AuthoriseError> {
         if audit.leaf != leaf_hash(&self.entry) {
             return Err(AuthoriseError::Leaf);
         }
-        audit.verify(log)?;
+        log.verify(&audit)?;
         Ok(Authorised { accepted: self.accepted, key_version: self.key_version, audit })
     }
 }

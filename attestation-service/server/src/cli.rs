@@ -102,6 +102,9 @@ pub(crate) struct ServeArgs {
     /// Challenges that are neither redeemed nor expired.
     #[arg(long, value_name = "N", default_value_t = Limits::default().open_challenges, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) open_challenges: u32,
+    /// Connections at the same time; more wait in the kernel's queue. Each needs a file descriptor, and up to 160 KiB.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) connections: u32,
     #[command(flatten)]
     pub(crate) gpu: GpuFileArgs,
     /// A checkpoint of the audit log kept elsewhere, which the log must extend: shows that the store as a whole was

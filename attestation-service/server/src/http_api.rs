@@ -144,10 +144,12 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, b
             Ok(answer) => {
                 let service = Arc::clone(&shared.service);
                 // After the answer, and within the same limit.
-                tokio::task::spawn_blocking(move || {
-                    let _permit = permit;
-                    service.watch(&body.bytes);
-                });
+                if service.watches() {
+                    tokio::task::spawn_blocking(move || {
+                        let _permit = permit;
+                        service.watch(&body.bytes);
+                    });
+                }
                 tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
                 shared.service.count(["released"]);
                 json(&answer)

@@ -23,6 +23,8 @@ pub struct Limits {
     /// Challenges that are open: not expired, and no key was released for them. From a quarter of it on challenges ask
     /// for work.
     pub open_challenges: u32,
+    /// Connections at the same time; more wait in the kernel's queue.
+    pub connections: u32,
 }
 
 /// The limits, and how far they are used.
@@ -36,11 +38,15 @@ pub(crate) struct Admission {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { client_rate: 100, model_rate: 1000, open_challenges: 16_384 }
+        Self { client_rate: 100, model_rate: 1000, open_challenges: 16_384, connections: 1024 }
     }
 }
 
 impl Admission {
+    pub(crate) const fn connections(&self) -> u32 {
+        self.limits.connections
+    }
+
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,

@@ -64,7 +64,9 @@ pub async fn listen(
         }
     });
     let summing = tokio::spawn(sum_up(Arc::clone(&service)));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let most = usize::try_from(service.connections()).unwrap_or(1);
+    let slots = Arc::new(Semaphore::new(most));
+    let windows = Windows::sharing(most);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
@@ -77,7 +79,7 @@ pub async fn listen(
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = serve(shared.clone(), acceptor.clone(), stream, peer.ip(), stopped.clone());
+                    let connection = serve(shared.clone(), acceptor.clone(), stream, peer.ip(), windows, stopped.clone());
                     let open = Open::count(Arc::clone(&service));
                     connections.spawn(async move {
                         let (_slot, _open) = (slot, open);
@@ -137,6 +139,7 @@ async fn serve(
     acceptor: TlsAcceptor,
     stream: TcpStream,
     client: IpAddr,
+    windows: Windows,
     mut stopped: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
@@ -160,7 +163,7 @@ async fn serve(
         }};
     }
     if second {
-        run!(http2_builder().serve_connection(stream, answering));
+        run!(http2_builder(windows).serve_connection(stream, answering));
     } else {
         run!(http1_builder().serve_connection(stream, answering));
     }
@@ -174,7 +177,7 @@ fn http1_builder() -> http1::Builder {
 
 /// HTTP/2 with everything bounded that a peer can make grow. A connection that resets streams faster than they are
 /// taken up (CVE-2023-44487), or whose frames make resets necessary, ends.
-fn http2_builder() -> http2::Builder<Streams> {
+fn http2_builder(windows: Windows) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(Streams::default());
     builder
         .timer(TokioTimer::new())
@@ -183,12 +186,28 @@ fn http2_builder() -> http2::Builder<Streams> {
         .max_local_error_reset_streams(RESETS)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_frame_size(FRAME)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG);
     builder
+}
+
+/// Bytes that a peer of HTTP/2 may send ahead.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    stream: u32,
+    connection: u32,
+}
+
+impl Windows {
+    /// What one of so many connections may.
+    fn sharing(connections: usize) -> Self {
+        let share = ALL_WINDOWS.checked_div(connections).and_then(|share| u32::try_from(share).ok());
+        let connection = share.unwrap_or(LARGEST_WINDOW).clamp(SMALLEST_WINDOW, LARGEST_WINDOW);
+        Self { stream: connection.min(STREAM_WINDOW), connection }
+    }
 }
 
 /// The requests of one connection of HTTP/2: they end with it, as those of HTTP/1.1 do.
@@ -203,8 +222,6 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     }
 }
 
-/// Connections at the same time; more wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
 /// Appraisals at the same time.
 const APPRAISALS: usize = 16;
 /// Bytes of requests' bodies that are in memory at the same time.
@@ -217,9 +234,12 @@ const STREAMS: u32 = 16;
 const RESETS: usize = 20;
 const MAX_HEADER_LIST: u32 = 16 * 1024;
 const FRAME: u32 = 16 * 1024;
-/// Bytes that a peer may send ahead: on one stream, on all.
+/// Most bytes that a peer of HTTP/2 may send ahead on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that all peers together may send ahead, and what one may at least and at most.
+const ALL_WINDOWS: usize = 256 << 20;
+const SMALLEST_WINDOW: u32 = 64 * 1024;
+const LARGEST_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// How often, and for how long, an idle peer of HTTP/2 is asked whether it is there.
 const PING: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use key_release::{
     Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, TokenKey,
     UnwrapErr, Work,
 };
-use release::{TrustPolicy, VerifiedRelease};
+use release::{TrustPolicy, VerifiedRelease, log::ProofVerifier};
 use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
 use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
@@ -50,6 +50,8 @@ pub struct Service {
     known: KnownPlatforms,
     grounds: Cache,
     gpu: GpuFiles,
+    /// Verifies what the store says of its own log.
+    audit: ProofVerifier,
     tokens: TokenKey,
     clock: Clock,
     stopwatch: Stopwatch,
@@ -106,6 +108,7 @@ impl Service {
         clock: Clock,
     ) -> Result<Self, StartError> {
         let identity = Identity::load(&store)?;
+        let audit = ProofVerifier::new(store.audit_key().clone());
         let mut random = Zeroizing::new([0; 32]);
         getrandom::fill(random.as_mut_slice()).map_err(|_| StartError::Random)?;
         policy(&store)??;
@@ -120,6 +123,7 @@ impl Service {
             known: KnownPlatforms::default(),
             grounds: Cache::default(),
             gpu: GpuFiles::default(),
+            audit,
             tokens,
             clock,
             stopwatch: Arc::new(move || u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)),
@@ -135,6 +139,12 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { admission: Admission::new(limits), ..self }
+    }
+
+    /// Connections at the same time.
+    #[must_use]
+    pub const fn connections(&self) -> u32 {
+        self.admission.connections()
     }
 
     /// Limits rates by another stopwatch than the system's.
@@ -353,7 +363,7 @@ impl Service {
         let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
         let entry = AuditEntry::parse(entered.entry()).map_err(|e| audit(&e))?;
         let proof = self.store.append_audit(&entry).map_err(|e| audit(&e))?;
-        let authorised = entered.authorised(proof, self.store.audit_key()).map_err(|e| audit(&e))?;
+        let authorised = entered.authorised(proof, &self.audit).map_err(|e| audit(&e))?;
         let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));
         answer.map_err(|e| refuse("hpke_key", "hpke_key", &e.to_string(), "make a new X25519 key for the release"))
     }

@@ -298,3 +298,20 @@ fn real_quotes_are_judged_from_files() {
     let (code, document) = call(&late);
     assert_eq!((code, codes(&document)), (2, vec!["collateral_expired"]));
 }
+
+/// More connections than the system lets a program open are refused at the start, with what would fit.
+#[test]
+fn connections_must_fit_in_the_limit_of_open_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    assert_eq!(call(&["init", "--store", text(&store)]).0, 0);
+    let program = env!("CARGO_BIN_EXE_attestation-service");
+    let script = format!(
+        "ulimit -n 512 && exec {program} serve --store {} --listen 127.0.0.1:0 --collateral none.json --connections 1000",
+        text(&store)
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("1000 connections need 1128 open files") && said.contains("--connections 384"), "{said}");
+}

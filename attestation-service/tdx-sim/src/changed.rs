@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::collateral::Collateral;
-use crate::pki::{PkiError, SimulatedPlatform, raw_public, sign_raw};
+use crate::pki::{PkiError, SimulatedPlatform, raw_public, sign_raw, sign_with};
 use crate::quote::{QE_REPORT_CERTIFICATION, QuoteVersion, TdReport, put_certification, put_length};
 
 impl SimulatedPlatform {
@@ -27,9 +27,8 @@ impl SimulatedPlatform {
             QuoteVersion::V5 => 48 + 6 + 648,
         });
         signed(&mut quote);
-        let attestation = &self.keys.attestation;
-        let mut data = sign_raw("attestation", attestation, &quote)?.to_vec();
-        data.extend_from_slice(&raw_public("attestation", attestation)?);
+        let mut data = sign_with(&self.signer, &quote).to_vec();
+        data.extend_from_slice(&raw_public("attestation", &self.keys.attestation)?);
         let mut certification = self.certification.clone();
         if let Some((report, rest)) = certification.split_first_chunk_mut::<384>() {
             enclave(report);

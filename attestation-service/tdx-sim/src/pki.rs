@@ -7,7 +7,7 @@ mod store;
 
 use std::path::PathBuf;
 
-use p256::ecdsa::signature::Signer as _;
+use p256::ecdsa::{SigningKey, signature::Signer as _};
 use p256::pkcs8::DecodePrivateKey as _;
 use rcgen::KeyPair;
 use sha2::Digest as _;
@@ -57,6 +57,8 @@ pub struct SimulatedPlatform {
     pub(crate) span: Span,
     /// Certification data of the attestation key (type 6): the quoting enclave's report, signed by the PCK.
     pub(crate) certification: Vec<u8>,
+    /// The attestation key, ready to sign: a quote is made for every request under load.
+    pub(crate) signer: SigningKey,
 }
 
 /// The platform's private keys, all P-256.
@@ -123,7 +125,8 @@ impl SimulatedPlatform {
         span: Span,
     ) -> Result<Self, PkiError> {
         let certification = crate::quote::certification(&keys, &certificates)?;
-        Ok(Self { keys, certificates, identity, span, certification })
+        let signer = signing_key("attestation", &keys.attestation)?;
+        Ok(Self { keys, certificates, identity, span, certification, signer })
     }
 
     /// Another PCK certificate of the platform, bad in one way.
@@ -155,9 +158,17 @@ pub(crate) const TEE_TCB_SVN: [u8; 16] = [6, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 
 /// ECDSA with SHA-256 over `message`, r ‖ s.
 pub(crate) fn sign_raw(name: &'static str, key: &KeyPair, message: &[u8]) -> Result<[u8; 64], PkiError> {
-    let key = p256::ecdsa::SigningKey::from_pkcs8_der(key.serialized_der()).map_err(|_| PkiError::Key(name))?;
+    Ok(sign_with(&signing_key(name, key)?, message))
+}
+
+/// [`sign_raw`] with a key that was read before.
+pub(crate) fn sign_with(key: &SigningKey, message: &[u8]) -> [u8; 64] {
     let signature: p256::ecdsa::Signature = key.sign(message);
-    Ok(signature.to_bytes().into())
+    signature.to_bytes().into()
+}
+
+fn signing_key(name: &'static str, key: &KeyPair) -> Result<SigningKey, PkiError> {
+    SigningKey::from_pkcs8_der(key.serialized_der()).map_err(|_| PkiError::Key(name))
 }
 
 /// The public key as x ‖ y.

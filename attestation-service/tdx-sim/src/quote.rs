@@ -5,7 +5,7 @@ use types::Registers;
 
 use crate::Fault;
 use crate::pki::{
-    CPU_SVN, Certificates, Keys, PkiError, SimulatedPlatform, TEE_TCB_SVN, pem, raw_public, sha256, sign_raw,
+    CPU_SVN, Certificates, Keys, PkiError, SimulatedPlatform, TEE_TCB_SVN, pem, raw_public, sha256, sign_raw, sign_with,
 };
 
 /// Version of the quote format.
@@ -41,13 +41,15 @@ impl SimulatedPlatform {
         }
         let mut signed = header(version, fault);
         signed.extend(body(report, version, fault));
-        let attestation = match fault {
-            Some(Fault::ForeignAttestationKey) => &rcgen::KeyPair::generate()?,
-            _ => &self.keys.attestation,
+        let (signature, public) = match fault {
+            Some(Fault::ForeignAttestationKey) => {
+                let foreign = rcgen::KeyPair::generate()?;
+                (sign_raw("attestation", &foreign, &signed)?, raw_public("attestation", &foreign)?)
+            }
+            _ => (sign_with(&self.signer, &signed), raw_public("attestation", &self.keys.attestation)?),
         };
-        let signature = sign_raw("attestation", attestation, &signed)?;
         let mut data = signature.to_vec();
-        data.extend_from_slice(&raw_public("attestation", attestation)?);
+        data.extend_from_slice(&public);
         put_certification(&mut data, QE_REPORT_CERTIFICATION, &self.certification_with(fault)?);
         if let (Some(Fault::ForgedReport), Some(byte)) = (fault, signed.last_mut()) {
             *byte ^= 1;

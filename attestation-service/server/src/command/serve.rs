@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use gpu_verify::GpuAnchors;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::{
@@ -31,7 +32,24 @@ use crate::{
     service::{Service, policy},
 };
 
+/// Raises the limit of open files as far as it may be, and says how many connections fit in it.
+fn make_room(connections: u32) -> anyhow::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let needed = u64::from(connections).saturating_add(FILES_BESIDE);
+    if current.is_some_and(|current| current < needed) {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum.unwrap_or(needed).min(needed)), maximum });
+    }
+    match getrlimit(Resource::Nofile).current {
+        Some(current) if current < needed => bail!(
+            "{connections} connections need {needed} open files, and the limit is {current}: raise it (LimitNOFILE= in a unit, ulimit -Hn in a shell), or give --connections {}",
+            current.saturating_sub(FILES_BESIDE).max(1)
+        ),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
+    make_room(args.connections)?;
     let mut collateral = Vec::new();
     for path in &args.collateral {
         let bytes = input::read(path, MAX_COLLATERAL_LEN)?;
@@ -51,8 +69,8 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
         );
     }
     let renewal = Renewal::new(args, collateral.clone(), anchors)?;
-    let ServeArgs { client_rate, model_rate, open_challenges, .. } = *args;
-    let limits = Limits { client_rate, model_rate, open_challenges };
+    let ServeArgs { client_rate, model_rate, open_challenges, connections, .. } = *args;
+    let limits = Limits { client_rate, model_rate, open_challenges, connections };
     let service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
     let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?.under(gpu.clone())));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -125,6 +143,8 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// Open files beside connections: the store's, the log's, the listeners', those of collateral that is fetched.
+const FILES_BESIDE: u64 = 128;
 const SIGXFSZ: i32 = 25;
 /// How often expired challenges are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);

@@ -79,6 +79,12 @@ impl Service {
         reasons
     }
 
+    /// Whether the next TCB evaluation is known, for [`Service::watch`].
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        !self.collateral().early.is_empty()
+    }
+
     /// Says of a platform whose guest got a key that it will fall out with the next TCB evaluation, if it will. For
     /// operators alone: nothing depends on it.
     pub fn watch(&self, body: &[u8]) {

@@ -19,7 +19,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 pub use edge::{Edge, EdgeError};
 pub use merkle::{ProofError, leaf_hash, node_hash, verify_consistency, verify_inclusion};
 pub use note::{LogKey, LogSigner, NoteError, WitnessKey, WitnessSigner};
-pub use proof::{EntryProof, EntryProofError};
+pub use proof::{EntryProof, EntryProofError, ProofVerifier};
 pub use tile::{TileError, TilePath, Tiles};
 pub use tree::Tree;
 pub use witness::{WitnessError, WitnessState, cosign};
