@@ -48,11 +48,19 @@ impl Starter {
     /// # Errors
     /// It ended before, or does not listen for a minute.
     pub fn start(&self, scene: &Scene) -> anyhow::Result<Program> {
-        let ready = scene.dir().join("ready");
+        self.start_named(scene, "service")
+    }
+
+    /// The same beside other services of this scene: each has a name.
+    ///
+    /// # Errors
+    /// It ended before, or does not listen for a minute.
+    pub fn start_named(&self, scene: &Scene, name: &str) -> anyhow::Result<Program> {
+        let ready = scene.dir().join(format!("{name}.ready"));
         let _ = std::fs::remove_file(&ready);
-        let log = std::fs::File::create(scene.dir().join("log"))?;
+        let log = std::fs::File::create(scene.dir().join(format!("{name}.log")))?;
         let mut command = self.command(scene);
-        command.arg("serve").arg("--store").arg(scene.store_dir()).arg("--listen").arg("127.0.0.1:0");
+        command.arg("serve").args(scene.store_arguments()).arg("--listen").arg("127.0.0.1:0");
         command.arg("--ready-file").arg(&ready).args(&self.arguments).stderr(log).env("CHRYSALIS_LOG", "warn");
         if self.collateral {
             command.arg("--collateral").arg(scene.collateral());
@@ -66,7 +74,7 @@ impl Starter {
                 return Ok(program);
             }
             if let Some(status) = program.child.try_wait()? {
-                let log = std::fs::read_to_string(scene.dir().join("log")).unwrap_or_default();
+                let log = std::fs::read_to_string(scene.dir().join(format!("{name}.log"))).unwrap_or_default();
                 anyhow::bail!("the service ended ({status}): {log}");
             }
             anyhow::ensure!(started.elapsed() < Duration::from_secs(60), "the service does not listen");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Everything on disk that a service starts from.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,13 +9,15 @@ use anyhow::Context as _;
 use attestation_service::Identity;
 use key_release::ModelKey;
 use release::{Hardware, Statement, Validity, VerifiedRelease};
-use store::{InitOptions, OpenOptions, Store};
+use store::{InitOptions, Location, OpenOptions, PostgresSettings, Store};
 use tdx_sim::SimulatedPlatform;
 use types::{Blake3Digest, Device, Document as _, MachineShape, ModelId, QemuVersion, Sha256Digest, shape::ShapeFacts};
 
 /// A store with a key and a release, and the platform whose guests may have the key.
 pub struct Scene {
     dir: tempfile::TempDir,
+    /// The address of the store's database server; a directory where there is none.
+    database: Option<String>,
     /// Seconds since 1970 at which it was made.
     pub made: u64,
     /// The simulated hardware.
@@ -31,13 +34,22 @@ impl Scene {
     /// # Errors
     /// Whatever the parts say.
     pub fn new_in(parent: &Path) -> anyhow::Result<Self> {
+        Self::new_on(parent, None)
+    }
+
+    /// The same with the store in the database server at this address.
+    ///
+    /// # Errors
+    /// Whatever the parts say.
+    pub fn new_on(parent: &Path, database: Option<String>) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir_in(parent)?;
         let made = now();
         let platform = Arc::new(SimulatedPlatform::generate(made)?);
         let identity = Identity::generate()?;
         let statement = statement(made)?;
-        let scene = Self { dir, made, platform, identity, statement };
-        Store::init(&scene.store_dir(), &InitOptions { audit_origin: "bench.invalid/audit".to_owned(), kek: None })?;
+        let scene = Self { dir, database, made, platform, identity, statement };
+        let kek = scene.database.is_some().then(|| scene.kek().into());
+        Store::init(scene.location()?, &InitOptions { audit_origin: "bench.invalid/audit".to_owned(), kek })?;
         let store = scene.beside()?;
         scene.identity.save(&store)?;
         store.import_key(&model()?, 1, &ModelKey::new(KEY))?;
@@ -55,8 +67,32 @@ impl Scene {
     /// # Errors
     /// [`store::OpenError`].
     pub fn beside(&self) -> anyhow::Result<Store> {
-        let options = OpenOptions { sequencer: false, ..OpenOptions::default() };
-        Store::open_with(&self.store_dir(), &options).context("the store")
+        let kek = self.database.is_some().then(|| self.kek().into());
+        let options = OpenOptions { kek, sequencer: false, ..OpenOptions::default() };
+        Store::open_with(self.location()?, &options).context("the store")
+    }
+
+    /// `--store` and `--kek`, as programs take them.
+    #[must_use]
+    pub fn store_arguments(&self) -> Vec<OsString> {
+        match &self.database {
+            None => vec!["--store".into(), self.store_dir().into()],
+            Some(url) => {
+                vec!["--store".into(), url.into(), "--kek".into(), format!("file:{}", self.kek().display()).into()]
+            }
+        }
+    }
+
+    fn location(&self) -> anyhow::Result<Location> {
+        Ok(match &self.database {
+            None => Location::Directory(self.store_dir()),
+            Some(url) => PostgresSettings::parse(url, None)?.into(),
+        })
+    }
+
+    /// The key-wrapping key of a store in a database server.
+    fn kek(&self) -> PathBuf {
+        self.dir().join("kek")
     }
 
     /// What guests pin.

@@ -34,6 +34,16 @@ impl TokenKey {
         Self(random)
     }
 
+    /// The key of one of several services that share `secret`; `maker` names the service from its start to its end.
+    #[must_use]
+    pub fn derived(secret: &[u8; 32], maker: &[u8; 8]) -> Self {
+        // A key of any length is taken (RFC 2104 section 2), so the alternative never happens.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else { return Self([0; 32]) };
+        mac.update(b"chrysalis/challenge-key/v1");
+        mac.update(maker);
+        Self(mac.finalize().into_bytes().into())
+    }
+
     /// Makes a token from 15 random bytes (the first of `nonce` is not used) that ends at `expires` (seconds since 1970).
     #[must_use]
     pub fn mint(&self, expires: u64, nonce: [u8; 16]) -> Token {
@@ -82,6 +92,15 @@ impl Drop for TokenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_maker_has_a_key_of_its_own() {
+        let token = TokenKey::derived(&[1; 32], b"maker  1").mint(1000, [9; 16]);
+        assert_eq!(TokenKey::derived(&[1; 32], b"maker  1").check(&token, 0), Ok(()));
+        assert_eq!(TokenKey::derived(&[1; 32], b"maker  2").check(&token, 0), Err(TokenError::Mac));
+        assert_eq!(TokenKey::derived(&[2; 32], b"maker  1").check(&token, 0), Err(TokenError::Mac));
+        assert_eq!(TokenKey::new([1; 32]).check(&token, 0), Err(TokenError::Mac));
+    }
 
     #[test]
     fn every_bit_is_authenticated_and_time_ends_it() {

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use collateral::Wanted;
+use store::{KekSource, Location};
 use types::{Hex32, ModelId, Sha256Digest};
 
 use crate::{gpu_files::GpuFileArgs, limits::Limits};
@@ -53,6 +54,13 @@ pub(crate) enum Command {
     Appraise(Box<AppraiseArgs>),
     /// Judge evidence of GPUs and NVSwitches from files.
     AppraiseGpu(Box<crate::command::AppraiseGpuArgs>),
+    /// The keys that wrap keys.
+    #[command(subcommand)]
+    Kek(KekCommand),
+    /// Write a consistent copy of a store, also beside a running service.
+    Backup(BackupArgs),
+    /// Make a store from such a copy.
+    Restore(RestoreArgs),
     /// Look whether a service would start from this store and these files.
     CheckConfig(CheckArgs),
     /// Print the OpenAPI 3.1 description of the service.
@@ -61,9 +69,15 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// Directory of the store.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) store: PathBuf,
+    /// Where the store is: a directory, or a PostgreSQL database as `postgres://USER@HOST/DATABASE`; `@FILE` takes that
+    /// address from a file. Passwords come from PGPASSWORD, PGPASSFILE or ~/.pgpass.
+    #[arg(long, value_name = "DIR|URL", value_parser = crate::place::parse)]
+    pub(crate) store: Location,
+    /// The key that wraps keys: `file:PATH`, `pkcs11:token=…;object=…?module-path=…&pin-source=file:…` or
+    /// `transit:https://HOST/MOUNT/KEY?token-file=…&ca-file=…`. A directory's own (DIR/kek) when it is not given. Given
+    /// several times, the first wraps, and all open.
+    #[arg(long, value_name = "KEK")]
+    pub(crate) kek: Vec<KekSource>,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +125,10 @@ pub(crate) struct ServeArgs {
     /// replaced by an older copy.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: Option<PathBuf>,
+    /// Name of this replica of a service with several. Challenges of the run before under this name are void at once;
+    /// those of a replica that ended otherwise after a quarter of a minute.
+    #[arg(long, value_name = "NAME", value_parser = replica_name)]
+    pub(crate) replica: Option<String>,
     /// Answer /metrics, /healthz and /readyz here, without TLS: a loopback address.
     #[arg(long, value_name = "ADDR:PORT", value_parser = loopback)]
     pub(crate) metrics: Option<SocketAddr>,
@@ -369,6 +387,61 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
+    /// Print the newest checkpoint, for witnesses and for `--checkpoint`.
+    Checkpoint {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Write it here, too.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Verify the whole log and write it as a directory of tiles (C2SP tlog-tiles), which witnesses and
+    /// `measure log verify` read.
+    Export {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The directory, which must not hold a log.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Add cosignatures of witnesses to the newest checkpoint. On a directory no service may run meanwhile.
+    Cosign {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The checkpoint with them.
+        #[arg(long, value_name = "FILE")]
+        checkpoint: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KekCommand {
+    /// Wrap everything by the first `--kek`; the others open what they wrapped. May be ended and run again; services that
+    /// have all these keys go on meanwhile.
+    Rotate(StoreArgs),
+    /// Say which keys the rows of a store are wrapped by.
+    Status(StoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// The archive, which must not exist. Keys in it stay wrapped; the key that wraps them is not in it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+    /// The archive.
+    #[arg(long = "in", value_name = "FILE")]
+    pub(crate) archive: PathBuf,
+    /// A checkpoint kept elsewhere, which the archive's log must extend: shows that the archive is too old.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -404,6 +477,15 @@ pub(crate) struct AppraiseArgs {
     pub(crate) gpu: GpuFileArgs,
 }
 
+fn replica_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b':');
+    if (1..=128).contains(&text.len()) && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 128 characters of A-Z a-z 0-9 . _ - :".to_owned())
+    }
+}
+
 /// Numbers of an operation are nobody's business but the operator's.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "an address is written like 127.0.0.1:9100".to_owned())?;
@@ -423,6 +505,11 @@ const EXAMPLES: &str = "Examples:
     --import-key model.key --key-version 2 --service-keys service.json --out command.json
   attestation-service owner cosign --key second.key --command command.json --out signed-twice.json
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
+  attestation-service init --store postgres://service@db.example/attestation --kek file:/etc/attestation-service/kek
+  attestation-service backup --store DIR --out store-2026-01-01.tar
+  attestation-service restore --store DIR --in store-2026-01-01.tar --checkpoint newest.checkpoint
+  attestation-service kek rotate --store DIR --kek file:new.kek --kek file:DIR/kek
+  attestation-service audit export --store DIR --out LOG
   attestation-service collateral fetch --collateral-dir DIR --pccs https://pccs.example:8081 --fmspc 90c06f000000
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral-dir DIR --pccs https://pccs.example:8081
   attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json

@@ -21,7 +21,14 @@ pub(crate) const REQUEST: Step = (
 /// The service itself is not able to.
 pub(crate) const SERVICE: Step = (
     "service (503)",
-    &["store_unavailable", "audit_unavailable", "tls_exporter", "randomness_unavailable", "service_unavailable"],
+    &[
+        "store_unavailable",
+        "audit_unavailable",
+        "kek_unavailable",
+        "tls_exporter",
+        "randomness_unavailable",
+        "service_unavailable",
+    ],
 );
 /// Commands of models' owners.
 pub(crate) const OWNERS: Step = (

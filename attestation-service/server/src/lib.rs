@@ -17,11 +17,13 @@ pub mod listen;
 pub mod metrics;
 mod openapi;
 mod outcome;
+mod place;
 pub mod reply;
 mod routes;
 pub mod service;
 mod successors;
 mod tally;
+mod tokens;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -11,14 +11,13 @@ use std::{
 use appraise::Policy;
 use http::StatusCode;
 use key_release::{
-    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, TokenKey,
-    UnwrapErr, Work,
+    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, UnwrapErr,
+    Work,
 };
 use release::{TrustPolicy, VerifiedRelease, log::ProofVerifier};
-use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, Store};
+use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, ReplicaId, Store, WrapError};
 use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
-use zeroize::Zeroizing;
 
 use crate::{
     gpu_files::GpuFiles,
@@ -28,10 +27,12 @@ use crate::{
     metrics::Gauges,
     reply::Refused,
     tally::Tally,
+    tokens::Tokens,
 };
 
 mod observe;
 mod owner;
+mod replica;
 
 pub use owner::OwnerAnswer;
 
@@ -52,7 +53,7 @@ pub struct Service {
     gpu: GpuFiles,
     /// Verifies what the store says of its own log.
     audit: ProofVerifier,
-    tokens: TokenKey,
+    tokens: Tokens,
     clock: Clock,
     stopwatch: Stopwatch,
     admission: Admission,
@@ -87,6 +88,9 @@ pub enum StartError {
     /// The store.
     #[error(transparent)]
     Store(#[from] store::DatabaseError),
+    /// The secret that replicas share.
+    #[error(transparent)]
+    Secret(#[from] KeyStoreError),
 }
 
 /// A refusal that goes to the audit log once it was answered.
@@ -109,10 +113,8 @@ impl Service {
     ) -> Result<Self, StartError> {
         let identity = Identity::load(&store)?;
         let audit = ProofVerifier::new(store.audit_key().clone());
-        let mut random = Zeroizing::new([0; 32]);
-        getrandom::fill(random.as_mut_slice()).map_err(|_| StartError::Random)?;
         policy(&store)??;
-        let tokens = TokenKey::new(*random);
+        let tokens = Tokens::new(&store)?;
         let started = Instant::now();
         let collateral = RwLock::new(Arc::new(KnownCollateral { in_force: collateral, early: Vec::new() }));
         Ok(Self {
@@ -204,15 +206,14 @@ impl Service {
     /// # Errors
     /// Without randomness, or when too many are open.
     pub fn challenge(&self, address: IpAddr) -> Result<ChallengeAnswer, Refused> {
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(|e| Refused::unable("randomness_unavailable", &e))?;
+        let nonce = self.tokens.nonce().map_err(|e| Refused::unable("randomness_unavailable", &e))?;
         let now = (self.clock)();
         let expires = now.saturating_add(CHALLENGE_SECONDS);
         let bits = self.admission.challenge(address, expires, now)?;
         if bits > 0 {
             self.gauges.work_asked.fetch_add(1, Ordering::Relaxed);
         }
-        let token = self.tokens.mint_asking(expires, bits, nonce);
+        let token = self.tokens.own().mint_asking(expires, bits, nonce);
         Ok(ChallengeAnswer { expires, token, work: (bits > 0).then_some(Work { bits }) })
     }
 
@@ -233,8 +234,9 @@ impl Service {
         let challenge = Sha256Digest::of(&request.token.challenge());
         let expires = request.token.expires();
         // A request that redeemed no challenge leaves no trace on the log: anybody can send those.
-        let checked = Checked::new(request, &self.tokens, now).map_err(|e| (Refused::because(vec![e]), None))?;
-        let generation = self.redeem(checked.token(), now).map_err(|e| (e, None))?;
+        let (key, maker) = self.tokens.of(&request.token);
+        let checked = Checked::new(request, &key, now).map_err(|e| (Refused::because(vec![e]), None))?;
+        let generation = self.redeem(checked.token(), maker, now).map_err(|e| (e, None))?;
         let challenged = checked.redeemed();
         let note = |refused: Refused| {
             let codes = refused.codes().iter().take(MAX_CODES).map(|code| (*code).to_owned()).collect();
@@ -272,7 +274,10 @@ impl Service {
         };
         let appraised = challenged.appraise(&exporter, &grounds).map_err(|e| note(Refused::because(e)))?;
         let answer = self.authorise(appraised, now).map_err(&note)?;
-        self.admission.answered(address, expires);
+        // Another replica counts its own.
+        if maker.is_none() {
+            self.admission.answered(address, expires);
+        }
         Ok(answer)
     }
 
@@ -319,8 +324,9 @@ impl Service {
         Arc::clone(&self.collateral.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn redeem(&self, token: &Token, now: u64) -> Result<Generation, Refused> {
-        let generation = self.store.redeem(&token.digest(), token.expires(), now).map_err(|error| {
+    fn redeem(&self, token: &Token, maker: Option<ReplicaId>, now: u64) -> Result<Generation, Refused> {
+        let redeemed = self.store.redeem_made_by(maker, &token.digest(), token.expires(), now);
+        let generation = redeemed.map_err(|error| {
             let (code, fix) = match &error {
                 RedeemError::AlreadyRedeemed => ("challenge_replayed", "ask for a new challenge; each is good once"),
                 RedeemError::Expired => ("challenge_expired", "ask for a new challenge"),
@@ -356,6 +362,9 @@ impl Service {
             }
             Err(KeyStoreError::Revoked) => {
                 return Err(refuse("model_revoked", "model", "the model was revoked", "serve its successor"));
+            }
+            Err(KeyStoreError::Wrap(error @ WrapError::Unavailable(_))) => {
+                return Err(Refused::unable("kek_unavailable", &error));
             }
             Err(error) => return Err(unable(&error)),
         };

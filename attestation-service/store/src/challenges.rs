@@ -108,6 +108,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn prune_redeemed(&self, now: u64) -> Result<usize, DatabaseError> {
+        self.kek.forget_old();
         let until = integer("redeemed", now.saturating_sub(1))?;
         let prune = |tx: &mut Tx<'_>| {
             let until = until.max(pruned_until(tx)?);
@@ -145,4 +146,4 @@ fn pruned_until(tx: &mut Tx<'_>) -> Result<i64, DatabaseError> {
     }
 }
 
-const META_PRUNED: &str = "redeemed-pruned-until";
+pub(crate) const META_PRUNED: &str = "redeemed-pruned-until";

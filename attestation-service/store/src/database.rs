@@ -99,6 +99,17 @@ impl Database {
         })
     }
 
+    /// Reads one state, however long it takes.
+    pub(crate) fn snapshot<T, E: From<DatabaseError>>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.read(work),
+            Self::Postgres(postgres) => postgres.write("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", work),
+        }
+    }
+
     /// Reads what is committed; in PostgreSQL each statement for itself.
     pub(crate) fn read<T, E: From<DatabaseError>>(
         &self,

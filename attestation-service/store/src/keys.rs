@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Model keys and the service's own secrets, wrapped by the KEK and bound to their names and versions.
 
+use key_wrap::WrapError;
 use types::ModelId;
 use zeroize::Zeroizing;
 
 use crate::database::{Database, DatabaseError};
+use crate::keyring::{Keyring, Wrapped};
 use crate::sql::{Row, Tx, Value};
-use crate::wrap::{Kek, WrapError};
 use crate::{Store, releases};
 
 /// A key that the store holds, without the key.
@@ -35,6 +36,9 @@ pub enum KeyStoreError {
     /// Wrapping or opening failed.
     #[error(transparent)]
     Wrap(#[from] WrapError),
+    /// It was wrapped by a key that this program was not given.
+    #[error("a row was wrapped by the key-wrapping key {0}, which was not given")]
+    OtherKek(String),
     /// Versions begin at 1.
     #[error("a key's version must be 1 or more")]
     Version,
@@ -64,7 +68,7 @@ impl Store {
             return Err(KeyStoreError::Version);
         }
         let wrapped = wrapped(&self.kek, model, version, key)?;
-        self.database.write(|tx| import_in(tx, &self.kek, model, version, &wrapped))
+        self.database.write(|tx| import_in(tx, model, version, &wrapped))
     }
 
     /// The newest version of a model's key; `None` where there is none. The whole name must be the imported one.
@@ -74,7 +78,7 @@ impl Store {
     pub fn key(&self, model: &ModelId) -> Result<Option<ModelKey>, KeyStoreError> {
         let name = model.to_string();
         let row = self.database.read(|tx| {
-            let sql = "SELECT version, wrapped FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
+            let sql = "SELECT version, wrapped, kek FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
             let row = tx.first(sql, &[Value::Text(&name)])?;
             // Last, so that a revocation that came before the answer counts.
             let revoked = releases::is_model_revoked_in(tx, &model.identity().to_string())?;
@@ -83,7 +87,7 @@ impl Store {
         let Some(mut row) = row else { return Ok(None) };
         let malformed = || KeyStoreError::Malformed(name.clone());
         let version = u32::try_from(row.int(0)?).map_err(|_| malformed())?;
-        let opened = self.kek.open(&row.blob(1)?, &key_context(model, version))?;
+        let opened = self.kek.unwrap(&row.text(2)?, &row.blob(1)?, &key_context(model, version))?;
         let key = opened.as_slice().try_into().map_err(|_| malformed())?;
         Ok(Some(ModelKey { version, key: Zeroizing::new(key) }))
     }
@@ -110,7 +114,9 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError`].
     pub fn put_secret(&self, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
-        self.database.write(|tx| put_secret(tx, &self.kek, &own_name(name), secret))
+        let name = own_name(name);
+        let wrapped = wrap_secret(&self.kek, &name, secret)?;
+        Ok(self.database.write(|tx| put_secret(tx, &name, &wrapped))?)
     }
 
     /// A secret of the service itself.
@@ -124,50 +130,57 @@ impl Store {
 
 /// A model's key as the database keeps it: wrapping may ask another machine, and stays out of transactions.
 pub(crate) fn wrapped(
-    kek: &Kek,
+    kek: &Keyring,
     model: &ModelId,
     version: u32,
     key: &Zeroizing<[u8; 32]>,
-) -> Result<Vec<u8>, KeyStoreError> {
-    Ok(kek.wrap(key.as_slice(), &key_context(model, version))?)
+) -> Result<Wrapped, WrapError> {
+    kek.wrap(key.as_slice(), &key_context(model, version))
 }
 
 /// Imports a wrapped key inside a transaction of the caller.
 pub(crate) fn import_in(
     tx: &mut Tx<'_>,
-    kek: &Kek,
     model: &ModelId,
     version: u32,
-    wrapped: &[u8],
+    wrapped: &Wrapped,
 ) -> Result<(), KeyStoreError> {
     let name = model.to_string();
     let sql = "INSERT INTO model_keys (model, version, wrapped, kek) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     let version_value = Value::Int(version.into());
-    match tx.execute(sql, &[Value::Text(&name), version_value, Value::Blob(wrapped), Value::Text(kek.id())])? {
+    match tx
+        .execute(sql, &[Value::Text(&name), version_value, Value::Blob(&wrapped.bytes), Value::Text(&wrapped.kek)])?
+    {
         0 => Err(KeyStoreError::Exists { model: name, version }),
         _ => Ok(()),
     }
 }
 
-pub(crate) fn put_secret(tx: &mut Tx<'_>, kek: &Kek, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
-    let wrapped = kek.wrap(secret, &secret_context(name))?;
+/// Wraps a secret, before the transaction that writes it: a remote key takes its time.
+pub(crate) fn wrap_secret(keyring: &Keyring, name: &str, secret: &[u8]) -> Result<Wrapped, WrapError> {
+    keyring.wrap(secret, &secret_context(name))
+}
+
+pub(crate) fn put_secret(tx: &mut Tx<'_>, name: &str, wrapped: &Wrapped) -> Result<(), DatabaseError> {
     let sql = "INSERT INTO secrets (name, wrapped, kek) VALUES (?1, ?2, ?3)
         ON CONFLICT (name) DO UPDATE SET wrapped = excluded.wrapped, kek = excluded.kek";
-    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped), Value::Text(kek.id())])?;
-    Ok(())
+    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped.bytes), Value::Text(&wrapped.kek)]).map(drop)
 }
 
 /// [`put_secret`] where there is none yet.
-pub(crate) fn put_secret_once(tx: &mut Tx<'_>, kek: &Kek, name: &str, secret: &[u8]) -> Result<(), KeyStoreError> {
-    let wrapped = kek.wrap(secret, &secret_context(name))?;
+pub(crate) fn put_secret_once(tx: &mut Tx<'_>, name: &str, wrapped: &Wrapped) -> Result<(), DatabaseError> {
     let sql = "INSERT INTO secrets (name, wrapped, kek) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
-    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped), Value::Text(kek.id())])?;
-    Ok(())
+    tx.execute(sql, &[Value::Text(name), Value::Blob(&wrapped.bytes), Value::Text(&wrapped.kek)]).map(drop)
 }
 
-pub(crate) fn secret(database: &Database, kek: &Kek, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
-    let row = database.read(|tx| tx.first("SELECT wrapped FROM secrets WHERE name = ?1", &[Value::Text(name)]))?;
-    row.map(|mut row| Ok(kek.open(&row.blob(0)?, &secret_context(name))?)).transpose()
+pub(crate) fn secret(
+    database: &Database,
+    keyring: &Keyring,
+    name: &str,
+) -> Result<Option<Zeroizing<Vec<u8>>>, KeyStoreError> {
+    let sql = "SELECT wrapped, kek FROM secrets WHERE name = ?1";
+    let row = database.read(|tx| tx.first(sql, &[Value::Text(name)]))?;
+    row.map(|mut row| keyring.unwrap(&row.text(1)?, &row.blob(0)?, &secret_context(name))).transpose()
 }
 
 /// Callers' names can't meet the store's own.
@@ -176,7 +189,7 @@ fn own_name(name: &str) -> String {
 }
 
 /// Identity, labels and version: a row moved to another model or version does not open.
-fn key_context(model: &ModelId, version: u32) -> Vec<u8> {
+pub(crate) fn key_context(model: &ModelId, version: u32) -> Vec<u8> {
     let mut context = b"chrysalis/store/model-key/v1".to_vec();
     context.extend_from_slice(model.identity().as_bytes());
     context.extend_from_slice(&version.to_be_bytes());
@@ -184,6 +197,6 @@ fn key_context(model: &ModelId, version: u32) -> Vec<u8> {
     context
 }
 
-fn secret_context(name: &str) -> Vec<u8> {
+pub(crate) fn secret_context(name: &str) -> Vec<u8> {
     [b"chrysalis/store/secret/v1".as_slice(), name.as_bytes()].concat()
 }

@@ -12,11 +12,14 @@
 //! DIR/audit/        checkpoint, tile/…, lock
 //! ```
 
+mod archive;
 mod audit;
+mod backup;
 mod challenges;
 mod database;
 mod entry;
 mod group;
+mod keyring;
 mod keys;
 mod location;
 mod open;
@@ -25,15 +28,20 @@ mod policies;
 mod postgres;
 mod releases;
 mod replicas;
+mod restore;
+mod rewrap;
 mod schema;
 mod sql;
 mod sqlite;
-mod wrap;
+mod tables;
 
+pub use archive::ArchiveError;
 pub use audit::{AuditError, AuditSummary, AuditVerifyError};
+pub use backup::{BackupError, BackupSummary};
 pub use challenges::RedeemError;
 pub use database::{DatabaseError, Generation};
 pub use entry::{AuditEntry, EntryError, OwnerEntry, RefusalEntry, RefusalsEntry};
+pub use key_wrap::{KekError, KekSource, KekSourceError, WrapError};
 pub use keys::{KeyStoreError, ModelKey, StoredKey};
 pub use location::Location;
 pub use open::{InitError, InitOptions, OpenError, OpenOptions};
@@ -41,13 +49,15 @@ pub use owners::{MAX_OWNER_KEYS, Owner, OwnerChange, OwnerError, Successor};
 pub use policies::PolicyError;
 pub use postgres::{PostgresSettings, SettingsError};
 pub use releases::{ReleaseStoreError, StoredRelease};
-pub use replicas::{REPLICA_SECONDS, ReplicaId};
-pub use wrap::{Kek, KekError, WrapError};
+pub use replicas::{CommandsHeld, REPLICA_SECONDS, ReplicaId};
+pub use restore::{RestoreError, RestoreOptions};
+pub use rewrap::Rewrapped;
+pub use tile_log::{AppendError, ExportError};
 
 /// The store of one attestation service.
 pub struct Store {
     database: database::Database,
-    kek: Kek,
+    kek: keyring::Keyring,
     audit: audit::Audit,
     redemptions: challenges::Redemptions,
 }

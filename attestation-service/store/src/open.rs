@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use key_wrap::{KekError, KekSource, WrapError};
 use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, verify_consistency};
 use tile_log::TileLog;
 use types::Sha256Digest;
@@ -14,10 +15,10 @@ use zeroize::Zeroizing;
 use crate::audit::{Audit, AuditError, FileLog, Log, RowLog};
 use crate::database::{self, Database, DatabaseError};
 use crate::group::Group;
+use crate::keyring::{Keyring, Wrapped};
 use crate::postgres::{Postgres, PostgresSettings};
 use crate::sql::Tx;
 use crate::sqlite::Sqlite;
-use crate::wrap::{Kek, KekError, WrapError};
 use crate::{KeyStoreError, Location, Store};
 
 /// How a store is made.
@@ -26,14 +27,16 @@ pub struct InitOptions {
     /// Origin of the audit log: a name without spaces that is this service's alone, as `service.example/audit`.
     pub audit_origin: String,
     /// Where the key-wrapping key goes; `DIR/kek` when it is `None`, which a database server does not have.
-    pub kek: Option<PathBuf>,
+    pub kek: Option<KekSource>,
 }
 
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct OpenOptions {
-    /// Where the key-wrapping key is; `DIR/kek` when it is `None`.
-    pub kek: Option<PathBuf>,
+    /// The key that wraps from now on; `DIR/kek` when it is `None`, which a database server does not have.
+    pub kek: Option<KekSource>,
+    /// Other keys that rows may be wrapped by, while they are wrapped anew.
+    pub other_keks: Vec<KekSource>,
     /// Whether to append to the audit log. One process at a time can.
     pub sequencer: bool,
     /// A checkpoint of the audit log kept elsewhere (by a witness): the log must extend it.
@@ -42,7 +45,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { kek: None, sequencer: true, known_checkpoint: None }
+        Self { kek: None, other_keks: Vec::new(), sequencer: true, known_checkpoint: None }
     }
 }
 
@@ -73,9 +76,6 @@ pub enum InitError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A key could not be wrapped.
-    #[error(transparent)]
-    Key(#[from] KeyStoreError),
     /// The audit log's origin.
     #[error("the audit log's origin was refused: {0}")]
     Origin(#[from] NoteError),
@@ -157,12 +157,12 @@ impl Store {
     /// [`OpenError`]; a rolled-back or damaged audit log is refused.
     pub fn open_with(location: impl Into<Location>, options: &OpenOptions) -> Result<Self, OpenError> {
         let location = location.into();
-        let kek_path = match (&options.kek, &location) {
-            (Some(path), _) => path.clone(),
-            (None, Location::Directory(dir)) => dir.join(KEK),
+        let first = match (&options.kek, &location) {
+            (Some(source), _) => source.clone(),
+            (None, Location::Directory(dir)) => dir.join(KEK).into(),
             (None, Location::Postgres(_)) => return Err(OpenError::NoKek),
         };
-        let kek = Kek::read(&kek_path)?;
+        let kek = Keyring::open(&first, &options.other_keks)?;
         let database = match &location {
             Location::Directory(dir) => Database::Sqlite(Box::new(Sqlite::open(&dir.join(DATABASE))?)),
             Location::Postgres(settings) => Database::Postgres(Box::new(Postgres::open(settings)?)),
@@ -226,45 +226,48 @@ impl Store {
 }
 
 fn init_directory(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
-    let kek_path = options.kek.clone().unwrap_or_else(|| dir.join(KEK));
+    let source = options.kek.clone().unwrap_or_else(|| dir.join(KEK).into());
     let (database, audit) = (dir.join(DATABASE), dir.join(AUDIT));
-    if let Some(there) = [&kek_path, &database, &audit].into_iter().find(|path| path.exists()) {
+    let kek_file = if let KekSource::File(path) = &source { Some(path) } else { None };
+    if let Some(there) = [&database, &audit].into_iter().chain(kek_file).find(|path| path.exists()) {
         return Err(InitError::Exists(there.clone()));
     }
     make_private_dir(dir).map_err(|source| InitError::Directory { path: dir.to_owned(), source })?;
-    let kek = Kek::create(&kek_path)?;
+    let kek = Keyring::new(source.create()?, Vec::new());
     let (seed, signer) = new_signer(&options.audit_origin)?;
+    let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
     let database = Sqlite::create(&database)?;
-    database.write(|tx| put_audit_key(tx, &kek, &options.audit_origin, &seed))?;
+    database.write(|tx| put_audit_key(tx, &wrapped, &options.audit_origin))?;
     TileLog::create(&audit, signer)?;
     Ok(())
 }
 
 fn init_postgres(settings: &PostgresSettings, options: &InitOptions) -> Result<(), InitError> {
-    let kek_path = options.kek.as_ref().ok_or(InitError::NoKek)?;
+    let source = options.kek.as_ref().ok_or(InitError::NoKek)?;
     let (seed, signer) = new_signer(&options.audit_origin)?;
     let database = Postgres::new(settings)?;
-    let kek = Kek::create(kek_path)?;
+    let kek = Keyring::new(source.create()?, Vec::new());
+    let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
     let created = database.create(|tx| {
-        put_audit_key(tx, &kek, &options.audit_origin, &seed)?;
+        put_audit_key(tx, &wrapped, &options.audit_origin)?;
         Ok::<_, InitError>(RowLog::create(tx, &signer)?)
     });
-    if !matches!(created, Ok(Some(()))) {
-        // It wrapped nothing.
-        let _ = fs::remove_file(kek_path);
+    if let (false, KekSource::File(path)) = (matches!(created, Ok(Some(()))), source) {
+        // It was made here, and wrapped nothing that is kept.
+        let _ = fs::remove_file(path);
     }
     created?.ok_or(InitError::NotEmpty)
 }
 
 fn new_signer(origin: &str) -> Result<(Zeroizing<[u8; 32]>, LogSigner), InitError> {
     let mut seed = Zeroizing::new([0; 32]);
-    crate::wrap::random(seed.as_mut_slice()).map_err(KekError::from)?;
+    key_wrap::random(seed.as_mut_slice()).map_err(KekError::from)?;
     let signer = LogSigner::new(origin, &seed)?;
     Ok((seed, signer))
 }
 
-fn put_audit_key(tx: &mut Tx<'_>, kek: &Kek, origin: &str, seed: &[u8; 32]) -> Result<(), InitError> {
-    crate::keys::put_secret(tx, kek, SECRET_AUDIT, seed)?;
+fn put_audit_key(tx: &mut Tx<'_>, wrapped: &Wrapped, origin: &str) -> Result<(), InitError> {
+    crate::keys::put_secret(tx, SECRET_AUDIT, wrapped)?;
     Ok(database::put_meta(tx, META_ORIGIN, origin.as_bytes())?)
 }
 
@@ -275,10 +278,11 @@ fn rows_refused(error: AuditError) -> OpenError {
     }
 }
 
-fn audit_signer(database: &Database, kek: &Kek) -> Result<LogSigner, OpenError> {
+fn audit_signer(database: &Database, kek: &Keyring) -> Result<LogSigner, OpenError> {
     let seed = crate::keys::secret(database, kek, SECRET_AUDIT).map_err(|error| match error {
         KeyStoreError::Database(error) => OpenError::Database(error),
-        KeyStoreError::Wrap(WrapError::Open) => OpenError::WrongKek,
+        KeyStoreError::Wrap(WrapError::Open) | KeyStoreError::OtherKek(_) => OpenError::WrongKek,
+        KeyStoreError::Wrap(error) => OpenError::Kek(error.into()),
         _ => OpenError::Malformed("audit key"),
     })?;
     let seed = seed.ok_or(OpenError::Malformed("audit key"))?;
@@ -289,13 +293,13 @@ fn audit_signer(database: &Database, kek: &Kek) -> Result<LogSigner, OpenError> 
     LogSigner::new(&origin, &seed).map_err(|_| OpenError::Malformed("audit origin"))
 }
 
-fn make_private_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
-const KEK: &str = "kek";
-const DATABASE: &str = "store.sqlite";
-const AUDIT: &str = "audit";
-const SECRET_AUDIT: &str = "audit-log-key";
-const META_ORIGIN: &str = "audit-origin";
+pub(crate) const KEK: &str = "kek";
+pub(crate) const DATABASE: &str = "store.sqlite";
+pub(crate) const AUDIT: &str = "audit";
+pub(crate) const SECRET_AUDIT: &str = "audit-log-key";
+pub(crate) const META_ORIGIN: &str = "audit-origin";

@@ -142,8 +142,10 @@ impl Store {
         let number = integer("owners", sequence)?;
         let wrapped = match change {
             OwnerChange::Key { version: 0, .. } => return Err(KeyStoreError::Version.into()),
-            OwnerChange::Key { version, key } => keys::wrapped(&self.kek, model, *version, key)?,
-            _ => Vec::new(),
+            OwnerChange::Key { version, key } => {
+                Some(keys::wrapped(&self.kek, model, *version, key).map_err(KeyStoreError::from)?)
+            }
+            _ => None,
         };
         self.database.change(|tx| {
             let row = tx.first("SELECT sequence FROM owners WHERE model = ?1", &[Value::Text(&identity)])?;
@@ -171,7 +173,10 @@ impl Store {
                     ];
                     tx.execute(sql, &values)?;
                 }
-                OwnerChange::Key { version, .. } => keys::import_in(tx, &self.kek, model, *version, &wrapped)?,
+                OwnerChange::Key { version, .. } => {
+                    let wrapped = wrapped.as_ref().ok_or(DatabaseError::Row("model_keys"))?;
+                    keys::import_in(tx, model, *version, wrapped)?;
+                }
                 OwnerChange::Revoke => releases::revoke_model_in(tx, &identity)?,
             }
             Ok(())

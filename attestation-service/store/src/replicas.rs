@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::database::{Database, DatabaseError};
 use crate::keys::{self, KeyStoreError};
 use crate::sql::{Tx, Value};
-use crate::{Store, wrap};
+use crate::{Store, postgres};
 
 /// Names a replica from its start to its end; random.
 pub type ReplicaId = [u8; 8];
@@ -56,19 +56,42 @@ impl Store {
     /// [`KeyStoreError`].
     pub fn challenge_secret(&self) -> Result<Zeroizing<[u8; 32]>, KeyStoreError> {
         let mut fresh = Zeroizing::new([0; 32]);
-        wrap::random(fresh.as_mut_slice())?;
-        self.database.write(|tx| keys::put_secret_once(tx, &self.kek, SECRET, fresh.as_slice()))?;
-        let secret = keys::secret(&self.database, &self.kek, SECRET)?;
+        let mut secret = keys::secret(&self.database, &self.kek, SECRET)?;
+        if secret.is_none() {
+            key_wrap::random(fresh.as_mut_slice())?;
+            let wrapped = keys::wrap_secret(&self.kek, SECRET, fresh.as_slice())?;
+            // Of several replicas that come first one makes it.
+            self.database.write(|tx| keys::put_secret_once(tx, SECRET, &wrapped))?;
+            secret = keys::secret(&self.database, &self.kek, SECRET)?;
+        }
         let malformed = || KeyStoreError::Malformed(SECRET.to_owned());
         let secret: [u8; 32] = secret.ok_or_else(malformed)?.as_slice().try_into().map_err(|_| malformed())?;
         Ok(Zeroizing::new(secret))
     }
 }
 
+impl Store {
+    /// Waits until no other replica carries out a command of an owner, and keeps them waiting. Services of one store that
+    /// is not shared keep the order themselves.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn hold_commands(&self) -> Result<CommandsHeld<'_>, DatabaseError> {
+        Ok(CommandsHeld(match &self.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(postgres) => Some(postgres.hold(COMMANDS)?),
+        }))
+    }
+}
+
+/// Keeps commands of owners waiting until it is dropped; at most for a quarter of a minute.
+#[must_use = "dropped, it keeps nobody waiting"]
+pub struct CommandsHeld<'a>(#[allow(dead_code, reason = "held for its end")] Option<postgres::Held<'a>>);
+
 /// By the database server's clock, which is the same for all.
 fn beat(tx: &mut Tx<'_>, id: &ReplicaId, name: &str) -> Result<(), DatabaseError> {
     let sql = "INSERT INTO replicas (id, name, beat) VALUES (?1, ?2, extract(epoch FROM clock_timestamp())::bigint)
-        ON CONFLICT (id) DO UPDATE SET beat = excluded.beat";
+        ON CONFLICT (id) DO UPDATE SET name = excluded.name, beat = excluded.beat";
     tx.execute(sql, &[Value::Blob(id), Value::Text(name)]).map(drop)
 }
 
@@ -82,4 +105,6 @@ pub(crate) fn running(tx: &mut Tx<'_>) -> Result<Vec<ReplicaId>, DatabaseError> 
 
 /// After so many seconds without a word a replica counts as stopped.
 pub const REPLICA_SECONDS: i64 = 15;
+/// The lock's number is this program's own, of 64 bits: "chrysa", 3.
+const COMMANDS: &str = "BEGIN; SELECT pg_advisory_xact_lock(7163101073285120003)";
 const SECRET: &str = "challenge-secret";

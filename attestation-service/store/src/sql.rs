@@ -9,6 +9,8 @@ use crate::{postgres, sqlite};
 /// A value for a parameter.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Value<'a> {
+    /// Where the column may be empty.
+    Null,
     /// `INTEGER`.
     Int(i64),
     /// `TEXT`.
@@ -96,6 +98,18 @@ impl Row {
     /// What a column that this program did not write comes to.
     pub(crate) const fn malformed(&self) -> DatabaseError {
         DatabaseError::Row(self.sql)
+    }
+}
+
+impl Cell {
+    /// The same as a parameter.
+    pub(crate) fn value(&self) -> Value<'_> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Int(value) => Value::Int(*value),
+            Self::Text(value) => Value::Text(value),
+            Self::Blob(value) => Value::Blob(value),
+        }
     }
 }
 

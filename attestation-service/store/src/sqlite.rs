@@ -38,6 +38,15 @@ impl Sqlite {
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(connect(path)?) })
     }
 
+    /// Moves everything into the one file, which is synced.
+    pub(crate) fn close(self) -> Result<(), DatabaseError> {
+        let reader = self.reader.into_inner().map_err(|_| DatabaseError::Poisoned)?;
+        reader.close().map_err(|(_, error)| error)?;
+        let writer = self.writer.into_inner().map_err(|_| DatabaseError::Poisoned)?;
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(writer.close().map_err(|(_, error)| error)?)
+    }
+
     /// A transaction that writes; of several processes one at a time.
     pub(crate) fn write<T, E: From<DatabaseError>>(
         &self,
@@ -107,6 +116,7 @@ pub(crate) fn query(
 impl ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
             Self::Int(value) => ValueRef::Integer(*value),
             Self::Text(value) => ValueRef::Text(value.as_bytes()),
             Self::Blob(value) => ValueRef::Blob(value),

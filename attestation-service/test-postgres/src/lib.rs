@@ -81,11 +81,16 @@ impl Server {
     pub fn sql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
         let name = database.strip_prefix("postgres:///").unwrap_or(database);
         let name = name.split('?').next().unwrap_or(name);
+        self.psql(name, sql)
+    }
+
+    fn psql(&self, name: &str, sql: &str) -> anyhow::Result<String> {
+        let port = self.port().unwrap_or(5432).to_string();
         let output = Command::new(self.binaries.join("psql"))
             .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
             .arg("--host")
             .arg(self.dir.path())
-            .args(["--username=postgres", "--dbname", name, "--command", sql])
+            .args(["--port", &port, "--username=postgres", "--dbname", name, "--command", sql])
             .output()
             .context("psql")?;
         ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
@@ -138,6 +143,11 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// The one of the settings.
+    fn port(&self) -> Option<u16> {
+        self.settings.iter().find_map(|setting| setting.strip_prefix("port=")?.parse().ok())
     }
 
     fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use types::Sha256Digest;
 
 pub use files::FileError;
 use files::Writer;
-pub use verify::{VerifyError, verify, verify_tiles};
+pub use verify::{ExportError, VerifyError, export, verify, verify_tiles};
 
 /// A log's directory, for reading.
 #[derive(Debug, Clone)]

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Verification of a whole log: everything is computed again from its entries.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use release::log::{CheckpointError, Edge, EdgeError, LogKey, SignedCheckpoint, TileError, TilePath, Tiles};
 
-use crate::TileDir;
-use crate::files::FileError;
+use crate::files::{self, FileError, Writer};
+use crate::{CHECKPOINT, TileDir};
 
 /// Why a log was refused.
 #[derive(Debug, thiserror::Error)]
@@ -62,27 +65,85 @@ pub fn verify(
 pub fn verify_tiles<T: Tiles + ?Sized>(
     tiles: &T,
     checkpoint: &SignedCheckpoint,
-    mut visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
+    visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
 ) -> Result<(), VerifyError> {
+    walk(tiles, checkpoint, visit, |_, _| Ok(()))
+}
+
+/// Why a log was not exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// There is a log already, where one was to be written.
+    #[error("{0} holds a log already")]
+    Exists(PathBuf),
+    /// The log itself was refused.
+    #[error(transparent)]
+    Refused(#[from] VerifyError),
+    /// Writing failed.
+    #[error(transparent)]
+    File(FileError),
+}
+
+/// Verifies the tiles and writes them, with the checkpoint, as a log in the directory `out`, which must hold none. The
+/// checkpoint is written last: without one a directory is no log.
+///
+/// # Errors
+/// [`ExportError`].
+pub fn export<T: Tiles + ?Sized>(tiles: &T, checkpoint: &SignedCheckpoint, out: &Path) -> Result<(), ExportError> {
+    files::create_dirs(out).map_err(ExportError::File)?;
+    if out.join(CHECKPOINT).exists() {
+        return Err(ExportError::Exists(out.to_owned()));
+    }
+    let mut writer = Writer::new(out);
+    let stage =
+        |path: &TilePath, bytes: &[u8]| writer.stage(Path::new(&path.to_string()), bytes).map_err(ExportError::File);
+    walk(tiles, checkpoint, |_, _| Ok(()), stage)?;
+    writer.sync().map_err(ExportError::File)?;
+    writer.replace(Path::new(CHECKPOINT), checkpoint.note().as_bytes()).map_err(ExportError::File)
+}
+
+fn walk<T: Tiles + ?Sized, E: From<VerifyError>>(
+    tiles: &T,
+    checkpoint: &SignedCheckpoint,
+    mut visit: impl FnMut(u64, &[u8]) -> Result<(), String>,
+    mut write: impl FnMut(&TilePath, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let size = checkpoint.head().size();
     let mut edge = Edge::empty();
+    let mut check = |tile: TilePath, computed: &[u8]| {
+        if tiles.read(&tile).map_err(VerifyError::from)? != computed {
+            return Err(VerifyError::Differs(tile).into());
+        }
+        write(&tile, computed)
+    };
+    // By level, the newest unfinished tile: it is of the final tree only if nothing was added to it later.
+    let mut unfinished = BTreeMap::new();
     for number in 0.. {
         let Some(path) = TilePath::entries(number, size) else { break };
-        let bundle = tiles.read(&path)?;
-        for entry in path.split_entries(&bundle)? {
-            let (index, _) = edge.append(entry)?;
+        let bundle = tiles.read(&path).map_err(VerifyError::from)?;
+        for entry in path.split_entries(&bundle).map_err(VerifyError::from)? {
+            let (index, _) = edge.append(entry).map_err(VerifyError::from)?;
             visit(index, entry).map_err(|rule| VerifyError::Entry { index, rule })?;
         }
-        let last = edge.size() == size;
         for (tile, computed) in edge.take_files() {
-            // Between bundles only full tiles are of the final tree.
-            if (tile.is_full() || last) && tiles.read(&tile)? != computed {
-                return Err(VerifyError::Differs(tile));
+            if tile.is_full() {
+                check(tile, &computed)?;
+            } else {
+                unfinished.insert(tile.level(), (tile, computed));
             }
         }
     }
+    for (tile, computed) in unfinished.into_values() {
+        let last = match tile.level() {
+            None => TilePath::entries(tile.index(), size),
+            Some(level) => TilePath::in_tree(level, tile.index(), size),
+        };
+        if last == Some(tile) {
+            check(tile, &computed)?;
+        }
+    }
     if edge.size() != size || &edge.root() != checkpoint.head().root() {
-        return Err(VerifyError::Root);
+        return Err(VerifyError::Root.into());
     }
     Ok(())
 }

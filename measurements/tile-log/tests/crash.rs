@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use release::log::LogSigner;
+use release::log::{LogSigner, SignedCheckpoint};
 use tile_log::{AppendError, OpenError, TileDir, TileLog, VerifyError, verify};
 
 fn signer() -> LogSigner {
@@ -161,6 +161,28 @@ fn full_verification_finds_a_change_that_opening_does_not_look_at() {
     assert!(TileLog::open(dir.path(), signer()).is_ok());
     let error = verify(&TileDir::new(dir.path()), signer().public(), |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, VerifyError::Differs(_)), "{error}");
+}
+
+/// The unfinished tiles of upper levels stay as they are while entries come to a new bundle: they are looked at, too, and
+/// an exported log has them.
+#[test]
+fn unfinished_tiles_of_upper_levels_are_verified_and_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    grow(dir.path(), 300);
+    let (log, key) = (TileDir::new(dir.path()), signer().public().clone());
+    let out = tempfile::tempdir().unwrap();
+    let checkpoint = SignedCheckpoint::verify(&log.checkpoint().unwrap(), &key).unwrap();
+    tile_log::export(&log, &checkpoint, out.path()).unwrap();
+    assert!(tile_log::export(&log, &checkpoint, out.path()).is_err(), "there is a log now");
+    verify(&TileDir::new(out.path()), &key, |_, _| Ok(())).unwrap();
+    for tile in ["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "tile/entries/000", "tile/entries/001.p/44"] {
+        assert_eq!(fs::read(out.path().join(tile)).unwrap(), fs::read(dir.path().join(tile)).unwrap(), "{tile}");
+        let mut bytes = fs::read(dir.path().join(tile)).unwrap();
+        bytes[3] ^= 1;
+        fs::write(out.path().join(tile), bytes).unwrap();
+        assert!(verify(&TileDir::new(out.path()), &key, |_, _| Ok(())).is_err(), "{tile}");
+        fs::copy(dir.path().join(tile), out.path().join(tile)).unwrap();
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{now, open_beside, serve::malformed_collateral};
 use crate::{cli::CheckArgs, identity::Identity, input, outcome::Outcome, service};
 
 pub(super) fn check(args: &CheckArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
-    let store = open_beside(&args.store.store)?;
+    let store = open_beside(&args.store)?;
     let mut reasons = Vec::new();
     let identity = Identity::load(&store).context("the service has no key")?;
     if let Err(error) = service::policy(&store)? {

@@ -4,13 +4,14 @@
 mod admin;
 mod appraise;
 mod appraise_gpu;
+mod audit;
+mod backup;
 mod check;
 mod collateral;
+mod kek;
 mod owner;
 mod policy;
 mod serve;
-
-use std::path::Path;
 
 use anyhow::Context as _;
 pub(crate) use appraise_gpu::AppraiseGpuArgs;
@@ -18,7 +19,11 @@ use gpu_verify::GpuAnchors;
 use store::{OpenOptions, Store};
 use tdx_verify::TrustAnchors;
 
-use crate::{cli::Command, openapi, outcome::Outcome};
+use crate::{
+    cli::{Command, StoreArgs},
+    openapi,
+    outcome::Outcome,
+};
 
 /// Runs one command.
 pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
@@ -31,10 +36,13 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
         Command::Platforms(command) => admin::platforms(&command),
         Command::Policy(command) => policy::run(&command),
         Command::Owner(command) => owner::run(&command),
-        Command::Audit(command) => admin::audit(command),
+        Command::Audit(command) => audit::run(command),
         Command::Collateral(command) => collateral::run(&command, anchors),
         Command::Appraise(args) => appraise::appraise(&args, anchors, gpu),
         Command::AppraiseGpu(args) => appraise_gpu::appraise_gpu(&args, gpu),
+        Command::Kek(command) => kek::run(&command),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::CheckConfig(args) => check::check(&args, anchors),
         Command::Openapi => {
             let document = openapi::document();
@@ -44,9 +52,15 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
 }
 
 /// Opens a store beside a running service: everything but appending to the audit log.
-fn open_beside(dir: &Path) -> anyhow::Result<Store> {
-    let options = OpenOptions { sequencer: false, ..OpenOptions::default() };
-    Store::open_with(dir, &options).with_context(|| format!("could not open the store {}", dir.display()))
+fn open_beside(args: &StoreArgs) -> anyhow::Result<Store> {
+    let options = OpenOptions { sequencer: false, ..open_options(args) };
+    Store::open_with(&args.store, &options).with_context(|| format!("could not open the store {}", args.store))
+}
+
+/// The keys of the arguments; for a service.
+fn open_options(args: &StoreArgs) -> OpenOptions {
+    let mut keks = args.kek.iter().cloned();
+    OpenOptions { kek: keks.next(), other_keks: keks.collect(), ..OpenOptions::default() }
 }
 
 /// Seconds since 1970 by this machine's clock.

@@ -25,7 +25,7 @@ pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
     match command {
         OwnerCommandLine::Keygen { out } => keygen(out),
         OwnerCommandLine::Register { store, model, owner, threshold } => {
-            match open_beside(&store.store)?.register_owners(model, owner, *threshold) {
+            match open_beside(store)?.register_owners(model, owner, *threshold) {
                 Ok(()) => {
                     let keys: Vec<_> = owner.iter().map(ToString::to_string).collect();
                     let line = format!("{} of {} own {model}: {}", threshold, owner.len(), keys.join(", "));

@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn run(command: &PolicyCommand) -> anyhow::Result<Outcome> {
     match command {
         PolicyCommand::Show(args) => {
-            let policy = service::policy(&open_beside(&args.store)?)??;
+            let policy = service::policy(&open_beside(args)?)??;
             let document = serde_json::to_value(&policy)?;
             Ok(Outcome::accepted(vec![serde_json::to_string_pretty(&document)?], json!({ "policy": document })))
         }
@@ -28,7 +28,7 @@ pub(super) fn run(command: &PolicyCommand) -> anyhow::Result<Outcome> {
             if !report.errors().is_empty() {
                 return Ok(outcome(Vec::new(), json!({}), &report));
             }
-            open_beside(&store.store)?.set_policy(APPRAISAL_POLICY, &bytes)?;
+            open_beside(store)?.set_policy(APPRAISAL_POLICY, &bytes)?;
             let document = json!({ "policy": APPRAISAL_POLICY });
             Ok(outcome(vec!["policy in force".to_owned()], document, &report))
         }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use types::Refusal;
 
-use super::{admin::open_known, collateral::Renewal, now};
+use super::{audit::open_known, collateral::Renewal, now};
 use crate::{
     cli::ServeArgs,
     gpu_files::GpuFiles,
@@ -58,7 +58,7 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
             Err(error) => return Ok(malformed_collateral(path, &error)),
         }
     }
-    let store = match open_known(&args.store.store, true, args.checkpoint.as_deref())? {
+    let store = match open_known(&args.store, true, args.checkpoint.as_deref())? {
         Ok(store) => store,
         Err(refused) => return Ok(refused),
     };
@@ -71,7 +71,10 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
     let renewal = Renewal::new(args, collateral.clone(), anchors)?;
     let ServeArgs { client_rate, model_rate, open_challenges, connections, .. } = *args;
     let limits = Limits { client_rate, model_rate, open_challenges, connections };
-    let service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
+    let mut service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
+    if let Some(name) = &args.replica {
+        service.name_replica(name)?;
+    }
     let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?.under(gpu.clone())));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(args, anchors, Arc::clone(&service), renewal))?;
@@ -121,14 +124,29 @@ async fn run(
             let _ = tokio::task::spawn_blocking(move || pruned.prune()).await;
         }
     });
+    let beating = tokio::spawn(beat(Arc::clone(&service)));
     let renewing = tokio::spawn(renewal.run(Arc::clone(&service)));
-    let ended = listen(service, listener, stop).await;
+    let ended = listen(Arc::clone(&service), listener, stop).await;
+    beating.abort();
+    // Whatever it made is void from here.
+    let _ = tokio::task::spawn_blocking(move || service.leave()).await;
     renewing.abort();
     if let Some(measuring) = measuring {
         measuring.abort();
     }
     pruning.abort();
     Ok(ended?)
+}
+
+/// Tells other replicas that this one runs.
+async fn beat(service: Arc<Service>) {
+    let mut ticks = tokio::time::interval(BEAT_EVERY);
+    loop {
+        ticks.tick().await;
+        let service = Arc::clone(&service);
+        // A panic inside is reported by the runtime; the next tick tries again.
+        let _ = tokio::task::spawn_blocking(move || service.beat()).await;
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -146,6 +164,8 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Open files beside connections: the store's, the log's, the listeners', those of collateral that is fetched.
 const FILES_BESIDE: u64 = 128;
 const SIGXFSZ: i32 = 25;
+/// A third of the time after which it would count as stopped.
+const BEAT_EVERY: Duration = Duration::from_secs(4);
 /// How often expired challenges are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 

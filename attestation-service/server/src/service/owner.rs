@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 use appraise::Policy;
 use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SignedOwnerCommand};
 use serde::Serialize;
-use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor};
+use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor, WrapError};
 use types::{Document as _, ModelId, Refusal, Sha256Digest};
 
 use super::{Service, malformed};
@@ -43,6 +43,7 @@ impl Service {
         let model = signed.unverified().map_err(|e| malformed(&e))?.model;
         // Of two commands with one sequence the second is refused before it is entered. There is no data in the mutex.
         let _one = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_of_all_replicas = self.store.hold_commands().map_err(|e| unable(&e))?;
         let owner = self.store.owner(model.identity()).map_err(|e| unable(&e))?.ok_or_else(|| unknown(&model))?;
         let command = signed
             .verified(&owner.keys, owner.threshold, &self.identity.spki_sha256())
@@ -64,6 +65,9 @@ impl Service {
             OwnerError::Sequence { known, found } => out_of_order(known, found),
             OwnerError::Unknown => unknown(&model),
             OwnerError::Key(error @ KeyStoreError::Exists { .. }) => key_exists(&error),
+            OwnerError::Key(KeyStoreError::Wrap(error @ WrapError::Unavailable(_))) => {
+                Refused::unable("kek_unavailable", &error)
+            }
             other => unable(&other),
         })?;
         tracing::info!(%model, sequence = command.sequence, audit_index, "a command of the owner was carried out");

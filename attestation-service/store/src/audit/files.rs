@@ -62,6 +62,11 @@ impl FileLog {
         })
     }
 
+    /// The log's tiles.
+    pub(crate) const fn tiles(&self) -> &TileDir {
+        &self.dir
+    }
+
     /// Nothing is appended while this is held.
     pub(super) fn hold(&self) -> Option<MutexGuard<'_, Option<TileLog>>> {
         self.log.as_ref().and_then(|log| log.lock().ok())

@@ -14,8 +14,7 @@ use crate::entry::{AuditEntry, EntryError};
 use crate::group::Group;
 use crate::{OpenError, Store};
 pub(crate) use files::FileLog;
-use rows::DatabaseTiles;
-pub(crate) use rows::RowLog;
+pub(crate) use rows::{DatabaseTiles, RowLog, RowWriter};
 
 pub(crate) struct Audit {
     pub(crate) log: Log,

@@ -111,6 +111,38 @@ impl RowLog {
     }
 }
 
+/// Writes a log that is there already, from its first entry on, into an empty database.
+pub(crate) struct RowWriter<'a> {
+    signer: &'a LogSigner,
+    edge: Edge,
+}
+
+impl<'a> RowWriter<'a> {
+    pub(crate) fn create(tx: &mut Tx<'_>, signer: &'a LogSigner) -> Result<Self, AuditError> {
+        RowLog::create(tx, signer)?;
+        Ok(Self { signer, edge: Edge::empty() })
+    }
+
+    pub(crate) fn append(&mut self, tx: &mut Tx<'_>, entries: &[Vec<u8>]) -> Result<(), AuditError> {
+        let first = self.edge.size();
+        for entry in entries {
+            self.edge.append(entry).map_err(AppendError::Edge)?;
+        }
+        let checkpoint = signed(self.signer, self.edge.size(), self.edge.root())?;
+        let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+        write(tx, first, &entries, &self.edge.take_files(), &checkpoint)
+    }
+
+    /// Puts the checkpoint that the log had, with its cosignatures, in the place of our own.
+    pub(crate) fn finish(self, tx: &mut Tx<'_>, checkpoint: &SignedCheckpoint) -> Result<(), AuditError> {
+        if self.edge.size() != checkpoint.head().size() || &self.edge.root() != checkpoint.head().root() {
+            return Err(AuditError::Root);
+        }
+        tx.execute("UPDATE audit_head SET note = ?1", &[Value::Text(checkpoint.note())])?;
+        Ok(())
+    }
+}
+
 impl Known {
     /// Takes in tiles of the newest size, and drops those that are of no use any more.
     fn keep(&mut self, files: Vec<(TilePath, Vec<u8>)>) {

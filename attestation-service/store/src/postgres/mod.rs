@@ -39,6 +39,9 @@ struct Pool {
     failed: Option<(Instant, String)>,
 }
 
+/// A transaction that holds a lock and does nothing else. It ends when this is dropped.
+pub(crate) struct Held<'a>(Lease<'a>);
+
 /// A connection in use. Given back when dropped, unless it broke.
 struct Lease<'a> {
     owner: &'a Postgres,
@@ -72,7 +75,7 @@ impl Postgres {
     ) -> Result<T, E> {
         let mut lease = self.lease()?;
         let session = lease.session()?;
-        session.batch(begin)?;
+        session.begin(begin)?;
         match work(&mut Tx::Postgres(session)) {
             Ok(result) => {
                 session.commit()?;
@@ -92,6 +95,13 @@ impl Postgres {
     ) -> Result<T, E> {
         let mut lease = self.lease()?;
         work(&mut Tx::Postgres(lease.session()?))
+    }
+
+    /// Begins a transaction by `begin`, which takes a lock.
+    pub(crate) fn hold(&self, begin: &str) -> Result<Held<'_>, DatabaseError> {
+        let mut lease = self.lease()?;
+        lease.session()?.begin(begin)?;
+        Ok(Held(lease))
     }
 
     fn lease(&self) -> Result<Lease<'_>, DatabaseError> {
@@ -152,6 +162,14 @@ impl Drop for Postgres {
 impl Lease<'_> {
     fn session(&mut self) -> Result<&mut Session, DatabaseError> {
         self.session.as_mut().ok_or(DatabaseError::Poisoned)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.session.as_mut() {
+            session.roll_back();
+        }
     }
 }
 

@@ -50,6 +50,15 @@ impl Session {
         run(&self.handle, &mut self.broken, future)
     }
 
+    /// Begins a transaction, and takes a lock with it where `sql` says so.
+    pub(super) fn begin(&mut self, sql: &str) -> Result<(), DatabaseError> {
+        let begun = self.batch(sql);
+        if begun.is_err() {
+            self.roll_back();
+        }
+        begun
+    }
+
     pub(super) fn commit(&mut self) -> Result<(), DatabaseError> {
         let committed = self.batch("COMMIT");
         // Whether it was committed is in doubt: nothing goes on upon this connection.
@@ -199,6 +208,7 @@ fn cells(row: &PostgresRow, sql: &'static str) -> Result<Vec<Cell>, DatabaseErro
 impl ToSql for Value<'_> {
     fn to_sql(&self, kind: &Type, to: &mut BytesMut) -> Result<IsNull, Box<dyn core::error::Error + Sync + Send>> {
         match (self, kind) {
+            (Self::Null, _) => Ok(IsNull::Yes),
             (Self::Int(value), &Type::INT8) => value.to_sql(kind, to),
             (Self::Text(value), &Type::TEXT) => value.to_sql(kind, to),
             (Self::Blob(value), &Type::BYTEA) => value.to_sql(kind, to),

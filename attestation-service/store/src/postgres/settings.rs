@@ -2,9 +2,7 @@
 //! Where the database server is, and how it is reached: a URL as PostgreSQL's own programs take it.
 
 use std::fs;
-use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +45,9 @@ pub enum SettingsError {
         /// Why not.
         reason: String,
     },
+    /// The file with passwords.
+    #[error(transparent)]
+    Password(#[from] key_wrap::PrivateFileError),
 }
 
 impl PostgresSettings {
@@ -121,7 +122,7 @@ impl PostgresSettings {
     /// Lines `host:port:database:user:password`; `*` stands for any, `\` before `:` and `\`.
     fn find_password(&mut self, file: Option<&Path>) -> Result<(), SettingsError> {
         let Some(path) = file.filter(|_| self.config.get_password().is_none()) else { return Ok(()) };
-        let text = private_text(path)?;
+        let text = key_wrap::private_text(path)?;
         let wanted = [
             self.config.get_hosts().first().map_or_else(String::new, |host| match host {
                 Host::Tcp(name) => name.clone(),
@@ -165,22 +166,6 @@ impl core::fmt::Display for PostgresSettings {
         };
         write!(f, "database {} at {host}", self.config.get_dbname().unwrap_or_default())
     }
-}
-
-/// A small text file that nobody but its owner may read.
-pub(crate) fn private_text(path: &Path) -> Result<Zeroizing<String>, SettingsError> {
-    let fail = |reason: String| SettingsError::File { path: path.to_owned(), reason };
-    let file = fs::File::open(path).map_err(|e| fail(e.to_string()))?;
-    let metadata = file.metadata().map_err(|e| fail(e.to_string()))?;
-    if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
-        return Err(fail("it must be a plain file that only its owner may read: run `chmod 600` on it".to_owned()));
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| fail(e.to_string()))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(fail(format!("it has more than {MAX_FILE} bytes")));
-    }
-    Ok(text)
 }
 
 #[derive(Default)]
@@ -240,7 +225,6 @@ fn split_line(line: &str) -> Vec<Zeroizing<String>> {
 }
 
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-const MAX_FILE: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -314,7 +298,7 @@ mod tests {
         fs::write(&path, "# comment\nother:*:*:*:no\n127.0.0.1:5433:d\\:b:*:p\\:w\\\\d\n*:*:*:*:last\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let url = "postgres://u@127.0.0.1:5433/d:b";
-        assert!(matches!(PostgresSettings::parse(url, Some(&path)), Err(SettingsError::File { .. })));
+        assert!(matches!(PostgresSettings::parse(url, Some(&path)), Err(SettingsError::Password(_))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let password = |url: &str| {
             let settings = PostgresSettings::parse(url, Some(&path)).unwrap();

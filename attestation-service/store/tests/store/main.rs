@@ -8,10 +8,12 @@
     reason = "tests fail loudly"
 )]
 
+mod backup;
 mod cases;
 mod directory;
 mod group;
 mod place;
+mod postgres;
 mod releases;
 
 use place::Place;
@@ -20,7 +22,7 @@ use test_postgres::Server;
 macro_rules! cases {
     ($($module:ident :: $name:ident),* $(,)?) => {
         mod in_a_directory {
-            use super::{Place, cases, group, releases};
+            use super::{Place, backup, cases, group, releases};
 
             $(
                 #[test]
@@ -35,9 +37,16 @@ macro_rules! cases {
         fn the_same_in_postgresql() {
             let Some(server) = Server::start("the store").unwrap() else { return };
             for (name, case) in [$((stringify!($name), $module::$name as fn(&Place<'_>))),*] {
-                eprintln!("{name}");
+                let started = std::time::Instant::now();
                 case(&Place::postgres(&server));
+                eprintln!("{name} {:?}", started.elapsed());
             }
+            for (name, case) in postgres::CASES {
+                let started = std::time::Instant::now();
+                case(&server);
+                eprintln!("{name} {:?}", started.elapsed());
+            }
+            backup::backups_move_stores(&server);
         }
     };
 }
@@ -60,4 +69,8 @@ cases! {
     group::marks_move_with_changes_and_not_with_redemptions,
     group::sums_of_refusals_are_entries,
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
+    backup::backups_are_whole_and_restored_in_a_directory,
+    backup::archives_that_are_old_or_changed_are_refused,
+    backup::backups_are_made_while_the_service_appends,
+    backup::everything_is_wrapped_anew_by_another_key,
 }

@@ -41,7 +41,7 @@ impl<'a> Place<'a> {
     }
 
     pub(crate) fn init(&self) {
-        let options = InitOptions { audit_origin: "example.invalid/audit".into(), kek: Some(self.kek()) };
+        let options = InitOptions { audit_origin: "example.invalid/audit".into(), kek: Some(self.kek().into()) };
         Store::init(self.location(), &options).unwrap();
     }
 
@@ -52,7 +52,7 @@ impl<'a> Place<'a> {
     }
 
     pub(crate) fn options(&self) -> OpenOptions {
-        OpenOptions { kek: Some(self.kek()), ..OpenOptions::default() }
+        OpenOptions { kek: Some(self.kek().into()), ..OpenOptions::default() }
     }
 
     pub(crate) fn open(&self) -> Store {
@@ -76,6 +76,17 @@ impl<'a> Place<'a> {
                 assert_ne!(server.sql(url, &counted).unwrap(), "0", "{sql}");
             }
         }
+    }
+
+    /// Runs SQL in the server; gives what it prints.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        let (server, url) = self.database.as_ref().unwrap();
+        server.sql(url, sql).unwrap()
+    }
+
+    /// The key, when the place is not needed any more.
+    pub(crate) fn keep_key(self) -> tempfile::TempDir {
+        self.dir
     }
 
     /// All bytes that somebody finds who has the database.

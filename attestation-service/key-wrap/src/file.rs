@@ -1,69 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The key-wrapping key (KEK) and the wrapping of secrets by it: AES-256-GCM with random nonces.
+//! A key in a file that only its owner can read: AES-256-GCM with random nonces.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use types::Sha256Digest;
 use zeroize::Zeroizing;
 
-/// The key that wraps all others.
-pub struct Kek {
+use crate::{KekError, KeyWrap, MAX_SECRET, WrapError, random};
+
+/// A key in a file.
+pub struct FileKek {
     key: LessSafeKey,
     id: String,
 }
 
-/// Why the key-wrapping key could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KekError {
-    /// A file operation failed.
-    #[error("could not {action} the key-wrapping key {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// Others than the owner may read it.
-    #[error("the key-wrapping key {} has mode {mode:03o}; run `chmod 600` on it", path.display())]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Not a plain file of exactly 32 bytes.
-    #[error("the key-wrapping key {} is not a plain file of 32 bytes", path.display())]
-    Form {
-        /// The file.
-        path: PathBuf,
-    },
-    /// No randomness, or the key was refused by the cipher.
-    #[error(transparent)]
-    Wrap(#[from] WrapError),
-}
-
-/// Why a secret could not be wrapped or opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WrapError {
-    /// The system gave no randomness.
-    #[error("the system gave no randomness")]
-    Randomness,
-    /// The cipher refused.
-    #[error("the cipher refused to encrypt")]
-    Seal,
-    /// Wrong key-wrapping key, or the row was changed or moved to another name or version.
-    #[error("a wrapped secret does not open: wrong key-wrapping key, or the row was changed")]
-    Open,
-}
-
-impl Kek {
+impl FileKek {
     /// Makes a new key in `path`, readable by the owner alone.
     ///
     /// # Errors
@@ -91,6 +46,11 @@ impl Kek {
         if mode & 0o077 != 0 {
             return Err(KekError::Mode { path: path.to_owned(), mode });
         }
+        let (owner, user) = (metadata.uid(), own_user().map_err(fail)?);
+        // Root may read a service's key, as it may read everything.
+        if owner != user && user != 0 {
+            return Err(KekError::Owner { path: path.to_owned(), owner, user });
+        }
         if !metadata.is_file() || metadata.len() != KEY_LEN as u64 {
             return Err(KekError::Form { path: path.to_owned() });
         }
@@ -106,14 +66,22 @@ impl Kek {
         let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| WrapError::Seal)?;
         Ok(Self { key: LessSafeKey::new(key), id })
     }
+}
 
-    /// Names the key in the rows that it wrapped.
-    pub(crate) fn id(&self) -> &str {
+impl KeyWrap for FileKek {
+    fn id(&self) -> &str {
         &self.id
     }
 
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// nonce[12] ‖ ciphertext ‖ tag[16].
-    pub(crate) fn wrap(&self, secret: &[u8], context: &[u8]) -> Result<Vec<u8>, WrapError> {
+    fn wrap(&self, secret: &[u8], context: &[u8]) -> Result<Vec<u8>, WrapError> {
+        if secret.len() > MAX_SECRET {
+            return Err(WrapError::Seal);
+        }
         let mut nonce = [0; NONCE_LEN];
         random(&mut nonce)?;
         let mut sealed = Zeroizing::new(secret.to_vec());
@@ -124,7 +92,7 @@ impl Kek {
         Ok([nonce.as_slice(), sealed.as_slice(), tag.as_ref()].concat())
     }
 
-    pub(crate) fn open(&self, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+    fn open(&self, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
         let (nonce, rest) = wrapped.split_first_chunk::<NONCE_LEN>().ok_or(WrapError::Open)?;
         let mut buffer = Zeroizing::new(rest.to_vec());
         let opened = self
@@ -137,8 +105,9 @@ impl Kek {
     }
 }
 
-pub(crate) fn random(bytes: &mut [u8]) -> Result<(), WrapError> {
-    aws_lc_rs::rand::fill(bytes).map_err(|_| WrapError::Randomness)
+/// The user that this process acts as.
+fn own_user() -> io::Result<u32> {
+    Ok(fs::metadata("/proc/self")?.uid())
 }
 
 const KEY_LEN: usize = 32;
@@ -153,27 +122,27 @@ mod tests {
     fn a_key_file_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kek");
-        Kek::create(&path).unwrap();
+        FileKek::create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(Kek::create(&path), Err(KekError::File { .. })));
+        assert!(matches!(FileKek::create(&path), Err(KekError::File { .. })));
         for mode in [0o640, 0o604, 0o610] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(Kek::read(&path), Err(KekError::Mode { .. })), "{mode:o}");
+            assert!(matches!(FileKek::read(&path), Err(KekError::Mode { .. })), "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(Kek::read(&path).is_ok());
+        assert!(FileKek::read(&path).is_ok());
         fs::write(&path, [0; 33]).unwrap();
-        assert!(matches!(Kek::read(&path), Err(KekError::Form { .. })));
+        assert!(matches!(FileKek::read(&path), Err(KekError::Form { .. })));
     }
 
     #[test]
     fn a_wrapped_secret_opens_only_whole_and_in_its_context() {
-        let kek = Kek::from_bytes(&[1; 32]).unwrap();
+        let kek = FileKek::from_bytes(&[1; 32]).unwrap();
         let wrapped = kek.wrap(b"secret", b"context").unwrap();
         assert_eq!(kek.open(&wrapped, b"context").unwrap().as_slice(), b"secret");
         assert_ne!(wrapped, kek.wrap(b"secret", b"context").unwrap(), "nonces are fresh");
         assert_eq!(kek.open(&wrapped, b"Context").unwrap_err(), WrapError::Open);
-        assert_eq!(Kek::from_bytes(&[2; 32]).unwrap().open(&wrapped, b"context").unwrap_err(), WrapError::Open);
+        assert_eq!(FileKek::from_bytes(&[2; 32]).unwrap().open(&wrapped, b"context").unwrap_err(), WrapError::Open);
         for at in 0..wrapped.len() {
             let mut changed = wrapped.clone();
             changed[at] ^= 1;

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A key of a transit service (HashiCorp Vault's "Transit Secrets Engine (API)", which OpenBao has as well): it encrypts
+//! and decrypts, and keeps the key. The service is not believed about what belongs to which context: that is sealed in.
+
+use std::path::PathBuf;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use types::Sha256Digest;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use self::http::{Endpoint, Failure};
+use crate::source::{KekSourceError, pairs, private_text};
+use crate::{KekError, KeyWrap, MAX_SECRET, WrapError};
+
+mod http;
+
+/// Which key of which service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransitSettings {
+    /// `https://HOST[:PORT]`.
+    base: String,
+    mount: String,
+    key: String,
+    token_file: PathBuf,
+    ca_file: PathBuf,
+    namespace: Option<String>,
+}
+
+/// A key of a transit service.
+pub(crate) struct TransitKek {
+    settings: TransitSettings,
+    id: String,
+    endpoint: Endpoint,
+}
+
+#[derive(Serialize)]
+struct Encrypt<'a> {
+    plaintext: &'a str,
+    associated_data: &'a str,
+}
+
+#[derive(Serialize)]
+struct Decrypt<'a> {
+    ciphertext: &'a str,
+    associated_data: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct Encrypted {
+    ciphertext: String,
+}
+
+#[derive(Deserialize)]
+struct Decrypted {
+    plaintext: String,
+}
+
+impl TransitSettings {
+    pub(crate) fn parse(text: &str) -> Result<Self, KekSourceError> {
+        let bad = |rule: &str| KekSourceError(format!("transit: {rule}"));
+        let (address, query) = text.split_once('?').unwrap_or((text, ""));
+        let [token_file, ca_file, namespace] = pairs(query, '&', ["token-file", "ca-file", "namespace"])?;
+        let rest = address.split_once("://").map_or("", |(_, rest)| rest);
+        let (authority, path) = rest.split_once('/').ok_or_else(|| bad("the address needs /MOUNT/KEY"))?;
+        let (mount, key) = path.rsplit_once('/').ok_or_else(|| bad("the address needs /MOUNT/KEY"))?;
+        let plain = |part: &str| {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+            !part.is_empty() && part.bytes().all(allowed) && !part.starts_with('.')
+        };
+        if !mount.split('/').all(plain) || !plain(key) || namespace.as_deref().is_some_and(|n| !n.split('/').all(plain))
+        {
+            return Err(bad("names of mounts, keys and namespaces have A-Z a-z 0-9 _ - . alone"));
+        }
+        let base = address.strip_suffix(&format!("/{path}")).unwrap_or_default().to_owned();
+        let loopback = base.starts_with("http://127.0.0.1:") || base.starts_with("http://[::1]:");
+        if authority.contains('@') || !(base.starts_with("https://") || loopback) {
+            return Err(bad("the address must be of https (http to the loopback address alone), without user"));
+        }
+        Ok(Self {
+            base,
+            mount: mount.to_owned(),
+            key: key.to_owned(),
+            token_file: token_file.ok_or_else(|| bad("`token-file` is missing"))?.into(),
+            ca_file: ca_file.map_or_else(|| SYSTEM_CERTIFICATES.into(), PathBuf::from),
+            namespace,
+        })
+    }
+}
+
+impl TransitKek {
+    /// Connects, and looks whether the key is there and keeps secrets apart by their contexts.
+    pub(crate) fn open(settings: &TransitSettings) -> Result<Self, KekError> {
+        let endpoint = Endpoint::new(&settings.base, &settings.ca_file)?;
+        let id = format!("transit:{}/{}", settings.mount, settings.key);
+        let kek = Self { settings: settings.clone(), id, endpoint };
+        let probe = kek.wrap(b"probe", b"chrysalis/kek-probe/v1")?;
+        if kek.open(&probe, b"chrysalis/kek-probe/v1")?.as_slice() != b"probe" {
+            return Err(KekError::Unfit("the transit service does not give back what it was given".to_owned()));
+        }
+        Ok(kek)
+    }
+
+    fn ask<A: Serialize, T: for<'de> Deserialize<'de>>(&self, what: &str, body: &A) -> Result<T, WrapError> {
+        let unavailable = |e: &dyn core::fmt::Display| WrapError::Unavailable(format!("the transit service: {e}"));
+        // Read each time: agents renew it.
+        let token = private_text(&self.settings.token_file).map_err(|e| unavailable(&e))?;
+        let path = format!("/v1/{}/{what}/{}", self.settings.mount, self.settings.key);
+        let body = Zeroizing::new(serde_json::to_vec(body).map_err(|e| unavailable(&e))?);
+        match self.endpoint.post(&path, token, self.settings.namespace.as_deref(), body) {
+            Ok(answer) => {
+                let answer: Answer<T> =
+                    serde_json::from_slice(&answer).map_err(|_| unavailable(&"its answer is malformed"))?;
+                Ok(answer.data)
+            }
+            // What it says of a ciphertext that is not its key's, or of another context.
+            Err(Failure::Status(400)) if what == "decrypt" => Err(WrapError::Open),
+            Err(Failure::Status(403)) => Err(unavailable(&"it does not accept the token (403)")),
+            Err(Failure::Status(404)) => Err(unavailable(&format!("it has no key {} (404)", self.id))),
+            Err(Failure::Status(503)) => Err(unavailable(&"it is sealed, or in maintenance (503)")),
+            Err(other) => Err(unavailable(&other)),
+        }
+    }
+}
+
+impl KeyWrap for TransitKek {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    /// The service's text, as `vault:v1:…`. Inside are the secret and a digest over context and secret.
+    fn wrap(&self, secret: &[u8], context: &[u8]) -> Result<Vec<u8>, WrapError> {
+        if secret.len() > MAX_SECRET {
+            return Err(WrapError::Seal);
+        }
+        let bound = Zeroizing::new([secret, binding(secret, context).as_slice()].concat());
+        let plaintext = Zeroizing::new(STANDARD.encode(bound.as_slice()));
+        let body = Encrypt { plaintext: &plaintext, associated_data: &STANDARD.encode(context) };
+        let answer: Encrypted = self.ask("encrypt", &body)?;
+        if answer.ciphertext.is_empty() || answer.ciphertext.len() > MAX_WRAPPED {
+            return Err(WrapError::Unavailable("the transit service: its ciphertext has a wrong size".to_owned()));
+        }
+        Ok(answer.ciphertext.into_bytes())
+    }
+
+    fn open(&self, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+        let ciphertext = core::str::from_utf8(wrapped).map_err(|_| WrapError::Open)?;
+        if ciphertext.is_empty() || ciphertext.len() > MAX_WRAPPED {
+            return Err(WrapError::Open);
+        }
+        let body = Decrypt { ciphertext, associated_data: &STANDARD.encode(context) };
+        let answer: Decrypted = self.ask("decrypt", &body)?;
+        let text = Zeroizing::new(answer.plaintext);
+        let mut secret = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| WrapError::Open)?);
+        let (kept, found) = secret.split_last_chunk::<32>().ok_or(WrapError::Open)?;
+        if !bool::from(binding(kept, context).ct_eq(found)) {
+            return Err(WrapError::Open);
+        }
+        let length = kept.len();
+        if let Some(digest) = secret.get_mut(length..) {
+            digest.zeroize();
+        }
+        secret.truncate(length);
+        Ok(secret)
+    }
+}
+
+/// Shows that a plaintext is the one of this context, whatever the service did with the associated data.
+fn binding(secret: &[u8], context: &[u8]) -> [u8; 32] {
+    let length = u64::try_from(context.len()).unwrap_or(u64::MAX).to_be_bytes();
+    *Sha256Digest::of_parts(&[b"chrysalis/kek-binding/v1", &length, context, secret]).as_bytes()
+}
+
+const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+const MAX_WRAPPED: usize = 16 * 1024;

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The audit log: verified, listed, handed to witnesses.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use release::log::SignedCheckpoint;
+use serde_json::json;
+use store::{AuditError, BackupError, ExportError, OpenOptions, Store};
+
+use super::{admin::refused, open_options, serve::write_whole};
+use crate::{
+    cli::{AuditCommand, StoreArgs},
+    input,
+    outcome::Outcome,
+};
+
+pub(super) fn run(command: AuditCommand) -> anyhow::Result<Outcome> {
+    match command {
+        AuditCommand::List(store) => audit_list(&store),
+        AuditCommand::Verify { store, checkpoint } => audit_verify(&store, checkpoint.as_deref()),
+        AuditCommand::Checkpoint { store, out } => checkpoint(&store, out.as_deref()),
+        AuditCommand::Export { store, out } => export(&store, &out),
+        AuditCommand::Cosign { store, checkpoint } => cosign(&store, &checkpoint),
+    }
+}
+
+/// Every entry of the log, shown only when the whole log verifies.
+fn audit_list(args: &StoreArgs) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(args, None)? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    let mut entries = Vec::new();
+    if let Err(error) = opened.verify_audit_with(|index, entry| entries.push(json!({ "index": index, "entry": entry })))
+    {
+        return Ok(refused_log(&error));
+    }
+    let lines = entries.iter().map(ToString::to_string).collect();
+    Ok(Outcome::accepted(lines, json!({ "entries": entries })))
+}
+
+fn refused_log(error: &dyn core::fmt::Display) -> Outcome {
+    refused("audit_log", "audit", error, "restore the log from its newest copy; tell its witnesses")
+}
+
+/// The store for reading its log alone; the outcome where the log contradicts what is known of it.
+fn open_audit(args: &StoreArgs, known: Option<&Path>) -> anyhow::Result<Result<Store, Outcome>> {
+    open_known(args, false, known)
+}
+
+/// The store; the outcome where its log contradicts what is known of it, in the database or in the file `known`.
+pub(super) fn open_known(
+    args: &StoreArgs,
+    sequencer: bool,
+    known: Option<&Path>,
+) -> anyhow::Result<Result<Store, Outcome>> {
+    let known_checkpoint = known.map(read_checkpoint).transpose()?;
+    let options = OpenOptions { sequencer, known_checkpoint, ..open_options(args) };
+    match Store::open_with(&args.store, &options) {
+        Ok(opened) => Ok(Ok(opened)),
+        Err(
+            error @ (store::OpenError::RolledBack { .. }
+            | store::OpenError::KnownCheckpoint(_)
+            | store::OpenError::AuditTile(_)),
+        ) => Ok(Err(refused_log(&error))),
+        // With the sequencer it may be that another service runs, which is no fault of the log.
+        Err(error @ store::OpenError::Audit(_)) if !sequencer => Ok(Err(refused_log(&error))),
+        Err(error) => Err(error).context("could not open the store"),
+    }
+}
+
+fn audit_verify(args: &StoreArgs, checkpoint: Option<&Path>) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(args, checkpoint)? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    match opened.verify_audit() {
+        Ok(summary) => {
+            let (size, root) = (summary.checkpoint.head().size(), *summary.checkpoint.head().root());
+            let lines = vec![format!(
+                "{size} entries, {} releases, {} refusals, root {root}",
+                summary.key_releases, summary.refusals
+            )];
+            let document = json!({
+                "size": size, "root": root, "key_releases": summary.key_releases, "refusals": summary.refusals,
+                "checkpoint": summary.checkpoint.note(),
+            });
+            Ok(Outcome::accepted(lines, document))
+        }
+        Err(error) => Ok(refused_log(&error)),
+    }
+}
+
+/// A checkpoint's text.
+pub(super) fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
+    Ok(String::from_utf8(input::read(path, MAX_CHECKPOINT)?)?)
+}
+
+fn checkpoint(args: &StoreArgs, out: Option<&Path>) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(args, None)? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    let checkpoint = opened.checkpoint()?;
+    if let Some(out) = out {
+        write_whole(out, checkpoint.note().as_bytes())?;
+    }
+    let lines = checkpoint.note().lines().map(str::to_owned).collect();
+    Ok(Outcome::accepted(lines, document(&checkpoint)))
+}
+
+fn export(args: &StoreArgs, out: &Path) -> anyhow::Result<Outcome> {
+    let opened = match open_audit(args, None)? {
+        Ok(opened) => opened,
+        Err(outcome) => return Ok(outcome),
+    };
+    match opened.export_audit(out) {
+        Ok(checkpoint) => {
+            let lines = vec![format!("{} entries written to {}", checkpoint.head().size(), out.display())];
+            Ok(Outcome::accepted(lines, document(&checkpoint)))
+        }
+        Err(BackupError::Log(ExportError::Refused(error))) => Ok(refused_log(&error)),
+        Err(error) => Err(error).context("the log was not written"),
+    }
+}
+
+fn cosign(args: &StoreArgs, path: &Path) -> anyhow::Result<Outcome> {
+    let note = read_checkpoint(path)?;
+    let store = Store::open_with(&args.store, &open_options(args)).context("could not open the store")?;
+    let cosigned = match SignedCheckpoint::verify(&note, store.audit_key()) {
+        Ok(cosigned) => cosigned,
+        Err(error) => return Ok(refused("checkpoint", "checkpoint", &error, "give a checkpoint of this log")),
+    };
+    match store.set_cosigned(cosigned) {
+        Ok(()) => {
+            let checkpoint = store.checkpoint()?;
+            Ok(Outcome::accepted(vec!["cosignatures added".to_owned()], document(&checkpoint)))
+        }
+        Err(error @ (AuditError::Checkpoint(_) | AuditError::Append(store::AppendError::Checkpoint(_)))) => {
+            Ok(refused("checkpoint", "checkpoint", &error, "have the newest checkpoint cosigned"))
+        }
+        Err(error) => Err(error).context("the cosignatures were not added"),
+    }
+}
+
+fn document(checkpoint: &SignedCheckpoint) -> serde_json::Value {
+    let head = checkpoint.head();
+    json!({ "size": head.size(), "root": head.root(), "checkpoint": checkpoint.note() })
+}
+
+const MAX_CHECKPOINT: usize = 64 * 1024;

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A consistent copy of a store while services run on it. Keys in it stay wrapped; the key that wraps them is not in it.
+
+use std::io::Write;
+use std::path::Path;
+
+use release::log::{SignedCheckpoint, TileError, TilePath};
+use types::Sha256Digest;
+
+use crate::archive::{ArchiveError, Writer};
+use crate::audit::{AuditError, DatabaseTiles, Log};
+use crate::database::DatabaseError;
+use crate::schema::VERSION;
+use crate::tables::TABLES;
+use crate::{Store, restore};
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupSummary {
+    /// Entries of the audit log.
+    pub size: u64,
+    /// Its root.
+    pub root: Sha256Digest,
+    /// Bytes of the tables beside it.
+    pub bytes_of_tables: u64,
+    /// Its newest checkpoint in the copy: to be kept elsewhere.
+    pub checkpoint: String,
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A tile of it.
+    #[error("the audit log is damaged: {0}")]
+    Tile(#[from] TileError),
+    /// The log was refused, or not written.
+    #[error(transparent)]
+    Log(#[from] tile_log::ExportError),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+impl Store {
+    /// Writes an archive. `progress` sees how many entries of the log are written, and of how many.
+    ///
+    /// The log in it is as new as the tables, or newer: what the tables show was entered before. The log is copied, not
+    /// verified; [`Store::restore`] verifies it.
+    ///
+    /// # Errors
+    /// [`BackupError`]; what was written so far is no archive.
+    pub fn backup(
+        &self,
+        to: &mut impl Write,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<BackupSummary, BackupError> {
+        // The tables first: an entry stands in the log before what it says is done.
+        let tables: Vec<_> = self.database.snapshot(|tx| {
+            TABLES.iter().map(|table| Ok((table.name, table.read(tx)?))).collect::<Result<_, DatabaseError>>()
+        })?;
+        let checkpoint = self.checkpoint()?;
+        let size = checkpoint.head().size();
+        let mut writer = Writer::new(to);
+        let mut bytes_of_tables = 0_u64;
+        for (name, bytes) in tables {
+            bytes_of_tables = bytes_of_tables.saturating_add(bytes.len() as u64);
+            writer.member(&restore::table_member(name), &bytes)?;
+        }
+        writer.member(restore::CHECKPOINT, checkpoint.note().as_bytes())?;
+        for number in 0.. {
+            let Some(path) = TilePath::entries(number, size) else { break };
+            writer.member(&restore::entries_member(number), &self.tile(&path)?)?;
+            progress(number.saturating_mul(256).saturating_add(path.width().into()), size);
+        }
+        let root = *checkpoint.head().root();
+        writer.finish(VERSION, size, root)?;
+        Ok(BackupSummary { size, root, bytes_of_tables, checkpoint: checkpoint.note().to_owned() })
+    }
+
+    /// Verifies the whole log and writes it as a directory of tiles with its newest checkpoint, which it gives.
+    ///
+    /// # Errors
+    /// [`BackupError`]; what was written so far is no log: the checkpoint comes last.
+    pub fn export_audit(&self, out: &Path) -> Result<SignedCheckpoint, BackupError> {
+        let checkpoint = self.checkpoint()?;
+        match &self.audit.log {
+            Log::Files(files) => tile_log::export(files.tiles(), &checkpoint, out)?,
+            Log::Rows(_) => tile_log::export(&DatabaseTiles(&self.database), &checkpoint, out)?,
+        }
+        Ok(checkpoint)
+    }
+}
