@@ -23,6 +23,8 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
     }
     let most = open_files()?;
     starter.arguments.extend(["--connections".to_owned(), most.to_string()]);
+    // All come from one address.
+    starter.arguments.extend(["--client-connections".to_owned(), most.to_string()]);
     let service = starter.start(scene)?;
     let load = Load { guest: Guest::boot(scene)?, address: service.address, pin: scene.pin(), seconds };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -86,17 +86,27 @@ pub enum AuthoriseError {
 }
 
 impl Checked {
-    /// Checks the token of a request, and the work that it asked for: one hash, before anything is stored or verified.
+    /// Checks the token of a request, and the work that it asked for, before anything is stored or verified.
     ///
     /// # Errors
     /// The refusal.
     pub fn new(request: KeyReleaseRequest, key: &TokenKey, now: u64) -> Result<Self, Refusal> {
-        key.check(&request.token, now).map_err(|error| token_refusal(&error))?;
-        let bits = request.token.work_bits();
-        if bits > 0 && !request.work.is_some_and(|number| is_solution(&request.token, bits, number)) {
+        Self::check(&request.token, request.work, key, now)?;
+        Ok(Self(request))
+    }
+
+    /// Checks a token and the work that it asked for, without the rest of the request: a MAC and a hash. Establishes
+    /// nothing about a request.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(token: &Token, work: Option<u64>, key: &TokenKey, now: u64) -> Result<(), Refusal> {
+        key.check(token, now).map_err(|error| token_refusal(&error))?;
+        let bits = token.work_bits();
+        if bits > 0 && !work.is_some_and(|number| is_solution(token, bits, number)) {
             return Err(no_work(bits));
         }
-        Ok(Self(request))
+        Ok(())
     }
 
     /// The token, to record its redemption.

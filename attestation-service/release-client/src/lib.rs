@@ -5,6 +5,7 @@
 //! ends here. Needs a tokio runtime, of one thread if one likes, with timers.
 
 mod error;
+mod retry;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use types::{Base64, Document, Hex32, ModelId, Sha256Digest, canonical, evidence:
 
 pub use error::ClientError;
 pub use key_release_protocol;
+pub use retry::Retries;
 
 /// A connection to the service whose key was checked against the pin.
 pub struct ServiceConnection {
@@ -35,6 +37,7 @@ pub struct ServiceConnection {
     exporter: Exporter,
     pin: Sha256Digest,
     driver: tokio::task::JoinHandle<()>,
+    retry_after: Option<Duration>,
 }
 
 /// Gives the connection's exporter for a challenge.
@@ -93,7 +96,26 @@ impl ServiceConnection {
             // An error here shows in the request under way.
             let _ = connection.await;
         });
-        Ok(Self { sender, exporter: Box::new(move |challenge| channel.binding(challenge)), pin, driver })
+        Ok(Self {
+            sender,
+            exporter: Box::new(move |challenge| channel.binding(challenge)),
+            pin,
+            driver,
+            retry_after: None,
+        })
+    }
+
+    /// After how long the service wants to be asked again; `None` where its last answer was no refusal for now only
+    /// (429, 503). It says this of itself: the caller sets the bounds.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The connection has ended: another request needs another one.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Asks for the time. The signature, the nonce and the pin are verified, and that the time is not before `floor`
@@ -214,10 +236,15 @@ impl ServiceConnection {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| ClientError::Answer { step, rule: e.to_string() })?;
+        self.retry_after = None;
         limited(step, ANSWER, async {
             self.sender.ready().await?;
             let answer = self.sender.send_request(request).await?;
             let status = answer.status();
+            if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                let said = answer.headers().get(http::header::RETRY_AFTER).and_then(|said| said.to_str().ok());
+                self.retry_after = Some(Duration::from_secs(said.and_then(|said| said.parse().ok()).unwrap_or(1)));
+            }
             let max = if status == StatusCode::OK { max } else { MAX_REFUSAL };
             let body = Limited::new(answer.into_body(), max)
                 .collect()

@@ -119,6 +119,10 @@ pub(crate) struct ServeArgs {
     /// Connections at the same time; more wait in the kernel's queue. Each needs a file descriptor, and up to 160 KiB.
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) connections: u32,
+    /// Connections of one client at the same time (one /48 for IPv6), and by them its part of the memory for requests.
+    /// As many as there are is no limit: for guests behind one address, as a load balancer's.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().client_connections, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) client_connections: u32,
     #[command(flatten)]
     pub(crate) gpu: GpuFileArgs,
     /// A checkpoint of the audit log kept elsewhere, which the log must extend: shows that the store as a whole was

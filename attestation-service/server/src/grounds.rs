@@ -13,7 +13,7 @@ use types::{Blake3Digest, Sha256Digest};
 
 use crate::{
     reply::Refused,
-    service::{policy, verified},
+    service::{StoredReleaseError, policy, verified},
     successors,
 };
 
@@ -77,6 +77,8 @@ fn make(
         }
         match verified(store, &stored.digest, &stored.bundle, now) {
             Ok(release) => releases.push(release),
+            // That may pass: a guest that waits gets its key. It is no standing that the release is not in.
+            Err(StoredReleaseError::Store(error)) => return Err(unable(&error)),
             Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
         }
     }

@@ -7,13 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
 };
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use key_release::{KeyReleaseRequest, SignedOwnerCommand};
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
@@ -22,17 +21,30 @@ use tokio::sync::{
 use types::{Document as _, Hex32, Refusal, canonical};
 
 use crate::{
+    activity::Activity,
+    body::{self, Answered, Unread, Whole},
     openapi,
     reply::Refused,
     routes::{self, BYTES, Endpoint, Found, JSON, TEXT},
     service::{Exporter, RefusalNote, Service},
+    shares::{Share, Shares},
 };
 
-/// Media type and body of an answer.
-type Reply = Result<(&'static str, Vec<u8>), Refused>;
+/// What is answered, or the refusal.
+type Reply = Result<Answer, Refused>;
 
-/// Work on the store, off the network's threads.
-type Work = Box<dyn FnOnce(&Service) -> Reply + Send>;
+/// Media type and body of an answer, and the body's share of the memory where it is large.
+struct Answer {
+    kind: &'static str,
+    body: Bytes,
+    share: Option<Share>,
+}
+
+impl Answer {
+    fn small(kind: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { kind, body: body.into(), share: None }
+    }
+}
 
 /// What all connections share.
 #[derive(Clone)]
@@ -40,8 +52,12 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     /// Appraisals at the same time.
     pub(crate) appraisals: Arc<Semaphore>,
-    /// Bytes of bodies that may still be taken into memory.
-    pub(crate) bodies: Arc<Semaphore>,
+    /// Reads of the store for the public at the same time.
+    pub(crate) reads: Arc<Semaphore>,
+    /// Memory for bodies of requests, in bytes.
+    pub(crate) bodies: Arc<Shares>,
+    /// Memory for answers that are large, in bytes.
+    pub(crate) answers: Arc<Shares>,
     /// Refusals on their way to the audit log; what does not fit is counted for an entry that sums up.
     pub(crate) notes: mpsc::Sender<RefusalNote>,
 }
@@ -51,25 +67,25 @@ pub(crate) async fn answer(
     shared: Shared,
     exporter: Arc<Exporter>,
     client: IpAddr,
+    activity: Activity,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, core::convert::Infallible> {
+) -> Result<Response<Answered>, core::convert::Infallible> {
+    let _asked = activity.request();
     let routed = async {
         shared.service.admit(client)?;
         route(&shared, exporter, client, request).await
     };
     let reply = match tokio::time::timeout(REQUEST, routed).await {
         Ok(reply) => reply,
-        Err(_) => Err(Refused::one(
-            StatusCode::REQUEST_TIMEOUT,
-            Refusal::new("request_timeout", "request", "the request took too long", "send it faster"),
-        )),
+        Err(_) => Err(slow()),
     };
+    let response = |status, answer| response(status, answer, &activity);
     Ok(match reply {
-        Ok((kind, body)) => response(StatusCode::OK, kind, body),
+        Ok(answer) => response(StatusCode::OK, answer),
         Err(refused) => {
             tracing::info!(status = refused.status.as_u16(), codes = refused.codes().join(","), "refused");
             shared.service.count(refused.codes());
-            let mut response = response(refused.status, JSON, refused.to_json());
+            let mut response = response(refused.status, Answer::small(JSON, refused.to_json()));
             if let Some(method) = refused.allow.and_then(|method| HeaderValue::from_str(method.as_str()).ok()) {
                 response.headers_mut().insert(ALLOW, method);
             }
@@ -85,55 +101,79 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request
         Found::OtherMethod(allowed) => return Err(Refused::other_method(allowed)),
         Found::Nothing => return Err(no_such_endpoint()),
     };
-    let blocking = |work: Work| {
-        let service = Arc::clone(&shared.service);
-        tokio::task::spawn_blocking(move || work(&service))
-    };
-    let joined = match endpoint {
+    match endpoint {
         Endpoint::Time => {
             let nonce = parts.uri.query().and_then(|query| query.strip_prefix("nonce="));
             let nonce: Hex32 = nonce
                 .and_then(|nonce| nonce.parse().ok())
                 .ok_or_else(|| Refused::malformed("nonce", "the query must be nonce=<64 lower-case hex digits>"))?;
-            return json(&shared.service.time(nonce));
+            json(&shared.service.time(nonce))
         }
-        Endpoint::Service => return json(&shared.service.keys()),
+        Endpoint::Service => json(&shared.service.keys()),
         Endpoint::Challenge => {
-            read(shared, body, 0).await?;
-            return json(&shared.service.challenge(client)?);
+            read(shared, client, body, 0).await?;
+            json(&shared.service.challenge(client)?)
         }
         Endpoint::KeyRelease => {
-            let body = read_json(shared, &parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
-            return key_release(shared, exporter, client, body).await;
+            let body = read_json(shared, client, &parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
+            key_release(shared, exporter, client, body).await
         }
         Endpoint::OwnerCommand => {
-            let body = read_json(shared, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
-            blocking(Box::new(move |service| {
+            let body = read_json(shared, client, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
+            let service = Arc::clone(&shared.service);
+            let commanded = tokio::task::spawn_blocking(move || {
                 let answer = service.owner_command(&body.bytes)?;
                 service.count(["owner_command"]);
                 json(&answer)
-            }))
+            });
+            commanded.await.map_err(|e| Refused::unable("service_unavailable", &e))?
         }
-        Endpoint::Checkpoint => blocking(Box::new(|service| Ok((TEXT, service.checkpoint()?.into_bytes())))),
+        Endpoint::Checkpoint => public(shared, client, TEXT, |service| Ok(service.checkpoint()?.into_bytes())).await,
         Endpoint::Release => {
             let digest = rest.parse().map_err(|_| Refused::malformed("digest", "64 lower-case hex digits"))?;
-            blocking(Box::new(move |service| Ok((JSON, service.release_bundle(&digest)?))))
+            public(shared, client, JSON, move |service| service.release_bundle(&digest)).await
         }
         Endpoint::Tile => {
             // Generated clients write the slashes inside a parameter so.
             let tile = rest.replace("%2F", "/").replace("%2f", "/");
-            blocking(Box::new(move |service| Ok((BYTES, service.tile(&tile)?))))
+            public(shared, client, BYTES, move |service| service.tile(&tile)).await
         }
-        Endpoint::OpenApi => return Ok((JSON, openapi::document().to_string().into_bytes())),
-    };
-    joined.await.map_err(|e| Refused::unable("service_unavailable", &e))?
+        Endpoint::OpenApi => Ok(Answer::small(JSON, openapi::bytes())),
+    }
+}
+
+/// Reads something that everybody may see. Few at a time, so that releases find the store free; the memory of a large
+/// answer is its client's.
+async fn public(
+    shared: &Shared,
+    client: IpAddr,
+    kind: &'static str,
+    work: impl FnOnce(&Service) -> Result<Vec<u8>, Refused> + Send + 'static,
+) -> Reply {
+    let permit = turn(&shared.reads).await?;
+    let shared = shared.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let body = Bytes::from(work(&shared.service)?);
+        if body.len() <= SMALL {
+            return Ok(Answer::small(kind, body));
+        }
+        let share = shared.answers.take(client, body.len()).ok_or_else(busy)?;
+        Ok(Answer { kind, body, share: Some(share) })
+    });
+    read.await.map_err(|e| Refused::unable("service_unavailable", &e))?
+}
+
+/// Waits for one of few places, but not for long.
+async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refused> {
+    let waited = tokio::time::timeout(QUEUE, Arc::clone(places).acquire_owned()).await.map_err(|_| busy())?;
+    waited.map_err(|e| Refused::unable("service_unavailable", &e))
 }
 
 async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, body: Whole) -> Reply {
-    let Ok(permit) = tokio::time::timeout(QUEUE, Arc::clone(&shared.appraisals).acquire_owned()).await else {
-        return Err(busy());
-    };
-    let permit = permit.map_err(|e| Refused::unable("service_unavailable", &e))?;
+    // Who has no challenge of this service, or did not work for it, costs no more than two hashes.
+    shared.service.look_at(&body.bytes)?;
+    let permit = turn(&shared.appraisals).await?;
     let shared = shared.clone();
     // The outcome is noted here: a peer that closes its connection ends the waiting below, but not this.
     let outcome = tokio::task::spawn_blocking(move || {
@@ -168,7 +208,13 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, b
 }
 
 /// Reads a body of JSON, of at most `max` bytes. No type means JSON, as it always did; a coding is never undone.
-async fn read_json(shared: &Shared, headers: &HeaderMap, body: Incoming, max: usize) -> Result<Whole, Refused> {
+async fn read_json(
+    shared: &Shared,
+    client: IpAddr,
+    headers: &HeaderMap,
+    body: Incoming,
+    max: usize,
+) -> Result<Whole, Refused> {
     let kind = headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
     let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
@@ -178,41 +224,24 @@ async fn read_json(shared: &Shared, headers: &HeaderMap, body: Incoming, max: us
         let reason = Refusal::new("media_type", "content-type", detail, fix);
         return Err(Refused::one(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
-    read(shared, body, max).await
+    read(shared, client, body, max).await
 }
 
-/// A body, and its share of what all bodies together may take.
-struct Whole {
-    bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+async fn read(shared: &Shared, client: IpAddr, body: Incoming, max: usize) -> Result<Whole, Refused> {
+    body::read(&shared.bodies, client, body, max).await.map_err(|unread| match unread {
+        Unread::TooLarge => too_large(max),
+        Unread::Busy => busy(),
+        Unread::Slow => slow(),
+    })
 }
 
-/// Reads a body of at most `max` bytes. Its share of the memory grows with what has come, not with what was announced: a
-/// slow peer holds what it sent.
-async fn read(shared: &Shared, mut body: Incoming, max: usize) -> Result<Whole, Refused> {
-    if body.size_hint().lower() > u64::try_from(max).unwrap_or(u64::MAX) {
-        return Err(too_large(max));
-    }
-    let mut bytes = BytesMut::new();
-    let mut share: Option<OwnedSemaphorePermit> = None;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| too_large(max))?.into_data() else { continue };
-        if data.len() > max.saturating_sub(bytes.len()) {
-            return Err(too_large(max));
-        }
-        let permits = u32::try_from(data.len()).map_err(|_| too_large(max))?;
-        let more = Arc::clone(&shared.bodies).try_acquire_many_owned(permits).map_err(|_| busy())?;
-        match &mut share {
-            Some(share) => share.merge(more),
-            None => share = Some(more),
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(Whole { bytes: bytes.freeze(), _share: share })
+fn slow() -> Refused {
+    let reason = Refusal::new("request_timeout", "request", "the request took too long", "send it faster");
+    Refused::one(StatusCode::REQUEST_TIMEOUT, reason)
 }
 
 fn busy() -> Refused {
-    let reason = Refusal::new("busy", "service", "too many key releases at once", "try again in a few seconds");
+    let reason = Refusal::new("busy", "service", "too much is under way at once", "try again in a few seconds");
     Refused::one(StatusCode::TOO_MANY_REQUESTS, reason)
 }
 
@@ -223,11 +252,12 @@ fn too_large(max: usize) -> Refused {
 
 fn json<T: serde::Serialize>(value: &T) -> Reply {
     let bytes = canonical::to_bytes(value).map_err(|e| Refused::unable("service_unavailable", &e))?;
-    Ok((JSON, bytes))
+    Ok(Answer::small(JSON, bytes))
 }
 
-fn response(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn response(status: StatusCode, answer: Answer, activity: &Activity) -> Response<Answered> {
+    let Answer { kind, body, share } = answer;
+    let mut response = Response::new(Answered::new(body, share, activity.answer(Instant::now())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -247,3 +277,5 @@ fn no_such_endpoint() -> Refused {
 const REQUEST: Duration = Duration::from_secs(30);
 /// Waiting for a turn.
 const QUEUE: Duration = Duration::from_secs(5);
+/// Answers up to this size are not counted: the connections' number is their limit.
+const SMALL: usize = 16 * 1024;

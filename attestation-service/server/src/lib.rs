@@ -4,6 +4,8 @@
 //! [`run`] is the whole program. Which hardware is believed is its argument: the release binary passes Intel's root,
 //! and no flag, file or environment variable changes that.
 
+mod activity;
+mod body;
 mod cli;
 mod codes;
 mod command;
@@ -21,6 +23,7 @@ mod place;
 pub mod reply;
 mod routes;
 pub mod service;
+mod shares;
 mod successors;
 mod tally;
 mod tokens;

@@ -6,6 +6,7 @@ use std::{
     hash::Hash,
     net::IpAddr,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -25,6 +26,11 @@ pub struct Limits {
     pub open_challenges: u32,
     /// Connections at the same time; more wait in the kernel's queue.
     pub connections: u32,
+    /// Connections of one client at the same time (all addresses of a /48 for IPv6), while there are enough for others;
+    /// its part of the memory for bodies and answers goes by it, too. As many as there are is no limit.
+    pub client_connections: u32,
+    /// How long a client may take to receive an answer.
+    pub sending: Duration,
 }
 
 /// The limits, and how far they are used.
@@ -38,15 +44,18 @@ pub(crate) struct Admission {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { client_rate: 100, model_rate: 1000, open_challenges: 16_384, connections: 1024 }
+        Self {
+            client_rate: 100,
+            model_rate: 1000,
+            open_challenges: 16_384,
+            connections: 1024,
+            client_connections: 64,
+            sending: Duration::from_secs(60),
+        }
     }
 }
 
 impl Admission {
-    pub(crate) const fn connections(&self) -> u32 {
-        self.limits.connections
-    }
-
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -54,6 +63,11 @@ impl Admission {
             models: Mutex::new(Buckets::new(limits.model_rate)),
             open: Mutex::new(OpenChallenges::default()),
         }
+    }
+
+    /// The limits.
+    pub(crate) const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Counts a request of a client. `now` is in milliseconds since any fixed moment.
@@ -73,7 +87,7 @@ impl Admission {
     /// Counts a challenge for the client at `address` that ends at `expires`; times are seconds. Gives the bits of work
     /// that its redemption shall cost.
     pub(crate) fn challenge(&self, address: IpAddr, expires: u64, now: u64) -> Result<u8, Refused> {
-        let client = network(address);
+        let client = site(address);
         let mut open = lock(&self.open);
         let bits = price(self.limits.open_challenges, open.count(now), open.of(&client))?;
         open.add(expires, client);
@@ -82,7 +96,7 @@ impl Admission {
 
     /// A key was released for a challenge. One that was refused stays counted to its end: what failed costs, too.
     pub(crate) fn answered(&self, address: IpAddr, expires: u64) {
-        lock(&self.open).remove(expires, &network(address));
+        lock(&self.open).remove(expires, &site(address));
     }
 
     /// Challenges that have not expired, and for which no key was released.
@@ -136,11 +150,21 @@ fn over(field: &str, detail: &str) -> Refused {
 
 /// Whoever has one address of IPv6 has the /64.
 fn network(address: IpAddr) -> IpAddr {
+    prefix(address, 64)
+}
+
+/// Whose addresses these are, where what is counted is scarce: a customer has a /48 of IPv6, as a rule (RFC 6177).
+pub(crate) fn site(address: IpAddr) -> IpAddr {
+    prefix(address, 80)
+}
+
+/// An address without its last bits, if it is of IPv6.
+fn prefix(address: IpAddr, last: u32) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(six) => match six.to_ipv4_mapped() {
             Some(four) => IpAddr::V4(four),
-            None => IpAddr::V6((six.to_bits() >> 64 << 64).into()),
+            None => IpAddr::V6((six.to_bits() >> last << last).into()),
         },
     }
 }

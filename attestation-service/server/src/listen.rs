@@ -4,7 +4,7 @@
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use attested_channel::{stream, tls};
@@ -18,13 +18,17 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
+    time::{MissedTickBehavior, interval},
 };
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::{
+    activity::{Activity, Patience},
     http_api::{Shared, answer},
     identity::IdentityError,
+    limits::Limits,
     service::{Exporter, Service},
+    shares::Shares,
 };
 
 /// Why the listener did not start.
@@ -51,10 +55,13 @@ pub async fn listen(
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (notes, mut waiting) = mpsc::channel(NOTES);
+    let limits = service.limits();
     let shared = Shared {
         service: Arc::clone(&service),
         appraisals: Arc::new(Semaphore::new(APPRAISALS)),
-        bodies: Arc::new(Semaphore::new(BODIES)),
+        reads: Arc::new(Semaphore::new(READS)),
+        bodies: memory(BODIES, &limits),
+        answers: memory(ANSWERS, &limits),
         notes,
     };
     let writer = Arc::clone(&service);
@@ -64,9 +71,10 @@ pub async fn listen(
         }
     });
     let summing = tokio::spawn(sum_up(Arc::clone(&service)));
-    let most = usize::try_from(service.connections()).unwrap_or(1);
+    let most = usize::try_from(limits.connections).unwrap_or(1);
     let slots = Arc::new(Semaphore::new(most));
     let windows = Windows::sharing(most);
+    let open = Shares::new(most, usize::try_from(limits.client_connections).unwrap_or(most), 1);
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
@@ -79,10 +87,17 @@ pub async fn listen(
             () = &mut stop => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = serve(shared.clone(), acceptor.clone(), stream, peer.ip(), windows, stopped.clone());
-                    let open = Open::count(Arc::clone(&service));
+                    let Some(share) = open.take(peer.ip(), 1) else {
+                        // Closed at once: who is refused here could not be told why before a handshake.
+                        service.count(["client_connections"]);
+                        continue;
+                    };
+                    let times = Times { open: Arc::clone(&open), sending: limits.sending };
+                    let (shared, acceptor) = (shared.clone(), acceptor.clone());
+                    let connection = serve(shared, acceptor, stream, peer.ip(), windows, times, stopped.clone());
+                    let counted = Open::count(Arc::clone(&service));
                     connections.spawn(async move {
-                        let (_slot, _open) = (slot, open);
+                        let _held = (slot, share, counted);
                         let _ = tokio::time::timeout(CONNECTION, connection).await;
                     });
                 }
@@ -106,6 +121,34 @@ pub async fn listen(
     summing.abort();
     let _ = tokio::task::spawn_blocking(move || service.sum_up_refusals()).await;
     Ok(())
+}
+
+/// Memory of which a client gets a part as its connections are one: the same client may be many guests' host.
+fn memory(bytes: usize, limits: &Limits) -> Arc<Shares> {
+    let parts = (limits.connections / 2 / limits.client_connections.max(1)).clamp(1, MOST_PARTS);
+    let most = bytes / usize::try_from(parts).unwrap_or(1);
+    Shares::new(bytes, most, FIRST_BYTES)
+}
+
+/// How long a connection may do nothing: less where places are scarce.
+struct Times {
+    open: Arc<Shares>,
+    sending: Duration,
+}
+
+impl Times {
+    fn scarce(&self) -> bool {
+        self.open.free() < self.open.total() / 4
+    }
+
+    fn handshake(&self) -> Duration {
+        if self.scarce() { SCARCE_HANDSHAKE } else { HANDSHAKE }
+    }
+
+    fn patience(&self) -> Patience {
+        let (silent, idle) = if self.scarce() { (SCARCE_HANDSHAKE, SCARCE_IDLE) } else { (HANDSHAKE, HEADERS) };
+        Patience { silent, idle, sending: self.sending }
+    }
 }
 
 /// A connection that is counted as long as it is open.
@@ -140,26 +183,42 @@ async fn serve(
     stream: TcpStream,
     client: IpAddr,
     windows: Windows,
+    times: Times,
     mut stopped: watch::Receiver<bool>,
 ) {
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(tls)) = tokio::time::timeout(times.handshake(), acceptor.accept(stream)).await else { return };
+    let activity = Activity::begin(Instant::now());
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let second = tls.get_ref().1.alpn_protocol() == Some(H2);
     let (stream, channel) = stream::share(TlsStream::Server(tls));
     // One for the connection: each stream of HTTP/2 is bound to the TLS connection that carries it.
     let exporter: Arc<Exporter> = Arc::new(move |challenge| channel.binding(challenge));
-    let answering = service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), client, request));
+    let doing = activity.clone();
+    let answering =
+        service_fn(move |request| answer(shared.clone(), Arc::clone(&exporter), client, doing.clone(), request));
     let stream = TokioIo::new(stream);
     // Both builders give another type, which is polled, asked to end and polled again.
     macro_rules! run {
         ($connection:expr) => {{
             let connection = $connection;
             tokio::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                _ = stopped.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+            let mut ending = false;
+            loop {
+                tokio::select! {
+                    _ = connection.as_mut() => return,
+                    _ = stopped.wait_for(|stopped| *stopped), if !ending => {
+                        connection.as_mut().graceful_shutdown();
+                        ending = true;
+                    }
+                    _ = looks.tick() => {
+                        if activity.is_over(&times.patience(), Instant::now()) {
+                            return;
+                        }
+                    }
+                }
             }
-            let _ = connection.await;
         }};
     }
     if second {
@@ -224,8 +283,16 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 
 /// Appraisals at the same time.
 const APPRAISALS: usize = 16;
+/// Reads of the store for the public at the same time.
+const READS: usize = 16;
 /// Bytes of requests' bodies that are in memory at the same time.
 const BODIES: usize = 128 << 20;
+/// Bytes of large answers that are in memory until their peers have taken them.
+const ANSWERS: usize = 128 << 20;
+/// Bytes that a client gets in any case, while there are any.
+const FIRST_BYTES: usize = 64 * 1024;
+/// A client's part of the memory is never smaller: the largest request fits into it.
+const MOST_PARTS: u32 = 32;
 /// ALPN's name of HTTP/2.
 const H2: &[u8] = b"h2";
 /// Requests at the same time on one connection of HTTP/2.
@@ -247,9 +314,15 @@ const PONG: Duration = Duration::from_secs(20);
 /// Refusals that wait for the audit log.
 const NOTES: usize = 256;
 const SUM_UP: Duration = Duration::from_secs(60);
+/// A handshake, and from there to the first request.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+const SCARCE_HANDSHAKE: Duration = Duration::from_secs(5);
+/// How often a connection is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// The headers of one request, and idleness between two.
 const HEADERS: Duration = Duration::from_secs(90);
+/// The latter, where less than a quarter of the places is free.
+const SCARCE_IDLE: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 16 * 1024;
 /// A connection as a whole: a boot needs minutes under emulation.
 const CONNECTION: Duration = Duration::from_secs(600);

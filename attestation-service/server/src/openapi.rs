@@ -3,8 +3,9 @@
 
 mod schemas;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +13,12 @@ use crate::{
     codes,
     routes::{ANY, Body, Endpoint, ROUTES, Route},
 };
+
+/// The description as it is served: made once, and the same memory for all.
+pub(crate) fn bytes() -> Bytes {
+    static BYTES: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+    BYTES.clone()
+}
 
 /// The description.
 pub(crate) fn document() -> Value {

@@ -118,6 +118,7 @@ pub(crate) const ANY: &[(StatusCode, &[codes::Step])] = &[
 ];
 const MALFORMED: (StatusCode, &[codes::Step]) = (StatusCode::BAD_REQUEST, &[("", &["request_malformed"])]);
 const MEDIA_TYPE: (StatusCode, &[codes::Step]) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, &[("", &["media_type"])]);
+const BUSY: (StatusCode, &[codes::Step]) = (StatusCode::TOO_MANY_REQUESTS, &[("", &["busy"])]);
 const NOT_FOUND: (StatusCode, &[codes::Step]) = (StatusCode::NOT_FOUND, &[("", &["not_found"])]);
 
 /// All endpoints. A path has one method.
@@ -168,12 +169,7 @@ pub(crate) static ROUTES: [Route; 9] = [
         parameter: None,
         body: Body::Json { schema: "KeyReleaseRequest", max: KeyReleaseRequest::MAX_BYTES },
         answer: Answer { kind: JSON, schema: "KeyReleaseAnswer", description: "The sealed key and its audit entry" },
-        refusals: &[
-            MALFORMED,
-            (StatusCode::FORBIDDEN, codes::KEY_RELEASE),
-            MEDIA_TYPE,
-            (StatusCode::TOO_MANY_REQUESTS, &[("", &["busy"])]),
-        ],
+        refusals: &[MALFORMED, (StatusCode::FORBIDDEN, codes::KEY_RELEASE), MEDIA_TYPE, BUSY],
     },
     Route {
         endpoint: Endpoint::OwnerCommand,
@@ -185,7 +181,7 @@ pub(crate) static ROUTES: [Route; 9] = [
         parameter: None,
         body: Body::Json { schema: "SignedOwnerCommand", max: SignedOwnerCommand::MAX_BYTES },
         answer: Answer { kind: JSON, schema: "OwnerAnswer", description: "It was carried out" },
-        refusals: &[MALFORMED, (StatusCode::FORBIDDEN, &[codes::OWNERS]), MEDIA_TYPE],
+        refusals: &[MALFORMED, (StatusCode::FORBIDDEN, &[codes::OWNERS]), MEDIA_TYPE, BUSY],
     },
     Route {
         endpoint: Endpoint::Release,
@@ -203,7 +199,7 @@ pub(crate) static ROUTES: [Route; 9] = [
         }),
         body: Body::None,
         answer: Answer { kind: JSON, schema: "Bundle", description: "The bundle, as it was imported" },
-        refusals: &[MALFORMED, NOT_FOUND],
+        refusals: &[MALFORMED, NOT_FOUND, BUSY],
     },
     Route {
         endpoint: Endpoint::Checkpoint,
@@ -215,7 +211,7 @@ pub(crate) static ROUTES: [Route; 9] = [
         parameter: None,
         body: Body::None,
         answer: Answer { kind: TEXT, schema: "Checkpoint", description: "The signed note" },
-        refusals: &[],
+        refusals: &[BUSY],
     },
     Route {
         endpoint: Endpoint::Tile,
@@ -234,7 +230,7 @@ pub(crate) static ROUTES: [Route; 9] = [
         }),
         body: Body::None,
         answer: Answer { kind: BYTES, schema: "Bytes", description: "The tile" },
-        refusals: &[NOT_FOUND],
+        refusals: &[NOT_FOUND, BUSY],
     },
     Route {
         endpoint: Endpoint::Service,

@@ -143,12 +143,6 @@ impl Service {
         Self { admission: Admission::new(limits), ..self }
     }
 
-    /// Connections at the same time.
-    #[must_use]
-    pub const fn connections(&self) -> u32 {
-        self.admission.connections()
-    }
-
     /// Limits rates by another stopwatch than the system's.
     #[must_use]
     pub fn with_stopwatch(self, stopwatch: Stopwatch) -> Self {
@@ -179,6 +173,12 @@ impl Service {
     #[must_use]
     pub fn verification_uses(&self) -> Uses {
         self.known.uses()
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.admission.limits()
     }
 
     /// Signs the time.
@@ -215,6 +215,18 @@ impl Service {
         }
         let token = self.tokens.own().mint_asking(expires, bits, nonce);
         Ok(ChallengeAnswer { expires, token, work: (bits > 0).then_some(Work { bits }) })
+    }
+
+    /// Looks at token and work of a request for a key, at the end of its canonical form, before the rest is read. What
+    /// it finds is checked again with the whole.
+    ///
+    /// # Errors
+    /// No challenge of this service, or not the work that it asked for.
+    pub fn look_at(&self, body: &[u8]) -> Result<(), Refused> {
+        let (token, work) = KeyReleaseRequest::end_of(body)
+            .ok_or_else(|| Refused::malformed("body", "it is no canonical request with token and work at its end"))?;
+        let (key, _) = self.tokens.of(&token);
+        Checked::check(&token, work, &key, (self.clock)()).map_err(|e| Refused::because(vec![e]))
     }
 
     /// Releases a key to the client at `address`, or says why not. `exporter` gives the connection's exporter for a

@@ -77,12 +77,15 @@ async fn only_tls_1_3_with_the_hybrid_and_without_tickets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_are_refused_with_a_code() {
     let world = World::start().await;
+    let forged = format!("no JSON \"token\":\"{}\"}}", "00".repeat(56)).into_bytes();
     for (head, body, status, expected) in [
         ("GET /v1/time HTTP/1.1", &b""[..], 400, "request_malformed"),
         ("GET /v1/time?nonce=AA HTTP/1.1", b"", 400, "request_malformed"),
         ("POST /v1/challenges HTTP/1.1", b"x", 400, "request_malformed"),
         ("POST /v1/key-release HTTP/1.1", b"{}", 400, "request_malformed"),
         ("POST /v1/key-release HTTP/1.1", b"\xff", 400, "request_malformed"),
+        // Token and work are looked at before anything else.
+        ("POST /v1/key-release HTTP/1.1", &forged, 403, "challenge_unknown"),
         ("GET /v1/key-release HTTP/1.1", b"", 405, "method_not_allowed"),
         ("DELETE /v1/time HTTP/1.1", b"", 405, "method_not_allowed"),
         ("GET / HTTP/1.1", b"", 404, "not_found"),

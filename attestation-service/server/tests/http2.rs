@@ -10,12 +10,13 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use attestation_service::Limits;
 use attested_channel::{stream, tls};
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, SealContext};
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -211,6 +212,68 @@ async fn floods_end_the_connection_and_nothing_else() {
     let (kinds, error) = raw(&world, &endless).await;
     assert!(error.is_some_and(|error| error != 0), "{kinds:?} {error:?}");
     assert!(world.ask(&guest).await.is_ok(), "others are served");
+}
+
+/// Bodies of one client: together no more than its part, whatever is announced. Others do not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_shared_by_clients() {
+    const ANNOUNCED: usize = 3 << 20;
+    let mut world = World::stopped(release::Hardware::Simulated);
+    // A thirty-second part: one request of the largest size, and no second one.
+    world.limits = Limits { client_connections: 16, ..Limits::default() };
+    world.launch().await;
+    let guest = world.guest().await;
+    let connection = Connection::new(&world).await;
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let sender = connection.sender.clone();
+        asked.spawn(async move {
+            let request = Request::post("https://x.invalid/v1/key-release").header("content-length", ANNOUNCED);
+            let (answer, mut body) = sender.ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+            tokio::pin!(answer);
+            loop {
+                tokio::select! {
+                    answer = &mut answer => return answer.unwrap(),
+                    () = tokio::time::sleep(Duration::from_secs(1)) => drop(body.send_data(Bytes::from_static(b"x"), false)),
+                }
+            }
+        });
+    }
+    for _ in 0..2 {
+        let answer = asked.join_next().await.unwrap().unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (429, &HeaderValue::from_static("1")));
+    }
+    let mut other = world.connect_from([127, 0, 0, 2].into()).await;
+    let challenge = other.challenge().await.unwrap();
+    let key = key_pair();
+    let evidence = guest.evidence(&challenge, key.public()).to_canonical().unwrap();
+    assert!(other.release(challenge, &model(), evidence, key).await.is_ok());
+    assert_eq!(world.count("busy"), 2);
+}
+
+/// A peer that asks and takes no answer: the connection ends, and with it what was kept for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_not_taken_end_the_connection() {
+    let mut world = World::stopped(release::Hardware::Simulated);
+    world.limits = Limits { sending: Duration::from_secs(1), ..Limits::default() };
+    world.launch().await;
+    let mut builder = h2::client::Builder::new();
+    let (sender, connection) =
+        builder.initial_window_size(0).handshake::<_, Bytes>(tls(&world, &[b"h2"]).await).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let mut answers = Vec::new();
+    for path in [format!("/v1/releases/{}", world.release), "/v1/openapi.json".to_owned()] {
+        let request = Request::get(format!("https://x.invalid{path}")).body(()).unwrap();
+        let (answer, _) = sender.clone().ready().await.unwrap().send_request(request, true).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answers.push(answer);
+    }
+    // A service that keeps it open is a failure that the test's own time-out shows.
+    let _ = ended.await.unwrap();
+    let taken = Connection::new(&world).await.ask(Method::GET, "/v1/openapi.json", vec![]).await.unwrap();
+    assert_eq!(taken.0, StatusCode::OK);
+    assert!(serde_json::from_slice::<serde_json::Value>(&taken.1).is_ok(), "whole, though in pieces");
 }
 
 /// Headers beyond the cap: refused, and the connection serves on.

@@ -10,11 +10,14 @@
 
 mod world;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use attestation_service::Limits;
 use key_release::KeyReleaseRequest;
-use release_client::{ClientError, key_release_protocol::is_solution};
+use release_client::{ClientError, ServiceConnection, key_release_protocol::is_solution};
 use store::{AuditEntry, OpenOptions, Store};
 use types::{Base64, Document as _, Sha384Digest};
 use world::{NOW, World, key_pair, model, reasons};
@@ -40,8 +43,11 @@ async fn a_client_that_asks_too_often_is_told_so() {
     let mut refused = 0;
     for _ in 0..40 {
         match code(connection.challenge().await).as_str() {
-            "" => {}
-            "rate_limited" => refused += 1,
+            "" => assert_eq!(connection.retry_after(), None),
+            "rate_limited" => {
+                refused += 1;
+                assert_eq!(connection.retry_after(), Some(Duration::from_secs(1)));
+            }
             other => panic!("{other}"),
         }
     }
@@ -87,7 +93,9 @@ async fn a_flood_of_challenges_costs_others_some_work_and_no_key() {
             evidence: Base64::new(evidence.clone()).unwrap(),
             work,
         };
-        let refused = service.release([127, 0, 0, 2].into(), &request.to_canonical().unwrap(), &move |_| Ok(binding));
+        let request = request.to_canonical().unwrap();
+        assert_eq!(service.look_at(&request).unwrap_err().codes(), ["work_required"], "before the rest is read");
+        let refused = service.release([127, 0, 0, 2].into(), &request, &move |_| Ok(binding));
         let (refused, note) = refused.unwrap_err();
         assert_eq!((refused.codes(), refused.status.as_u16(), note.is_none()), (vec!["work_required"], 403, true));
     }
@@ -177,4 +185,41 @@ async fn changes_beside_the_service_count_at_once() {
     assert!(world.ask(&guest).await.is_ok());
     store.revoke_release(&world.release).unwrap();
     assert_eq!(world.refusal(&guest).await[0].0, "release_revoked");
+}
+
+/// A trust policy that can't be read now leaves no release out: the guest waits, and nothing of it is remembered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_for_a_moment_refuses_no_release() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let database = rusqlite::Connection::open(world.store_dir().join("store.sqlite")).unwrap();
+    // No change that the service could see by its counter.
+    let broken = "ALTER TABLE policies RENAME TO kept; CREATE VIEW policies AS SELECT name, 5 AS document FROM kept";
+    database.execute_batch(broken).unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.refusal(&guest).await, [("store_unavailable".to_owned(), "service".to_owned())]);
+    }
+    database.execute_batch("DROP VIEW policies; ALTER TABLE kept RENAME TO policies").unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+}
+
+/// One client has so many connections and no more; another one gets its own all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_one_client_have_a_limit() {
+    let mut world = World::stopped(release::Hardware::Simulated);
+    world.limits = Limits { client_connections: 2, ..Limits::default() };
+    world.launch().await;
+    let held = (world.connect().await, world.connect().await);
+    let address = world.service.as_ref().unwrap().address;
+    let connect =
+        async || ServiceConnection::connect(tokio::net::TcpStream::connect(address).await.unwrap(), world.pin).await;
+    assert!(matches!(connect().await, Err(ClientError::Tls(_))));
+    assert_eq!(world.count("client_connections"), 1);
+    assert!(world.connect_from([127, 0, 0, 2].into()).await.challenge().await.is_ok());
+    drop(held);
+    // The service learns of the end when it reads it.
+    while let Err(error) = connect().await {
+        assert!(matches!(error, ClientError::Tls(_)), "{error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

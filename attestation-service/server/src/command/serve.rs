@@ -69,8 +69,9 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
         );
     }
     let renewal = Renewal::new(args, collateral.clone(), anchors)?;
-    let ServeArgs { client_rate, model_rate, open_challenges, connections, .. } = *args;
-    let limits = Limits { client_rate, model_rate, open_challenges, connections };
+    let ServeArgs { client_rate, model_rate, open_challenges, connections, client_connections, .. } = *args;
+    let limits =
+        Limits { client_rate, model_rate, open_challenges, connections, client_connections, ..Limits::default() };
     let mut service = Service::new(store, anchors.clone(), collateral, Arc::new(now))?.with_limits(limits);
     if let Some(name) = &args.replica {
         service.name_replica(name)?;
