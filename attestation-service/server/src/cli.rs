@@ -65,6 +65,13 @@ pub(crate) enum Command {
     CheckConfig(CheckArgs),
     /// Print the OpenAPI 3.1 description of the service.
     Openapi,
+    /// Write manual pages and completions for shells.
+    Manual {
+        /// Directory; `man/man1`, `bash-completion/completions`, `zsh/vendor-completions` and `fish/vendor_completions.d`
+        /// are made in it, as /usr/share has them.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -113,7 +120,8 @@ pub(crate) struct ServeArgs {
     /// Keys of one model a second, on average; ten times as many at once.
     #[arg(long, value_name = "N", default_value_t = Limits::default().model_rate, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) model_rate: u32,
-    /// Challenges that are neither redeemed nor expired.
+    /// Challenges that have not expired, and for which no key was released; from a quarter of them on, challenges ask for
+    /// work.
     #[arg(long, value_name = "N", default_value_t = Limits::default().open_challenges, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) open_challenges: u32,
     /// Connections at the same time; more wait in the kernel's queue. Each needs a file descriptor, and up to 160 KiB.

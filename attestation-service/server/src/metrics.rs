@@ -30,6 +30,10 @@ pub(crate) struct Gauges {
     pub(crate) stopping: AtomicBool,
     /// Key releases by how long they took, refused ones included.
     pub(crate) releases: Histogram,
+    /// The appraisals among them, from the redeemed challenge to the verdict.
+    pub(crate) appraisals: Histogram,
+    /// Entries of released keys, from the entry to its proof.
+    pub(crate) entries: Histogram,
 }
 
 /// Durations.
@@ -127,6 +131,14 @@ fn metrics(service: &Service) -> String {
     }
     let name = "chrysalis_attestation_key_release_seconds";
     gauges.releases.write(&mut text, name, "Time of key releases, refused ones included");
+    let name = "chrysalis_attestation_appraisal_seconds";
+    gauges.appraisals.write(&mut text, name, "Time of appraisals, from the redeemed challenge to the verdict");
+    let name = "chrysalis_attestation_audit_append_seconds";
+    gauges.entries.write(&mut text, name, "Time until the audit entry of a key was on disk and proven");
+    let name = "chrysalis_attestation_build_info";
+    head(&mut text, name, "gauge", "1; the version, and the hardware that is believed");
+    let labels = format!("version=\"{}\",hardware=\"{}\"", env!("CARGO_PKG_VERSION"), service.hardware());
+    line(&mut text, &format!("{name}{{{labels}}}"), 1);
     for (name, help, value) in [
         ("chrysalis_attestation_connections", "Open connections", gauges.connections.load(Ordering::Relaxed)),
         (

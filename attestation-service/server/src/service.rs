@@ -248,6 +248,12 @@ impl Service {
         // A request that redeemed no challenge leaves no trace on the log: anybody can send those.
         let (key, maker) = self.tokens.of(&request.token);
         let checked = Checked::new(request, &key, now).map_err(|e| (Refused::because(vec![e]), None))?;
+        // Made while the clock was ahead: it would last until the clock comes there again. Replicas' clocks may differ.
+        if expires > now.saturating_add(2 * CHALLENGE_SECONDS) {
+            let detail = format!("the token was made at another time: it ends at {expires}, it is {now}");
+            let refusal = Refusal::new("challenge_expired", "token", detail, "ask for a new challenge");
+            return Err((Refused::because(vec![refusal]), None));
+        }
         let generation = self.redeem(checked.token(), maker, now).map_err(|e| (e, None))?;
         let challenged = checked.redeemed();
         let note = |refused: Refused| {
@@ -284,7 +290,10 @@ impl Service {
             gpu: self.gpu.grounds(),
             now,
         };
-        let appraised = challenged.appraise(&exporter, &grounds).map_err(|e| note(Refused::because(e)))?;
+        let started = Instant::now();
+        let appraised = challenged.appraise(&exporter, &grounds);
+        self.gauges.appraisals.observe(started.elapsed());
+        let appraised = appraised.map_err(|e| note(Refused::because(e)))?;
         let answer = self.authorise(appraised, now).map_err(&note)?;
         // Another replica counts its own.
         if maker.is_none() {
@@ -383,7 +392,9 @@ impl Service {
         let entered = appraised.enter(key.version, now).map_err(|e| unable(&e))?;
         let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
         let entry = AuditEntry::parse(entered.entry()).map_err(|e| audit(&e))?;
+        let started = Instant::now();
         let proof = self.store.append_audit(&entry).map_err(|e| audit(&e))?;
+        self.gauges.entries.observe(started.elapsed());
         let authorised = entered.authorised(proof, &self.audit).map_err(|e| audit(&e))?;
         let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));
         answer.map_err(|e| refuse("hpke_key", "hpke_key", &e.to_string(), "make a new X25519 key for the release"))

@@ -55,6 +55,13 @@ async fn what_happens_is_counted() {
         "chrysalis_attestation_outcomes_total{code=\"released\"} 3".to_owned(),
         "chrysalis_attestation_outcomes_total{code=\"register_mismatch\"} 1".to_owned(),
         "chrysalis_attestation_key_release_seconds_count 4".to_owned(),
+        "chrysalis_attestation_appraisal_seconds_count 4".to_owned(),
+        "chrysalis_attestation_audit_append_seconds_count 3".to_owned(),
+        format!(
+            "chrysalis_attestation_build_info{{version=\"{}\",hardware=\"simulated\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        ),
+        "chrysalis_attestation_work_asked_total 0".to_owned(),
         "chrysalis_attestation_open_challenges 2".to_owned(),
         "chrysalis_attestation_ready 1".to_owned(),
         format!("chrysalis_attestation_collateral_expires_seconds{{fmspc=\"53494d000000\"}} {}", NOW + 30 * 86_400),

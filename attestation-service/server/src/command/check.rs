@@ -16,6 +16,12 @@ pub(super) fn check(args: &CheckArgs, anchors: &TrustAnchors) -> anyhow::Result<
     if let Err(error) = service::policy(&store)? {
         reasons.push(Refusal::new("policy_malformed", "policy", error.to_string(), "set a correct policy"));
     }
+    for (model, policy) in store.owner_policies()? {
+        if let Err(error) = appraise::Policy::from_json(&policy) {
+            let fix = "have the model's owner set a correct policy: until then nobody gets the model's key";
+            reasons.push(Refusal::new("policy_malformed", &format!("owner of {model}"), error.to_string(), fix));
+        }
+    }
     let mut usable = 0_usize;
     for stored in store.releases()?.into_iter().filter(|stored| !stored.revoked) {
         match service::verified(&store, &stored.digest, &stored.bundle, now()) {

@@ -9,6 +9,7 @@ mod backup;
 mod check;
 mod collateral;
 mod kek;
+mod manual;
 mod owner;
 mod policy;
 mod serve;
@@ -44,6 +45,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
         Command::CheckConfig(args) => check::check(&args, anchors),
+        Command::Manual { out } => manual::manual(&out),
         Command::Openapi => {
             let document = openapi::document();
             Ok(Outcome::document(serde_json::to_string_pretty(&document)?, document))

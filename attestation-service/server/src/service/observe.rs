@@ -21,6 +21,12 @@ impl Service {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Which hardware this service believes.
+    #[must_use]
+    pub fn hardware(&self) -> String {
+        self.anchors.hardware().to_string()
+    }
+
     pub(crate) const fn gauges(&self) -> &Gauges {
         &self.gauges
     }
