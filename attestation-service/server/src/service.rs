@@ -115,6 +115,10 @@ impl Service {
         let audit = ProofVerifier::new(store.audit_key().clone());
         policy(&store)??;
         let tokens = Tokens::new(&store)?;
+        // Its challenges of earlier runs are void.
+        if !store.is_shared() {
+            store.forget_prunings()?;
+        }
         let started = Instant::now();
         let collateral = RwLock::new(Arc::new(KnownCollateral { in_force: collateral, early: Vec::new() }));
         Ok(Self {

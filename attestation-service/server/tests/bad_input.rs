@@ -144,9 +144,10 @@ async fn bodies_share_a_bounded_memory() {
 /// Attack 68 at the service: its own clock steps ahead and back while it runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_jumps_makes_no_key_and_no_second_redemption() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     let guest = world.guest().await;
-    let set = |time: u64| world.clock.store(time, Ordering::SeqCst);
+    let clock = Arc::clone(&world.clock);
+    let set = |time: u64| clock.store(time, Ordering::SeqCst);
     let mut connection = world.connect().await;
     let (spent, kept) = (connection.challenge().await.unwrap(), connection.challenge().await.unwrap());
     let key = key_pair();
@@ -182,4 +183,9 @@ async fn a_clock_that_jumps_makes_no_key_and_no_second_redemption() {
     service.prune();
     set(NOW + 3);
     assert_eq!(ask(&mut connection, &spent).await[0].0, "challenge_expired");
+    assert_eq!(world.refusal(&guest).await[0].0, "challenge_expired", "nor any other before that time");
+    // A start voids all challenges there were: nothing has to be kept from them.
+    drop(connection);
+    world.launch().await;
+    assert!(world.ask(&guest).await.is_ok());
 }

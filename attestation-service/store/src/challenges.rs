@@ -102,6 +102,15 @@ impl Store {
         }
     }
 
+    /// Forgets until when expired tokens were forgotten: for a service whose tokens of earlier runs are all void, and that
+    /// is the only one on its store. A clock that once was far ahead would otherwise stop it until that time comes.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn forget_prunings(&self) -> Result<(), DatabaseError> {
+        self.database.write(|tx| database::put_meta(tx, META_PRUNED, &0_i64.to_be_bytes()))
+    }
+
     /// Forgets tokens that expired before `now` and gives their number. From then on no token that expires earlier
     /// is redeemed, even if the clock steps back.
     ///
