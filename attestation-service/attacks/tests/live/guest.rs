@@ -62,9 +62,20 @@ impl Guest {
         before: &[Change],
         after: &[Change],
     ) -> Result<Vec<u8>> {
-        let kind = FreshnessKind::KeyRelease;
-        let (role, challenge) = (Role::Inference, *challenge.challenge());
-        let leaf = Leaf { kind, role, challenge, binding: *exporter };
+        self.evidence_for(challenge.challenge(), exporter, hpke_key, before, after)
+    }
+
+    /// The same, for the challenge's bytes.
+    pub(crate) fn evidence_for(
+        &self,
+        challenge: &[u8; 32],
+        exporter: &[u8; 32],
+        hpke_key: &Hex32,
+        before: &[Change],
+        after: &[Change],
+    ) -> Result<Vec<u8>> {
+        let (kind, role) = (FreshnessKind::KeyRelease, Role::Inference);
+        let leaf = Leaf { kind, role, challenge: *challenge, binding: *exporter };
         let mut evidence = Evidence {
             schema: Evidence::SCHEMA.into(),
             role,
@@ -82,11 +93,11 @@ impl Guest {
             time: self.time.clone(),
         };
         for change in before {
-            self.change(&mut evidence, &challenge, change)?;
+            self.change(&mut evidence, challenge, change)?;
         }
         self.quote(&mut evidence)?;
         for change in after {
-            self.change(&mut evidence, &challenge, change)?;
+            self.change(&mut evidence, challenge, change)?;
         }
         Ok(evidence.to_canonical()?)
     }

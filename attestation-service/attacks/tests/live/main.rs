@@ -14,6 +14,7 @@
 mod fake;
 mod gpus;
 mod guest;
+mod race;
 mod run;
 mod step;
 mod world;

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 use types::{Blake3Digest, Hex32, ModelId, Refusal};
 
 use crate::guest::Guest;
+use crate::race::race;
 use crate::step::{Ask, Expect, Step};
 use crate::world::World;
 
@@ -87,7 +88,7 @@ impl Play<'_> {
                 Ok(())
             }
             Step::Ask(ask) => self.ask(&ask),
-            Step::Race { connections } => self.race(connections),
+            Step::Race { streams } => self.race(streams),
             Step::Command { arguments, expect } => {
                 let answer = self.world.store.program().call(self.fill(&arguments))?;
                 self.meet(expect.unwrap_or(Expect::Accepted), "by the program", &answer.reasons()?)
@@ -105,6 +106,15 @@ impl Play<'_> {
                 let limit = if none { Some(1) } else { None };
                 let limits = Rlimit { current: limit, maximum: None };
                 prlimit(Pid::from_raw(pid), Resource::Fsize, limits)?;
+                Ok(())
+            }
+            Step::Obstruct { path, gone } => {
+                let path = self.placed(&path);
+                if gone {
+                    std::fs::remove_dir(path)?
+                } else {
+                    std::fs::create_dir(path)?
+                }
                 Ok(())
             }
             Step::Audit { released } => {
@@ -207,31 +217,14 @@ impl Play<'_> {
         })
     }
 
-    fn race(&mut self, number: usize) -> Result<()> {
-        let service = self.world.running()?;
-        let guest = self.guest.clone().context("no guest booted")?;
-        let mut all = self.runtime.block_on(async {
-            let mut first = service.connect().await?;
-            let challenge = first.challenge().await?;
-            let mut tasks = tokio::task::JoinSet::new();
-            for _ in 0..number {
-                let mut connection = service.connect().await?;
-                let (guest, challenge) = (guest.clone(), challenge.clone());
-                tasks.spawn(async move {
-                    let key = ReleaseKeyPair::generate(&mut UnwrapErr(getrandom::SysRng));
-                    let evidence = guest.evidence(&challenge, challenge.binding(), key.public(), &[], &[])?;
-                    reasons(connection.release(challenge, &model()?, evidence, key).await)
-                });
-            }
-            tasks.join_all().await.into_iter().collect::<Result<Vec<_>>>()
-        })?;
-        all.retain(|reasons| {
-            let codes: Vec<_> = reasons.iter().flatten().map(|reason| reason.code.as_str()).collect();
-            codes != ["binding_mismatch"]
-        });
-        ensure!(all.len() + 1 == number, "{} of {number} lost the race", all.len());
-        for refusals in all {
-            self.meet(Expect::Attack, "over the wire", &refusals.unwrap_or_default())?;
+    fn race(&mut self, streams: usize) -> Result<()> {
+        let Self { world, runtime, guest, .. } = self;
+        let guest = guest.as_ref().context("no guest booted")?;
+        let all = runtime.block_on(race(world.running()?, world.store.pin(), guest, streams))?;
+        let lost: Vec<_> = all.into_iter().flatten().collect();
+        ensure!(lost.len() + 1 == streams, "{} of {streams} lost the race", lost.len());
+        for refusals in lost {
+            self.meet(Expect::Attack, "over the wire", &refusals)?;
         }
         Ok(())
     }

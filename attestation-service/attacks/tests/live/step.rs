@@ -46,9 +46,9 @@ pub(crate) enum Step {
     },
     /// Asks for a key.
     Ask(Box<Ask>),
-    /// Redeems one challenge on several connections at once: exactly one redeems it (and is of another connection than
-    /// the challenge, so it gets no key), all others meet the attack's refusal.
-    Race { connections: usize },
+    /// Redeems one challenge on several streams of its own connection (HTTP/2) at once: exactly one gets the key, all
+    /// others meet the attack's refusal.
+    Race { streams: usize },
     /// Calls the program.
     Command {
         arguments: Vec<String>,
@@ -67,6 +67,12 @@ pub(crate) enum Step {
     Restore { path: String },
     /// Takes all space from the running service (writes fail beyond a file's present size), or gives it back.
     Space { none: bool },
+    /// Puts a directory where a file would be written, or takes it away.
+    Obstruct {
+        path: String,
+        #[serde(default)]
+        gone: bool,
+    },
     /// The audit log holds together and has this many releases of keys.
     Audit { released: u64 },
 }
