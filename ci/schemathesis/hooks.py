@@ -18,8 +18,17 @@ def canonical(ctx, value):
     """RFC 8785, for values without fractions. Bytes go as they are."""
     if isinstance(value, bytes):
         return value
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)
+    text = json.dumps(whole(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)
     return text.encode("utf-8", "surrogatepass")
+
+
+def whole(value):
+    """A JSON number like 3912.0 is an integer, and is written as one."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: whole(field) for key, field in value.items()}
+    return [whole(item) for item in value] if isinstance(value, list) else value
 
 
 @schemathesis.deserializer("application/octet-stream")
