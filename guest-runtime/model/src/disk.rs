@@ -63,6 +63,32 @@ impl<D: ReadAt> Source for Disk<D> {
     }
 }
 
+/// Where everything of a pack stands on its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What the disk begins with: header and `pack.json`.
+    pub head: Vec<u8>,
+    /// Offset of each object, in order.
+    pub offsets: Vec<u64>,
+    /// Length of the disk. What no part covers is zero.
+    pub length: u64,
+}
+
+impl Layout {
+    /// The layout of a pack: a function of its public part alone.
+    ///
+    /// # Errors
+    /// The objects do not fit on a disk.
+    pub fn of(index: &PackIndex) -> Result<Self, PackError> {
+        let not_written: fn(CanonicalError) -> PackError = |error| PackError::malformed("pack.json", error);
+        let bytes = index.to_canonical().map_err(not_written)?;
+        let (offsets, length) = places(index, bytes.len())?;
+        let mut head = Header { index_length: bytes.len(), disk_length: length }.to_bytes();
+        head.extend(bytes);
+        Ok(Self { head, offsets, length })
+    }
+}
+
 /// Writes a pack as a disk image to `path`, by a temporary file beside it. It copies ciphertext as it is: no key is
 /// needed and nothing but lengths is checked ([`crate::verify_ciphertext`] checks the digests).
 ///
@@ -70,16 +96,13 @@ impl<D: ReadAt> Source for Disk<D> {
 /// The pack is incomplete, or writing failed. Then there is no file at `path` that was not there before.
 pub fn compose(source: &dyn Source, path: &Path, progress: Progress<'_>) -> Result<(), PackError> {
     let index = source.index();
-    let not_written: fn(CanonicalError) -> PackError = |error| PackError::malformed("pack.json", error);
-    let bytes = index.to_canonical().map_err(not_written)?;
-    let (offsets, end) = places(index, bytes.len())?;
+    let Layout { head, offsets, length } = Layout::of(index)?;
     let writing = || PackError::io(format!("writing {}", path.display()));
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temporary = tempfile::NamedTempFile::new_in(directory).map_err(writing())?;
     let file = temporary.as_file_mut();
-    file.set_len(end).map_err(writing())?;
-    let header = Header { index_length: bytes.len(), disk_length: end }.to_bytes();
-    file.write_all(&header).and_then(|()| file.write_all(&bytes)).map_err(writing())?;
+    file.set_len(length).map_err(writing())?;
+    file.write_all(&head).map_err(writing())?;
     for (object, offset) in index.objects.iter().zip(offsets) {
         file.seek(SeekFrom::Start(offset)).map_err(writing())?;
         copy(source.open(object)?, object, file, progress, writing)?;

@@ -30,7 +30,7 @@ pub use index::{KeyName, Object, PackIndex};
 pub use key::{Key, KeyError};
 pub use manifest::{FileEntry, Manifest};
 pub use open::{Opened, open_manifest, unpack, verify, verify_ciphertext};
-pub use source::{Directory, ReadAt, Source};
+pub use source::{Directory, INDEX_FILE, ReadAt, Source, object_file};
 
 /// Told how many bytes were worked through since the last call.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);

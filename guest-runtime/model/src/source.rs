@@ -114,11 +114,12 @@ impl ReadAt for Vec<u8> {
 }
 
 /// File name of the public part.
-pub(crate) const INDEX_FILE: &str = "pack.json";
+pub const INDEX_FILE: &str = "pack.json";
 /// Directory of the objects.
 pub(crate) const OBJECTS_DIRECTORY: &str = "objects";
 
-/// Path of an object in a pack's directory.
-pub(crate) fn object_file(number: u32) -> String {
+/// Path of an object in a pack's directory, relative to it.
+#[must_use]
+pub fn object_file(number: u32) -> String {
     format!("{OBJECTS_DIRECTORY}/{number:06}")
 }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Packs from good, bad and broken sources; quota, locks, damage.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod server;
+
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use model_cache::{Cache, CacheError, FetchProgress, HeldPack, Limits, Request, Source, SourceError};
+use server::{Manner, Pack, pack, serve};
+use types::Blake3Digest;
+
+fn limits() -> Limits {
+    Limits { idle: Duration::from_millis(300), pause: Duration::from_millis(1), ..Limits::default() }
+}
+
+async fn fetch(cache: &Cache, pack: &Pack, sources: &[Source]) -> Result<HeldPack, CacheError> {
+    let request = Request { root: &pack.root, identity: Some(&pack.identity), sources, limits: limits() };
+    cache.fetch(&request, &|_| ()).await
+}
+
+fn cache(directory: &Path) -> Cache {
+    Cache::open(&directory.join("cache"), 1 << 30).unwrap()
+}
+
+fn assert_good(cache: &Cache, pack: &Pack, held: &HeldPack) {
+    cache.verify(&pack.root, &|_| ()).unwrap();
+    let disk = model::disk::Disk::open(std::fs::File::open(held.disk()).unwrap()).unwrap();
+    let name = types::ModelId::new(&pack.name, "1", pack.identity).unwrap();
+    model::verify(&disk, &model::Key::new(&[7; 32]), &name, &|_| ()).unwrap();
+}
+
+fn failure(result: Result<HeldPack, CacheError>) -> SourceError {
+    match result.unwrap_err() {
+        CacheError::NoSource { mut failures, .. } => failures.pop().unwrap().1,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_pack_comes_from_a_directory_and_is_the_disk_that_guests_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 700_000));
+    let last = std::sync::Mutex::new(FetchProgress { done: 0, total: 0 });
+    let sources = [Source::directory(pack.path.clone())];
+    let request = Request { root: &pack.root, identity: None, sources: &sources, limits: limits() };
+    let held = cache.fetch(&request, &|progress| *last.lock().unwrap() = progress).await.unwrap();
+    assert_good(&cache, &pack, &held);
+    let last = *last.lock().unwrap();
+    assert!(last.done == last.total && last.total > 700_000);
+    let composed = directory.path().join("composed");
+    model::disk::compose(&model::Directory::open(&pack.path).unwrap(), &composed, &|_| ()).unwrap();
+    assert!(std::fs::read(&composed).unwrap() == std::fs::read(held.disk()).unwrap(), "the same disk");
+    // It is here now: no source is asked.
+    drop(fetch(&cache, &pack, &[]).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_pack_comes_over_http_and_goes_on_after_each_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 700_000));
+    let good = serve(&pack, Manner::Good).await;
+    let cut = serve(&pack, Manner::CutAfter(100_000)).await;
+    let held = fetch(&cache, &pack, &[cut.source.clone(), good.source.clone()]).await.unwrap();
+    assert_good(&cache, &pack, &held);
+    assert!(cut.asked("objects/") >= 1 && good.asked("objects/") >= 1);
+}
+
+#[tokio::test]
+async fn hostile_sources_are_left_for_the_next_one() {
+    for manner in [
+        Manner::NoRanges,
+        Manner::WrongByte,
+        Manner::Endless,
+        Manner::TooLong,
+        Manner::Redirect,
+        Manner::Silent,
+        Manner::Encoded,
+        Manner::Missing,
+        Manner::Noise,
+        Manner::WrongIndex,
+        Manner::CutAfter(0),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+        let (bad, good) = (serve(&pack, manner).await, serve(&pack, Manner::Good).await);
+        let held = fetch(&cache, &pack, &[bad.source.clone(), good.source.clone()]).await.unwrap();
+        assert_good(&cache, &pack, &held);
+        if matches!(manner, Manner::WrongByte | Manner::TooLong | Manner::Endless) {
+            assert_eq!(bad.asked("objects/"), 1, "{manner:?}: who gave wrong bytes is not asked again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_refusal_says_what_the_source_did() {
+    for (manner, expected) in [
+        (Manner::WrongByte, SourceError::Digest(0)),
+        (Manner::Endless, SourceError::Length),
+        (Manner::TooLong, SourceError::Length),
+        (Manner::Redirect, SourceError::Status(302)),
+        (Manner::Missing, SourceError::Status(404)),
+        (Manner::Encoded, SourceError::Encoded),
+        (Manner::WrongIndex, SourceError::Root),
+        (Manner::Noise, SourceError::Http),
+        (Manner::Silent, SourceError::Idle(Duration::from_millis(300))),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+        let bad = serve(&pack, manner).await;
+        let error = fetch(&cache, &pack, std::slice::from_ref(&bad.source)).await;
+        assert_eq!(failure(error), expected, "{manner:?}");
+        assert!(cache.list().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_was_given_up_goes_on_where_it_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 1_000_000));
+    // All but the last object are there.
+    let broken = directory.path().join("broken");
+    std::fs::create_dir_all(broken.join("objects")).unwrap();
+    std::fs::copy(pack.path.join("pack.json"), broken.join("pack.json")).unwrap();
+    for number in 0..pack.objects - 1 {
+        let name = model::object_file(u32::try_from(number).unwrap());
+        std::fs::copy(pack.path.join(&name), broken.join(&name)).unwrap();
+    }
+    let error = fetch(&cache, &pack, &[Source::directory(broken)]).await;
+    assert!(matches!(failure(error), SourceError::Io { .. }));
+    let good = serve(&pack, Manner::Good).await;
+    let held = fetch(&cache, &pack, std::slice::from_ref(&good.source)).await.unwrap();
+    assert_good(&cache, &pack, &held);
+    assert_eq!(good.asked("objects/"), 1, "only what was missing");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_hashed_again_and_not_believed() {
+    for spoilt in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+        // As after a crash: 100,000 bytes of object 1 are noted.
+        let index = model::Directory::open(&pack.path).unwrap();
+        let layout = model::disk::Layout::of(model::Source::index(&index)).unwrap();
+        let partial = directory.path().join("cache/partial").join(pack.root.to_string());
+        std::fs::create_dir_all(&partial).unwrap();
+        let disk = std::fs::File::create(partial.join("disk")).unwrap();
+        disk.set_len(layout.length).unwrap();
+        for (number, keep) in [(0_u32, usize::MAX), (1, 100_000)] {
+            let mut bytes = std::fs::read(pack.path.join(model::object_file(number))).unwrap();
+            bytes.truncate(keep);
+            if spoilt {
+                bytes[0] ^= 1;
+            }
+            disk.write_all_at(&bytes, layout.offsets[usize::try_from(number).unwrap()]).unwrap();
+        }
+        std::fs::write(partial.join("progress.json"), "{\"done\":[0],\"current\":[1,100000]}").unwrap();
+        let good = serve(&pack, Manner::Good).await;
+        let result = fetch(&cache, &pack, std::slice::from_ref(&good.source)).await.unwrap();
+        let from = good.requests.lock().unwrap().iter().find(|(path, _)| path.ends_with("000001")).unwrap().1;
+        assert_eq!(from, 100_000);
+        if spoilt {
+            // Object 1 came anew; object 0 was noted as verified, and its damage is found by `verify`.
+            assert!(matches!(cache.verify(&pack.root, &|_| ()), Err(CacheError::Damaged { .. })));
+        } else {
+            assert_good(&cache, &pack, &result);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pack_of_another_model_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, mut pack) = (cache(directory.path()), pack(directory.path(), "m", 1_000));
+    pack.identity = Blake3Digest::ZERO;
+    let error = fetch(&cache, &pack, &[Source::directory(pack.path.clone())]).await.unwrap_err();
+    assert_eq!((error.code(), error.refusal().field.as_str()), ("model_identity_mismatch", "pack"));
+}
+
+#[tokio::test]
+async fn the_oldest_that_nobody_holds_makes_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let packs: Vec<Pack> = ["a", "b", "c"].map(|name| pack(directory.path(), name, 400_000)).into();
+    let cache = Cache::open(&directory.path().join("cache"), 1_000_000).unwrap();
+    let source = |pack: &Pack| [Source::directory(pack.path.clone())];
+    let held = fetch(&cache, &packs[0], &source(&packs[0])).await.unwrap();
+    drop(fetch(&cache, &packs[1], &source(&packs[1])).await.unwrap());
+    drop(fetch(&cache, &packs[2], &source(&packs[2])).await.unwrap());
+    let left: Vec<Blake3Digest> = cache.list().unwrap().iter().map(|entry| entry.root).collect();
+    assert!(left.contains(&packs[0].root) && left.contains(&packs[2].root) && left.len() == 2, "{left:?}");
+    // With both held there is no room, and both stay.
+    let also_held = cache.hold(&packs[2].root).unwrap().unwrap();
+    let error = fetch(&cache, &packs[1], &source(&packs[1])).await.unwrap_err();
+    assert_eq!(error.code(), "cache_quota", "{error}");
+    assert_eq!(cache.prune(0).unwrap(), []);
+    drop((held, also_held));
+    assert_eq!(cache.prune(0).unwrap().len(), 2);
+    assert!(cache.list().unwrap().is_empty() && cache.bytes().unwrap() == 0);
+}
+
+#[tokio::test]
+async fn two_agents_fetch_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let pack = pack(directory.path(), "m", 700_000);
+    let (one, two) = (cache(directory.path()), cache(directory.path()));
+    let server = serve(&pack, Manner::Good).await;
+    let sources = [server.source.clone()];
+    let (first, second) = tokio::join!(fetch(&one, &pack, &sources), fetch(&two, &pack, &sources));
+    assert_eq!(first.unwrap().disk(), second.unwrap().disk());
+    assert_eq!(server.asked("objects/"), pack.objects);
+}
+
+#[tokio::test]
+async fn damage_in_the_cache_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+    let held = fetch(&cache, &pack, &[Source::directory(pack.path.clone())]).await.unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(held.disk()).unwrap();
+    file.write_all_at(&[0xff; 8], held.disk().metadata().unwrap().len() - 5_000).unwrap();
+    drop(held);
+    assert_eq!(cache.verify(&pack.root, &|_| ()).unwrap_err().code(), "cached_pack_damaged");
+    assert!(cache.remove(&pack.root).unwrap());
+    assert_eq!(cache.verify(&pack.root, &|_| ()).unwrap_err().code(), "pack_not_cached");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_can_be_mended() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = directory.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    let options = Some("size=300k");
+    let mounted = nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), options);
+    if mounted.is_err() {
+        println!("SKIPPED: a small file system cannot be mounted");
+        return;
+    }
+    let pack = pack(directory.path(), "m", 400_000);
+    let cache = Cache::open(&small, 1 << 30).unwrap();
+    let result = fetch(&cache, &pack, &[Source::directory(pack.path.clone())]).await;
+    nix::mount::umount(&small).unwrap();
+    let error = result.unwrap_err();
+    assert_eq!((error.code(), error.refusal().field.as_str()), ("disk_full", "cache.dir"), "{error}");
+}
