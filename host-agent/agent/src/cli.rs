@@ -53,9 +53,12 @@ pub(crate) struct PrepareArgs {
     /// The image: firmware.fd, vmlinuz, initrd, cmdline; the one for GPUs also has rootfs and image.json.
     #[arg(long)]
     pub(crate) image: PathBuf,
-    /// The encrypted model pack.
+    /// The encrypted model pack, a directory: it is laid out anew in the run directory.
+    #[arg(long, required_unless_present = "model_disk", conflicts_with = "model_disk")]
+    pub(crate) model_pack: Option<PathBuf>,
+    /// The pack as a disk, which several guests may share (`host-agent cache path`, `model disk`).
     #[arg(long)]
-    pub(crate) model_pack: PathBuf,
+    pub(crate) model_disk: Option<PathBuf>,
     /// The model's name, name@revision:identity.
     #[arg(long)]
     pub(crate) model: ModelId,
@@ -148,6 +151,9 @@ pub(crate) struct StartArgs {
     /// Give up when the guest does not serve within this many seconds; 0 waits for ever.
     #[arg(long, default_value_t = 600)]
     pub(crate) boot_timeout: u64,
+    /// Which attempt this is; written to progress.json for who counts them.
+    #[arg(long, default_value_t = 1, hide = true)]
+    pub(crate) attempt: u32,
     /// Print one JSON document per line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -196,8 +202,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(args) => {
             LaunchRecord::load(&args.run_dir).and_then(|record| launch::run(&args.start, &args.run_dir, &record))
         }
-        Command::Status(args) => launch::status(&args),
-        Command::Stop(args) => launch::stop(&args),
+        Command::Status(args) => launch::status(&args.run_dir, args.json),
+        Command::Stop(args) => launch::stop(&args.run_dir, args.json),
         Command::Manual(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {

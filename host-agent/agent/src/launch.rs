@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starting a guest and watching over it.
 
+use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,40 +9,49 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use guest_link::{LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use model_cache::HeldPack;
+use nix::sys::signal::Signal;
 use qemu::{Accelerator, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use types::EventName;
 
-use crate::cli::{RunDirArgs, StartArgs};
+use crate::claim::Claim;
+use crate::cli::StartArgs;
 use crate::events::Event;
 use crate::process::Guarded;
+use crate::progress::Progress;
 use crate::qmp::Qmp;
-use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, PID_FILE, STATE, TD_PARAMS};
-use crate::{files, image};
+use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS};
+use crate::{files, image, orphans};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
 pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
     let run_dir = run_dir.canonicalize().context("run directory")?;
-    let _claim = Claim::take(&run_dir)?;
+    let _claim = Claim::take(&run_dir.join(PID_FILE))?;
+    let report = Reporter::new(args, &run_dir);
+    orphans::end(&run_dir);
+    // A cache keeps a pack that somebody holds.
+    let _model = HeldPack::lock_disk(&record.model_disk)
+        .with_context(|| format!("cannot hold the model's disk {}", record.model_disk.display()))?;
     // One thread: the kernel ends the children when the thread that started them ends.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(supervise(args, &run_dir, record))
+    runtime.block_on(supervise(args, &run_dir, record, &report))
 }
 
 /// Says how the guest of a run directory is.
-pub(crate) fn status(args: &RunDirArgs) -> anyhow::Result<ExitCode> {
-    let running = Claim::holder(&args.run_dir)?;
-    let state = files::read_capped(&args.run_dir.join(STATE), MAX_STATE).ok();
+pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let running = Claim::holder(&run_dir.join(PID_FILE));
+    let state = files::read_capped(&run_dir.join(STATE), MAX_STATE).ok();
     let last: Option<Event> = state.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
-    if args.json {
-        println!("{}", serde_json::json!({ "running": running.is_some(), "agent_pid": running, "last_event": last }));
+    let pid = running.and_then(|holder| holder.pid);
+    if json {
+        println!("{}", serde_json::json!({ "running": running.is_some(), "agent_pid": pid, "last_event": last }));
     } else {
+        let pid = pid.map_or("?".to_owned(), |pid| pid.to_string());
         match (running, last) {
-            (Some(pid), Some(event)) => println!("running under process {pid}; last: {event}"),
-            (Some(pid), None) => println!("running under process {pid}; no event yet"),
+            (Some(_), Some(event)) => println!("running under process {pid}; last: {event}"),
+            (Some(_), None) => println!("running under process {pid}; no event yet"),
             (None, Some(event)) => println!("not running; last: {event}"),
             (None, None) => println!("not running; never started"),
         }
@@ -49,76 +59,42 @@ pub(crate) fn status(args: &RunDirArgs) -> anyhow::Result<ExitCode> {
     Ok(if running.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// Asks the agent of a run directory to end its guest, and waits for it.
-pub(crate) fn stop(args: &RunDirArgs) -> anyhow::Result<ExitCode> {
-    let Some(pid) = Claim::holder(&args.run_dir)? else {
-        println!("{}", if args.json { "{\"stopped\":false}" } else { "not running" });
+/// Asks the keeper of a run directory to end its guest, and waits for it.
+pub(crate) fn stop(run_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let pid_file = run_dir.join(PID_FILE);
+    if Claim::holder(&pid_file).is_none() {
+        println!("{}", if json { "{\"stopped\":false}" } else { "not running" });
         return Ok(ExitCode::SUCCESS);
-    };
-    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot signal process {pid}"))?;
+    }
     let deadline = Instant::now() + STOP_TIMEOUT;
-    while Claim::holder(&args.run_dir)?.is_some() {
-        anyhow::ensure!(Instant::now() < deadline, "process {pid} does not end");
+    let mut asked = false;
+    while let Some(holder) = Claim::holder(&pid_file) {
+        // It says which process it is a moment after it took the directory.
+        asked = asked || holder.signal(Signal::SIGTERM);
+        anyhow::ensure!(Instant::now() < deadline, "the process that holds {} does not end", run_dir.display());
         std::thread::sleep(Duration::from_millis(50));
     }
-    println!("{}", if args.json { "{\"stopped\":true}" } else { "stopped" });
+    println!("{}", if json { "{\"stopped\":true}" } else { "stopped" });
     Ok(ExitCode::SUCCESS)
 }
 
-/// The run directory is taken while this lives: a lock on the pid file, which the kernel drops with the process.
-struct Claim {
-    _file: nix::fcntl::Flock<fs::File>,
-    path: PathBuf,
-}
-
-impl Claim {
-    fn take(run_dir: &Path) -> anyhow::Result<Self> {
-        use std::io::Write as _;
-        let path = run_dir.join(PID_FILE);
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let mut file = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
-            anyhow::anyhow!("{} is taken by a running guest: stop it or choose another --run-dir", run_dir.display())
-        })?;
-        file.set_len(0).context("pid file")?;
-        writeln!(file, "{}", std::process::id()).context("pid file")?;
-        Ok(Self { _file: file, path })
-    }
-
-    /// The process that holds the run directory, if one does.
-    fn holder(run_dir: &Path) -> anyhow::Result<Option<i32>> {
-        let path = run_dir.join(PID_FILE);
-        let Ok(file) = fs::File::open(&path) else { return Ok(None) };
-        if nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock).is_ok() {
-            return Ok(None);
-        }
-        let text = files::read_capped(&path, 32)?;
-        Ok(String::from_utf8_lossy(&text).trim().parse().ok())
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Removing the name is tidiness only: the lock says whether the directory is taken.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-async fn supervise(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
+async fn supervise(
+    args: &StartArgs,
+    run_dir: &Path,
+    record: &LaunchRecord,
+    report: &Reporter,
+) -> anyhow::Result<ExitCode> {
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let report = Reporter { json: args.json, state: run_dir.join(STATE) };
     let mut guest = tokio::select! {
-        started = Guest::start(args, run_dir, record, &report) => started?,
+        started = Guest::start(args, run_dir, record, report) => started.inspect_err(|error| {
+            report.tell(&Event::Ended { reason: format!("{error:#}") });
+        })?,
         _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
     };
     let outcome = tokio::select! {
-        outcome = guest.watch(args.boot_timeout, record, &report) => outcome,
+        outcome = guest.watch(args.boot_timeout, record, report) => outcome,
         _ = interrupt.recv() => Outcome::Stopped,
         _ = terminate.recv() => Outcome::Stopped,
     };
@@ -140,15 +116,25 @@ enum Outcome {
 
 struct Reporter {
     json: bool,
-    state: PathBuf,
+    run_dir: PathBuf,
+    progress: RefCell<Progress>,
 }
 
 impl Reporter {
+    fn new(args: &StartArgs, run_dir: &Path) -> Self {
+        let progress = Progress::new(args.attempt);
+        // Others read it; a launch does not fail because it cannot be written.
+        let _ = progress.store(run_dir);
+        Self { json: args.json, run_dir: run_dir.to_owned(), progress: RefCell::new(progress) }
+    }
+
     fn tell(&self, event: &Event) {
         event.print(self.json);
-        // `status` reads the last event; a launch does not fail because it cannot be written.
+        let mut progress = self.progress.borrow_mut();
+        progress.note(event);
+        let _ = progress.store(&self.run_dir);
         if let Ok(bytes) = serde_json::to_vec(event) {
-            let _ = files::write_atomically(&self.state, &bytes);
+            let _ = files::write_atomically(&self.run_dir.join(STATE), &bytes);
         }
     }
 }
@@ -180,7 +166,7 @@ impl Guest {
         ];
         let qmp_path = run_dir.join("qmp.sock");
         let arguments = qemu::arguments(&launch_spec(run_dir, record, &host, &qmp_path)?)?;
-        let qemu = Guarded::spawn("QEMU", &record.qemu, &arguments, &run_dir.join("qemu.log"), false)?;
+        let qemu = Guarded::spawn("QEMU", &record.qemu, &arguments, run_dir, "qemu.log", false)?;
         let mut qmp = Qmp::connect(&qmp_path).await?;
         let (simulator, measured) = if record.simulated {
             let (simulator, measured) = start_simulator(args, run_dir, &host, qemu.pid()).await?;
@@ -269,7 +255,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Pa
         },
         accelerator: if record.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
         config_disk: run_dir.join(CONFIG_DISK),
-        model_disk: run_dir.join(MODEL_DISK),
+        model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: match host {
@@ -295,9 +281,9 @@ async fn start_vsock(args: &StartArgs, run_dir: &Path, uds_path: &Path) -> anyho
     let socket = run_dir.join("vhost.sock");
     let vm = format!("guest-cid=3,socket={},uds-path={}", socket.display(), uds_path.display());
     let arguments = ["--vm".to_owned(), vm];
-    let log = run_dir.join("vhost-device-vsock.log");
-    let mut child = Guarded::spawn("vhost-device-vsock", &args.vhost_device_vsock, &arguments, &log, false)?;
-    wait_for(&mut child, &socket).await.with_context(|| format!("see {}", log.display()))?;
+    let mut child =
+        Guarded::spawn("vhost-device-vsock", &args.vhost_device_vsock, &arguments, run_dir, VSOCK_LOG, false)?;
+    wait_for(&mut child, &socket).await.with_context(|| format!("see {}", run_dir.join(VSOCK_LOG).display()))?;
     Ok(child)
 }
 
@@ -322,16 +308,16 @@ async fn start_simulator(
         "--socket".to_owned(),
         text(&socket),
     ];
-    let log = run_dir.join("simulator.log");
-    let mut child = Guarded::spawn("the simulator", program, &arguments, &log, true)?;
+    let mut child = Guarded::spawn("the simulator", program, &arguments, run_dir, "simulator.log", true)?;
     let stdout = child.take_stdout().context("the simulator has no output")?;
     let mut line = Vec::new();
     let mut reader = BufReader::new(stdout.take(1 << 20));
     tokio::time::timeout(SIMULATOR_TIMEOUT, reader.read_until(b'\n', &mut line))
         .await
         .context("the simulator is not ready")??;
-    let measured = serde_json::from_slice(&line)
-        .with_context(|| format!("the simulator did not measure the launch: see {}", log.display()))?;
+    let measured = serde_json::from_slice(&line).with_context(|| {
+        format!("the simulator did not measure the launch: see {}", run_dir.join("simulator.log").display())
+    })?;
     wait_for(&mut child, &socket).await?;
     Ok((child, measured))
 }
@@ -351,6 +337,7 @@ async fn wait_for(child: &mut Guarded, socket: &Path) -> anyhow::Result<()> {
     }
 }
 
+const VSOCK_LOG: &str = "vhost-device-vsock.log";
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 const SIMULATOR_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);

@@ -4,16 +4,20 @@
 //! Nothing here is trusted by anybody: a guest, a service and a client check all they need by themselves. The agent's
 //! duty is that a launch works, or says why it does not, and leaves nothing behind.
 
+mod claim;
 mod cli;
+mod daemon;
 mod events;
 mod files;
 mod gpu;
 mod image;
 mod launch;
 mod manual;
+mod orphans;
 mod preflight;
 mod prepare;
 mod process;
+mod progress;
 mod qmp;
 mod record;
 

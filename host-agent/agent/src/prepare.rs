@@ -37,7 +37,15 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
     GuestConfig::parse(&bytes).context("guest configuration")?;
     let mr_config_id = GuestConfig::mr_config_id(&bytes);
     files::write_atomically(&run_dir.join(CONFIG_DISK), &config_disk(&bytes)?)?;
-    compose_model_disk(&args.model_pack, &run_dir.join(MODEL_DISK))?;
+    let model_disk = match (&args.model_pack, &args.model_disk) {
+        (Some(pack), None) => {
+            let disk = run_dir.join(MODEL_DISK);
+            compose_model_disk(pack, &disk)?;
+            disk
+        }
+        (None, Some(disk)) => disk.canonicalize().with_context(|| format!("model disk {}", disk.display()))?,
+        _ => anyhow::bail!("name either --model-pack or --model-disk"),
+    };
     if args.tee == TeeArg::Simulated {
         files::write_atomically(&run_dir.join(TD_PARAMS), td_params(&mr_config_id).as_bytes())?;
     }
@@ -45,6 +53,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         schema: LaunchRecord::SCHEMA.to_owned(),
         shape,
         image,
+        model_disk,
         qemu: args.qemu.clone(),
         kvm: args.accel == AcceleratorArg::Kvm,
         simulated: args.tee == TeeArg::Simulated,

@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use crate::orphans;
+
 /// A child that is ended with its owner, and by the kernel should the agent die without a word
 /// (`setpriv --pdeathsig`, util-linux).
 #[derive(Debug)]
@@ -21,20 +23,23 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Starts `program`; its output goes to `log`. With `piped` its standard output can be read instead.
+    /// Starts `program` for `run_dir`; its output goes to the file `log` there. With `piped` its standard output can be read instead.
     pub(crate) fn spawn(
         name: &'static str,
         program: &Path,
         arguments: &[String],
-        log: &Path,
+        run_dir: &Path,
+        log: &str,
         piped: bool,
     ) -> anyhow::Result<Self> {
+        let log = &run_dir.join(log);
         let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let errors = log_file.try_clone().with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
             .args(arguments)
+            .env(orphans::VARIABLE, run_dir)
             .stdin(Stdio::null())
             .stdout(if piped { Stdio::piped() } else { Stdio::from(log_file) })
             .stderr(errors)

@@ -17,6 +17,7 @@ pub(crate) struct LaunchRecord {
     pub(crate) schema: String,
     pub(crate) shape: MachineShape,
     pub(crate) image: PathBuf,
+    pub(crate) model_disk: PathBuf,
     pub(crate) qemu: PathBuf,
     pub(crate) kvm: bool,
     pub(crate) simulated: bool,

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `agent.toml`: what a provider declares. Unknown fields are refused; every reason names its field by path.
+
+mod check;
+mod read;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use fleet::{GuestName, Strategy};
+use serde::Deserialize;
+use types::{Blake3Digest, ModelId, Sha256Digest};
+use vfio::PciAddress;
+
+/// The whole file, every reference in it resolved to something that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) agent: AgentSection,
+    pub(crate) cache: CacheSection,
+    pub(crate) hardware: HardwareSection,
+    /// Its presence makes every guest a rehearsal: emulated, on simulated hardware.
+    pub(crate) simulate: Option<SimulateSection>,
+    pub(crate) models: BTreeMap<String, ModelSection>,
+    pub(crate) releases: BTreeMap<String, ReleaseSection>,
+    pub(crate) services: BTreeMap<String, ServiceSection>,
+    pub(crate) guests: BTreeMap<GuestName, GuestSection>,
+}
+
+/// `[agent]`: the daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AgentSection {
+    /// Run directories, state, copies of releases. A short path: sockets are made in it.
+    pub(crate) state_dir: PathBuf,
+    /// Where `status`, `stop`, `restart`, `reload` and `top` reach the daemon.
+    pub(crate) control_socket: PathBuf,
+    /// Who may: `owner` (0600) or `group` (0660).
+    pub(crate) control_access: Access,
+    /// Where Prometheus finds metrics; loopback only. Left out: nowhere.
+    pub(crate) metrics_listen: Option<SocketAddr>,
+    /// What becomes of guests when the daemon is ended by SIGTERM.
+    pub(crate) on_stop: OnStop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Access {
+    Owner,
+    Group,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnStop {
+    /// They go on, and the next daemon adopts them: for upgrades of the agent.
+    Keep,
+    /// They are drained and stopped first.
+    Drain,
+}
+
+impl Default for AgentSection {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/chrysalis/agent".into(),
+            control_socket: "/run/chrysalis/agent.sock".into(),
+            control_access: Access::Owner,
+            metrics_listen: None,
+            on_stop: OnStop::Keep,
+        }
+    }
+}
+
+/// `[cache]`: encrypted model packs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CacheSection {
+    pub(crate) dir: PathBuf,
+    /// Most GiB of packs.
+    pub(crate) quota_gib: u64,
+    /// Certificates that https sources are judged by, PEM.
+    pub(crate) authorities: PathBuf,
+}
+
+impl Default for CacheSection {
+    fn default() -> Self {
+        Self {
+            dir: "/var/lib/chrysalis/cache".into(),
+            quota_gib: 500,
+            authorities: "/etc/ssl/certs/ca-certificates.crt".into(),
+        }
+    }
+}
+
+/// `[hardware]`: programs and sockets of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HardwareSection {
+    pub(crate) qemu: PathBuf,
+    /// Socket of the quote generation service.
+    pub(crate) quote_socket: PathBuf,
+    /// Used in a rehearsal, where the kernel's vhost-vsock is not.
+    pub(crate) vhost_device_vsock: PathBuf,
+    /// Root of the files in which GPUs are looked up: another than `/` for tests only.
+    pub(crate) root: PathBuf,
+}
+
+impl Default for HardwareSection {
+    fn default() -> Self {
+        Self {
+            qemu: "qemu-system-x86_64".into(),
+            quote_socket: "/var/run/tdx-qgs/qgs.socket".into(),
+            vhost_device_vsock: "vhost-device-vsock".into(),
+            root: "/".into(),
+        }
+    }
+}
+
+/// `[simulate]`: what stands in for the hardware.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SimulateSection {
+    /// The program.
+    pub(crate) simulator: PathBuf,
+    /// Its key directory.
+    pub(crate) pki: PathBuf,
+}
+
+/// `[models.NAME]`: an encrypted pack.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelSection {
+    /// `name@revision:identity`.
+    pub(crate) model: ModelName,
+    /// Its root: BLAKE3 of `pack.json`.
+    pub(crate) pack: Blake3Digest,
+    /// Directories and addresses, the preferred one first.
+    pub(crate) sources: Vec<String>,
+}
+
+/// A model's name as text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ModelName(pub(crate) ModelId);
+
+impl TryFrom<String> for ModelName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|error| format!("{error}"))
+    }
+}
+
+/// `[releases.NAME]`: an image and the proof of its release.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReleaseSection {
+    /// The sigstore bundle.
+    pub(crate) bundle: PathBuf,
+    /// Whom to believe: a `chrysalis/release-trust/v1` document.
+    pub(crate) trust: PathBuf,
+    /// The image's files.
+    pub(crate) image: PathBuf,
+}
+
+/// `[services.NAME]`: an attestation service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServiceSection {
+    pub(crate) address: SocketAddr,
+    pub(crate) spki_sha256: Sha256Digest,
+}
+
+/// `[guests.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GuestSection {
+    /// Where clients reach it.
+    pub(crate) listen: SocketAddrV4,
+    pub(crate) release: String,
+    pub(crate) model: String,
+    pub(crate) service: String,
+    pub(crate) vcpus: u16,
+    pub(crate) memory_mib: u32,
+    /// Width of physical addresses; left out, that of the processor (40 in a rehearsal).
+    pub(crate) physical_bits: Option<u8>,
+    /// PCI addresses of its GPUs.
+    #[serde(default)]
+    pub(crate) gpus: Vec<GpuAddress>,
+    #[serde(default = "default_context")]
+    pub(crate) context_tokens: u32,
+    #[serde(default = "default_decode")]
+    pub(crate) threads_decode: u16,
+    #[serde(default = "default_prefill")]
+    pub(crate) threads_prefill: u16,
+    #[serde(default = "default_address")]
+    pub(crate) guest_address: Ipv4Addr,
+    #[serde(default = "default_port")]
+    pub(crate) guest_port: u16,
+    /// How it is exchanged; left out, `beside` without GPUs and `replace` with.
+    pub(crate) strategy: Option<Strategy>,
+    /// It must serve within this many seconds.
+    #[serde(default = "default_boot")]
+    pub(crate) boot_deadline_s: u64,
+    /// Connections of what was replaced or stopped may go on for this many seconds.
+    #[serde(default = "default_drain")]
+    pub(crate) drain_deadline_s: u64,
+    /// Launch although the release has no reference for this machine. Clients whose policy does not take ACPI from the
+    /// guest's log refuse such a guest.
+    #[serde(default)]
+    pub(crate) unpublished_shape: bool,
+}
+
+/// A PCI address as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct GpuAddress(pub(crate) PciAddress);
+
+impl TryFrom<String> for GpuAddress {
+    type Error = vfio::AddressError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl GuestSection {
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.strategy.unwrap_or(if self.gpus.is_empty() { Strategy::Beside } else { Strategy::Replace })
+    }
+}
+
+const fn default_context() -> u32 {
+    4096
+}
+
+const fn default_decode() -> u16 {
+    1
+}
+
+const fn default_prefill() -> u16 {
+    2
+}
+
+const fn default_address() -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 2, 15)
+}
+
+const fn default_port() -> u16 {
+    8443
+}
+
+const fn default_boot() -> u64 {
+    600
+}
+
+const fn default_drain() -> u64 {
+    300
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The rules that sections hold together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use fleet::Strategy;
+use types::Refusal;
+
+use super::{Config, GuestSection};
+
+impl Config {
+    /// All reasons why this cannot be run.
+    pub(super) fn check(&self) -> Vec<Refusal> {
+        let mut reasons = Vec::new();
+        self.check_paths(&mut reasons);
+        if let Some(address) = self.agent.metrics_listen.filter(|address| !address.ip().is_loopback()) {
+            let rule = format!("{address} is not an address of the loopback interface");
+            reasons.push(refuse(
+                "agent.metrics_listen",
+                rule,
+                "use 127.0.0.1, and a reverse proxy that knows who asks",
+            ));
+        }
+        if self.cache.quota_gib == 0 {
+            reasons.push(refuse("cache.quota_gib", "it must be 1 or more", "name how much disk packs may take"));
+        }
+        for (name, model) in &self.models {
+            let field = format!("models.{name}.sources");
+            if model.sources.is_empty() {
+                reasons.push(refuse(&field, "no source is named", "name a directory or an address"));
+            }
+            for source in &model.sources {
+                // Certificates are read when they are used.
+                let parsed = model_cache::Source::parse(source, || Err(std::io::ErrorKind::NotFound.into()));
+                if let Err(model_cache::SourceAddressError::Form) = parsed {
+                    let rule = model_cache::SourceAddressError::Form.to_string();
+                    reasons.push(refuse(&field, rule, "correct the address"));
+                }
+            }
+        }
+        for (name, guest) in &self.guests {
+            self.check_guest(&format!("guests.{name}"), guest, &mut reasons);
+        }
+        self.check_shared(&mut reasons);
+        reasons
+    }
+
+    fn check_paths(&self, reasons: &mut Vec<Refusal>) {
+        let mut absolute = |field: &str, path: &Path| {
+            if !path.is_absolute() {
+                let rule = format!("{} is not an absolute path", path.display());
+                reasons.push(refuse(field, rule, "begin it with /"));
+            }
+        };
+        absolute("agent.state_dir", &self.agent.state_dir);
+        absolute("agent.control_socket", &self.agent.control_socket);
+        absolute("cache.dir", &self.cache.dir);
+        let most = MAX_SOCKET.saturating_sub(DEEPEST);
+        let length = self.agent.state_dir.as_os_str().len();
+        if length > most {
+            let rule = format!("it has {length} bytes, at most {most} are allowed: sockets are made below it");
+            reasons.push(refuse("agent.state_dir", rule, "choose a shorter path"));
+        }
+        if self.agent.control_socket.as_os_str().len() > MAX_SOCKET {
+            let rule = format!("a socket's path has at most {MAX_SOCKET} bytes");
+            reasons.push(refuse("agent.control_socket", rule, "choose a shorter path"));
+        }
+    }
+
+    fn check_guest(&self, path: &str, guest: &GuestSection, reasons: &mut Vec<Refusal>) {
+        let references = [
+            ("release", &guest.release, self.releases.contains_key(&guest.release), "releases"),
+            ("model", &guest.model, self.models.contains_key(&guest.model), "models"),
+            ("service", &guest.service, self.services.contains_key(&guest.service), "services"),
+        ];
+        for (field, name, known, section) in references {
+            if !known {
+                let rule = format!("there is no [{section}.{name}]");
+                reasons.push(refuse(&format!("{path}.{field}"), rule, "add the section, or correct the name"));
+            }
+        }
+        let mut range = |field: &str, ok: bool, rule: &str| {
+            if !ok {
+                reasons.push(refuse(&format!("{path}.{field}"), rule, "correct the value"));
+            }
+        };
+        range("listen", guest.listen.port() != 0, "clients must know the port: 0 is none");
+        range("boot_deadline_s", (5..=86_400).contains(&guest.boot_deadline_s), "it must be 5 to 86400");
+        range("drain_deadline_s", guest.drain_deadline_s <= 86_400, "it must be at most 86400");
+        range("gpus", guest.gpus.len() <= 16, "a guest has at most 16");
+        let beside = guest.strategy() == Strategy::Beside;
+        range("strategy", guest.gpus.is_empty() || !beside, "with GPUs it must be replace: both guests need them");
+    }
+
+    /// What no two guests may have.
+    fn check_shared(&self, reasons: &mut Vec<Refusal>) {
+        let mut ports = BTreeMap::new();
+        let mut gpus = BTreeMap::new();
+        for (name, guest) in &self.guests {
+            if let Some(other) = ports.insert(guest.listen, name) {
+                let rule = format!("{} is that of guest {other}, too", guest.listen);
+                reasons.push(Refusal::new(
+                    "listen_twice",
+                    &format!("guests.{name}.listen"),
+                    rule,
+                    "give each guest a port",
+                ));
+            }
+            for gpu in &guest.gpus {
+                if let Some(other) = gpus.insert(*gpu, name) {
+                    let rule = format!("{} is named for guest {other}, too", gpu.0);
+                    let field = format!("guests.{name}.gpus");
+                    reasons.push(Refusal::new("gpu_twice", &field, rule, "give each GPU to one guest"));
+                }
+            }
+        }
+    }
+}
+
+fn refuse(field: &str, detail: impl Into<String>, fix: &str) -> Refusal {
+    Refusal::new("config_value", field, detail, fix)
+}
+
+/// Below `state_dir`: `/guests/NAME/g12345/vsock_7002`.
+const DEEPEST: usize = "/guests/".len() + 24 + "/g12345/vsock_7002".len();
+/// `sun_path` without its NUL (unix(7)).
+const MAX_SOCKET: usize = 107;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[models.smol]
+model = "m@1:0000000000000000000000000000000000000000000000000000000000000000"
+pack = "1111111111111111111111111111111111111111111111111111111111111111"
+sources = ["/srv/pack", "https://models.example/m"]
+[releases.r]
+bundle = "/srv/b.json"
+trust = "/srv/t.json"
+image = "/srv/image"
+[services.main]
+address = "192.0.2.7:8443"
+spki_sha256 = "2222222222222222222222222222222222222222222222222222222222222222"
+[guests.a]
+listen = "127.0.0.1:4431"
+release = "r"
+model = "smol"
+service = "main"
+vcpus = 2
+memory_mib = 1024
+gpus = []
+"#;
+
+    fn codes(text: &str) -> Vec<(String, String)> {
+        let reasons = Config::parse(text).unwrap_err();
+        assert!(reasons.iter().all(|reason| !reason.detail.is_empty() && !reason.fix.is_empty()));
+        reasons.into_iter().map(|reason| (reason.code, reason.field)).collect()
+    }
+
+    #[test]
+    fn a_small_file_is_enough() {
+        let config = Config::parse(GOOD).unwrap();
+        let guest = &config.guests[&"a".parse().unwrap()];
+        assert_eq!(guest.strategy(), Strategy::Beside);
+        assert_eq!(config.agent.state_dir, PathBuf::from("/var/lib/chrysalis/agent"));
+        assert!(Config::parse("").unwrap().guests.is_empty());
+    }
+
+    #[test]
+    fn each_mistake_is_named_by_its_path() {
+        for (from, to, code, field) in [
+            ("vcpus = 2", "vcpus = 2\nvpcus = 3", "config_unknown_field", "guests.a.vpcus"),
+            ("vcpus = 2", "", "config_missing_field", "guests.a.vcpus"),
+            ("vcpus = 2", "vcpus = \"two\"", "config_value", "guests.a.vcpus"),
+            ("vcpus = 2", "vcpus = 70000", "config_value", "guests.a.vcpus"),
+            ("gpus = []", "gpus = [\"b8:00\"]", "config_value", "guests.a.gpus"),
+            ("gpus = []", "gpus = [\"0000:b8:00.0\"]\nstrategy = \"beside\"", "config_value", "guests.a.strategy"),
+            ("gpus = []", "gpus = [\"0000:b8:00.0\", \"0000:b8:00.0\"]", "gpu_twice", "guests.a.gpus"),
+            ("[guests.a]", "[guests.A]", "config_value", "guests.A"),
+            ("release = \"r\"", "release = \"s\"", "config_value", "guests.a.release"),
+            ("127.0.0.1:4431", "127.0.0.1:0", "config_value", "guests.a.listen"),
+            ("127.0.0.1:4431", "localhost", "config_value", "guests.a.listen"),
+            ("https://models.example/m", "s3://b/k", "config_value", "models.smol.sources"),
+            (
+                "[models.smol]",
+                "[agent]\nmetrics_listen = \"0.0.0.0:9\"\n[models.smol]",
+                "config_value",
+                "agent.metrics_listen",
+            ),
+            ("[models.smol]", "[agent]\nstate_dir = \"x\"\n[models.smol]", "config_value", "agent.state_dir"),
+            ("[models.smol]", "[agnet]\n[models.smol]", "config_unknown_field", "agnet"),
+            ("[models.smol]", "[models.smol", "config_syntax", "line 2"),
+            ("m@1:00", "m1:00", "config_value", "models.smol.model"),
+        ] {
+            let text = GOOD.replacen(from, to, 1);
+            assert_ne!(text, GOOD, "{from}");
+            let found = codes(&text);
+            assert!(found.contains(&(code.to_owned(), field.to_owned())), "{to}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn independent_mistakes_are_all_named_and_nothing_is_shared() {
+        let second = GOOD.split("[guests.a]").nth(1).unwrap().replace("vcpus = 2", "vcpu = 2");
+        let text = format!("{}\n[guests.b]{second}", GOOD.replace("memory_mib", "memory"));
+        assert_eq!(codes(&text).len(), 2, "{:?}", codes(&text));
+        let second = GOOD.split("[guests.a]").nth(1).unwrap();
+        let found = codes(&format!("{GOOD}\n[guests.b]{second}"));
+        assert_eq!(found, [("listen_twice".to_owned(), "guests.b.listen".to_owned())]);
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How far a guest is: what its keeper writes down for others on the host.
+
+use std::net::SocketAddrV4;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use types::EventName;
+
+use crate::events::Event;
+use crate::files;
+
+/// `progress.json` of a run directory: one attempt to run a guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    /// The keeper.
+    pub(crate) pid: u32,
+    /// Which attempt, as the daemon counts them.
+    pub(crate) attempt: u32,
+    /// QEMU's process.
+    pub(crate) qemu_pid: Option<u32>,
+    /// Phases that ended.
+    pub(crate) phases: Vec<Phase>,
+    /// Resident memory of the guest's processes when it began to serve.
+    pub(crate) memory_kib: Option<u64>,
+    /// Where it serves.
+    pub(crate) serving: Option<SocketAddrV4>,
+    /// It halted itself.
+    pub(crate) halted: Option<Halt>,
+    /// How it ended.
+    pub(crate) ended: Option<String>,
+}
+
+/// A phase that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Phase {
+    pub(crate) phase: EventName,
+    /// Since QEMU began to run the guest.
+    pub(crate) milliseconds: u64,
+}
+
+/// A guest's own halt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Halt {
+    pub(crate) phase: EventName,
+    pub(crate) code: u64,
+}
+
+impl Progress {
+    /// Of a keeper that has just taken its directory.
+    pub(crate) fn new(attempt: u32) -> Self {
+        Self { pid: std::process::id(), attempt, ..Self::default() }
+    }
+
+    pub(crate) fn note(&mut self, event: &Event) {
+        match event {
+            Event::Started { qemu_pid, .. } => self.qemu_pid = Some(*qemu_pid),
+            // A guest can repeat a phase as often as it likes; one of each is kept.
+            Event::Phase { phase, since_start, .. } if !self.phases.iter().any(|known| known.phase == *phase) => {
+                self.phases.push(Phase { phase: *phase, milliseconds: *since_start });
+            }
+            Event::Memory { kib } => self.memory_kib = Some(*kib),
+            Event::Serving { address } => self.serving = Some(*address),
+            Event::Halted { phase, code, .. } => self.halted = Some(Halt { phase: *phase, code: *code }),
+            Event::Ended { reason } => self.ended = Some(reason.clone()),
+            Event::Phase { .. } | Event::ProcessorTime { .. } => {}
+        }
+    }
+
+    pub(crate) fn load(run_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&files::read_capped(&run_dir.join(FILE), MAX).ok()?).ok()
+    }
+
+    pub(crate) fn store(&self, run_dir: &Path) -> anyhow::Result<()> {
+        files::write_atomically(&run_dir.join(FILE), &serde_json::to_vec(self)?)
+    }
+}
+
+const FILE: &str = "progress.json";
+const MAX: usize = 64 * 1024;
