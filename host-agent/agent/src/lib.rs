@@ -9,6 +9,7 @@ mod cli;
 mod daemon;
 mod events;
 mod files;
+mod front;
 mod gpu;
 mod image;
 mod launch;

@@ -2,3 +2,4 @@
 //! The daemon: guests as they were declared, whatever dies.
 
 mod config;
+mod release;
