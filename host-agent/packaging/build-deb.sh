@@ -34,7 +34,8 @@ for unit in "$here"/../units/*.service; do
 done
 install -D -m 0644 "$here/sysusers.conf" "$tree/usr/lib/sysusers.d/chrysalis.conf"
 install -D -m 0644 "$here/modules.conf" "$tree/usr/lib/modules-load.d/chrysalis.conf"
-install -m 0644 "$here/../../docs/provider.md" "$here/../../docs/status-codes.md" "$documents/"
+install -m 0644 "$here/../../docs/provider.md" "$here/../../docs/host-agent.md" "$here/../../docs/status-codes.md" \
+    "$here/agent.toml" "$documents/"
 install -m 0644 "$here/../../LICENSE" "$documents/copyright"
 install -m 0755 "$here/postinst" "$tree/DEBIAN/postinst"
 

@@ -74,9 +74,14 @@ impl Claim {
 }
 
 impl Holder {
-    /// Signals it. False if it is not known which process it is, or it is gone.
+    /// Whether it is this process, which removes the directory, say.
+    pub(crate) fn is_self(self) -> bool {
+        self.pid.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()))
+    }
+
+    /// Signals it. False if it is not known which process it is, if it is this one, or gone.
     pub(crate) fn signal(self, signal: Signal) -> bool {
-        self.pid.is_some_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
+        !self.is_self() && self.pid.is_some_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
     }
 }
 
@@ -112,6 +117,8 @@ mod tests {
         let claim = Claim::take(&path).unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(Claim::holder(&path), Some(Holder { pid: Some(own) }));
+        assert!(Claim::holder(&path).unwrap().is_self());
+        assert!(!Claim::holder(&path).unwrap().signal(Signal::SIGTERM), "nobody signals itself");
         assert!(Claim::take(&path).is_err());
         // Process 1 with another start time: the number was given out anew.
         fs::write(&path, "1 1\n").unwrap();

@@ -9,8 +9,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{ModelId, Sha256Digest};
 
+use crate::daemon::DaemonArgs;
+use crate::front::FrontArgs;
 use crate::record::LaunchRecord;
-use crate::{gpu, launch, manual, preflight, prepare};
+use crate::{cache, daemon, front, gpu, launch, manage, manual, preflight, prepare};
 
 /// Prepares a host and runs guests on it.
 #[derive(Debug, Parser)]
@@ -36,10 +38,23 @@ enum Command {
     Launch(Box<LaunchArgs>),
     /// Start what `prepare` composed, and watch over it in the foreground until it ends.
     Start(StartPreparedArgs),
-    /// Say how the guest of a run directory is.
-    Status(RunDirArgs),
-    /// Stop the guest of a run directory.
-    Stop(RunDirArgs),
+    /// Run the guests that a file declares, and keep them running: the daemon.
+    Agent(DaemonArgs),
+    /// Say how the daemon's guests are, or the guest of a run directory.
+    Status(manage::StatusArgs),
+    /// Stop one of the daemon's guests until it is restarted, all of them, or the guest of a run directory.
+    Stop(manage::StopArgs),
+    /// Start a stopped guest, or exchange a running one for a new generation of the same.
+    Restart(manage::RestartArgs),
+    /// Have the daemon read its configuration again.
+    Reload(manage::SocketArgs),
+    /// Show what keeper, QEMU and their helpers said on this host. Nothing of a guest is in it.
+    Logs(manage::LogsArgs),
+    /// Encrypted model packs on this host.
+    Cache(cache::CacheArgs),
+    /// Pass clients' connections on to a guest; the daemon starts it.
+    #[command(hide = true)]
+    Front(FrontArgs),
     /// Write manual pages and completions for shells, for packages.
     Manual(manual::ManualArgs),
 }
@@ -100,6 +115,9 @@ pub(crate) struct PrepareArgs {
     /// The guest's context identifier for vsock (TDX).
     #[arg(long, default_value_t = 3)]
     pub(crate) cid: u32,
+    /// Somebody else takes vsock connections and passes them on to Unix sockets in the run directory.
+    #[arg(long, hide = true)]
+    pub(crate) switched: bool,
     /// The guest's address on its own network.
     #[arg(long, default_value = "10.0.2.15")]
     pub(crate) guest_address: Ipv4Addr,
@@ -159,16 +177,6 @@ pub(crate) struct StartArgs {
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct RunDirArgs {
-    /// The guest's directory.
-    #[arg(long)]
-    pub(crate) run_dir: PathBuf,
-    /// Print one JSON document.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AcceleratorArg {
     Kvm,
@@ -202,8 +210,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(args) => {
             LaunchRecord::load(&args.run_dir).and_then(|record| launch::run(&args.start, &args.run_dir, &record))
         }
-        Command::Status(args) => launch::status(&args.run_dir, args.json),
-        Command::Stop(args) => launch::stop(&args.run_dir, args.json),
+        Command::Agent(args) => daemon::run(&args),
+        Command::Status(args) => manage::status(&args),
+        Command::Stop(args) => manage::stop(&args),
+        Command::Restart(args) => manage::restart(&args),
+        Command::Reload(args) => manage::reload(&args),
+        Command::Logs(args) => manage::logs(&args),
+        Command::Cache(args) => cache::run(&args),
+        Command::Front(args) => front::run(&args),
         Command::Manual(args) => manual::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -37,3 +37,14 @@ pub(crate) fn private_directory(path: &Path) -> anyhow::Result<()> {
         .create(path)
         .with_context(|| format!("cannot make {}", path.display()))
 }
+
+/// The last `most` bytes of a file.
+pub(crate) fn read_end(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::{Seek as _, SeekFrom};
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -22,7 +22,7 @@ use crate::events::Event;
 use crate::process::Guarded;
 use crate::progress::Progress;
 use crate::qmp::Qmp;
-use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS};
+use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
 use crate::{files, image, orphans};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
@@ -153,8 +153,8 @@ impl Guest {
         remove_stale_sockets(run_dir);
         let host = vsock_host(run_dir, record);
         let vsock = match &host {
-            VsockHost::Kernel { .. } => None,
-            VsockHost::VhostUser { uds_path } => Some(start_vsock(args, run_dir, uds_path).await?),
+            VsockHost::VhostUser { uds_path } if record.simulated => Some(start_vsock(args, run_dir, uds_path).await?),
+            _ => None,
         };
         let (sender, lines) = mpsc::channel(64);
         let service = LinkListener::bind(&host, SERVICE_PORT)?;
@@ -165,7 +165,7 @@ impl Guest {
             tokio::spawn(async move { drop(guest_link::receive_status(status, sender).await) }),
         ];
         let qmp_path = run_dir.join("qmp.sock");
-        let arguments = qemu::arguments(&launch_spec(run_dir, record, &host, &qmp_path)?)?;
+        let arguments = qemu::arguments(&launch_spec(run_dir, record, &qmp_path)?)?;
         let qemu = Guarded::spawn("QEMU", &record.qemu, &arguments, run_dir, "qemu.log", false)?;
         let mut qmp = Qmp::connect(&qmp_path).await?;
         let (simulator, measured) = if record.simulated {
@@ -231,14 +231,14 @@ async fn ended(child: &mut Option<Guarded>) -> String {
 }
 
 fn vsock_host(run_dir: &Path, record: &LaunchRecord) -> VsockHost {
-    if record.simulated {
-        VsockHost::VhostUser { uds_path: run_dir.join("vsock") }
+    if record.simulated || record.switched {
+        VsockHost::VhostUser { uds_path: run_dir.join(VSOCK) }
     } else {
         VsockHost::Kernel { cid: record.cid }
     }
 }
 
-fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Path) -> anyhow::Result<LaunchSpec> {
+fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Result<LaunchSpec> {
     let command_line = files::read_capped(&record.image.join("cmdline"), 4096)?;
     Ok(LaunchSpec {
         shape: record.shape.clone(),
@@ -258,9 +258,10 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Pa
         model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
-        vsock: match host {
-            VsockHost::Kernel { cid } => VsockBackend::Kernel { cid: *cid },
-            VsockHost::VhostUser { .. } => VsockBackend::VhostUser { socket: run_dir.join("vhost.sock") },
+        vsock: if record.simulated {
+            VsockBackend::VhostUser { socket: run_dir.join("vhost.sock") }
+        } else {
+            VsockBackend::Kernel { cid: record.cid }
         },
         qmp: qmp.to_owned(),
         paused: true,
@@ -268,7 +269,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, host: &VsockHost, qmp: &Pa
 }
 
 fn remove_stale_sockets(run_dir: &Path) {
-    let vsock = VsockHost::VhostUser { uds_path: run_dir.join("vsock") };
+    let vsock = VsockHost::VhostUser { uds_path: run_dir.join(VSOCK) };
     let ports = [SERVICE_PORT, STATUS_PORT, SIMULATED_DEVICE_PORT];
     let sockets = ports.into_iter().filter_map(|port| vsock.unix_path(port));
     for path in sockets.chain(["qmp.sock", "vhost.sock", "vsock"].map(|name| run_dir.join(name))) {

@@ -4,6 +4,7 @@
 //! Nothing here is trusted by anybody: a guest, a service and a client check all they need by themselves. The agent's
 //! duty is that a launch works, or says why it does not, and leaves nothing behind.
 
+mod cache;
 mod claim;
 mod cli;
 mod daemon;
@@ -13,7 +14,9 @@ mod front;
 mod gpu;
 mod image;
 mod launch;
+mod manage;
 mod manual;
+mod metrics;
 mod orphans;
 mod preflight;
 mod prepare;

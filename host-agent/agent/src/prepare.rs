@@ -60,6 +60,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         mr_config_id,
         quote_socket: args.quote_socket.clone(),
         cid: args.cid,
+        switched: args.switched,
         service: args.service,
         listen,
         guest_address: args.guest_address,

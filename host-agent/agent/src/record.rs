@@ -24,6 +24,8 @@ pub(crate) struct LaunchRecord {
     pub(crate) mr_config_id: Sha384Digest,
     pub(crate) quote_socket: PathBuf,
     pub(crate) cid: u32,
+    /// The daemon takes this guest's vsock connections and passes them on.
+    pub(crate) switched: bool,
     pub(crate) service: SocketAddr,
     pub(crate) listen: SocketAddrV4,
     pub(crate) guest_address: Ipv4Addr,
@@ -58,4 +60,6 @@ pub(crate) const CONFIG_DISK: &str = "config.disk";
 pub(crate) const MODEL_DISK: &str = "model.disk";
 pub(crate) const TD_PARAMS: &str = "td-params.json";
 pub(crate) const PID_FILE: &str = "agent.pid";
+/// `uds-path` of a guest's vsock.
+pub(crate) const VSOCK: &str = "vsock";
 pub(crate) const STATE: &str = "state.json";

@@ -17,9 +17,15 @@ fn every_command_has_its_page_and_completions() {
         Command::new(env!("CARGO_BIN_EXE_host-agent")).args(["manual", "--out"]).arg(out.path()).status().unwrap();
     assert!(status.success());
     let read = |path: &str| std::fs::read_to_string(out.path().join(path)).unwrap();
-    for page in
-        ["host-agent", "host-agent-preflight-record", "host-agent-gpu-bind", "host-agent-gpu-mode", "host-agent-launch"]
-    {
+    for page in [
+        "host-agent",
+        "host-agent-preflight-record",
+        "host-agent-gpu-bind",
+        "host-agent-gpu-mode",
+        "host-agent-launch",
+        "host-agent-agent",
+        "host-agent-cache-fetch",
+    ] {
         let text = read(&format!("man/man1/{page}.1"));
         assert!(text.contains(".SH SYNOPSIS") || text.contains(".SH \"SYNOPSIS\""), "{page}");
     }

@@ -15,7 +15,7 @@ fn units() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units");
     let mut units: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     units.sort();
-    assert_eq!(units.len(), 2);
+    assert_eq!(units.len(), 3);
     units
 }
 
@@ -66,4 +66,13 @@ fn bindings_are_written_down_where_only_root_can_write() {
     assert!(!text("chrysalis-guest@.service").contains("chrysalis-gpus/"));
     let help = Command::new(env!("CARGO_BIN_EXE_host-agent")).args(["gpu", "bind", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&help.stdout).contains("[default: /var/lib/chrysalis-gpus]"));
+}
+
+#[test]
+fn the_daemons_end_ends_no_guest() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units/chrysalis-agent.service");
+    let text = std::fs::read_to_string(path).unwrap();
+    // A private /tmp, or another way to end processes, would take guests down with the daemon.
+    assert!(text.contains("\nKillMode=process\n") && text.contains("\nPrivateTmp=no\n"), "{text}");
+    assert!(text.contains("\nRuntimeDirectoryPreserve=restart\n"), "{text}");
 }

@@ -6,10 +6,12 @@
 mod forward;
 mod listener;
 mod status;
+mod switch;
 
 pub use forward::forward;
 pub use listener::{LinkError, LinkListener, LinkStream, VsockHost};
 pub use status::{MalformedStatus, StatusLine, receive_status};
+pub use switch::switch;
 
 /// Port on which guests reach the attestation service.
 pub const SERVICE_PORT: u32 = 7000;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use fleet::{GuestName, Strategy};
+use fleet::{Backoff, GuestName, Strategy};
 use serde::Deserialize;
 use types::{Blake3Digest, ModelId, Sha256Digest};
 use vfio::PciAddress;
@@ -33,7 +33,7 @@ pub(crate) struct Config {
 pub(crate) struct AgentSection {
     /// Run directories, state, copies of releases. A short path: sockets are made in it.
     pub(crate) state_dir: PathBuf,
-    /// Where `status`, `stop`, `restart`, `reload` and `top` reach the daemon.
+    /// Where `status`, `stop`, `restart` and `reload` reach the daemon.
     pub(crate) control_socket: PathBuf,
     /// Who may: `owner` (0600) or `group` (0660).
     pub(crate) control_access: Access,
@@ -41,6 +41,13 @@ pub(crate) struct AgentSection {
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// What becomes of guests when the daemon is ended by SIGTERM.
     pub(crate) on_stop: OnStop,
+    /// Pause before a guest that failed is started again; doubled after each failure in a row. Where somebody has to mend
+    /// something first (a wrong pin, a damaged model), pauses are 60 times as long.
+    pub(crate) retry_first_ms: u64,
+    /// Longest pause; 12 times as long where somebody has to mend something.
+    pub(crate) retry_cap_s: u64,
+    /// After serving this long a guest's failures are forgotten.
+    pub(crate) stable_s: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -67,6 +74,22 @@ impl Default for AgentSection {
             control_access: Access::Owner,
             metrics_listen: None,
             on_stop: OnStop::Keep,
+            retry_first_ms: 1_000,
+            retry_cap_s: 300,
+            stable_s: 600,
+        }
+    }
+}
+
+impl AgentSection {
+    pub(crate) fn backoff(&self) -> Backoff {
+        let cap_ms = self.retry_cap_s.saturating_mul(1000);
+        Backoff {
+            first_ms: self.retry_first_ms,
+            cap_ms,
+            slow_first_ms: self.retry_first_ms.saturating_mul(60),
+            slow_cap_ms: cap_ms.saturating_mul(12),
+            stable_ms: self.stable_s.saturating_mul(1000),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use release::{Hardware, TrustPolicy, VerifiedRelease};
 use sha2::Digest as _;
@@ -62,6 +63,8 @@ impl CheckedRelease {
     /// Copies the release below `releases`, unless it is there. Gives the copy's directory.
     pub(crate) fn stage(&self, releases: &Path) -> Result<PathBuf, Vec<Refusal>> {
         let place = staged(releases, self.digest());
+        // Several guests of one release are composed at the same time.
+        let _alone = STAGING.lock().unwrap_or_else(PoisonError::into_inner);
         if !check_image("release", &place, &self.verified).is_empty() {
             self.copy(releases, &place).map_err(|error| vec![not_copied(&place, &error)])?;
             let reasons = check_image("release", &place, &self.verified);
@@ -186,6 +189,7 @@ fn not_copied(place: &Path, error: &std::io::Error) -> Refusal {
     Refusal::new(code, "agent.state_dir", detail, "make room and check the rights of this directory")
 }
 
+static STAGING: Mutex<()> = Mutex::new(());
 const BUNDLE: &str = "bundle.json";
 const TRUST: &str = "trust.json";
 const COMMAND_LINE: &str = "cmdline";

@@ -2,7 +2,7 @@
 //! The rules that sections hold together.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fleet::Strategy;
 use types::Refusal;
@@ -21,6 +21,10 @@ impl Config {
                 rule,
                 "use 127.0.0.1, and a reverse proxy that knows who asks",
             ));
+        }
+        if !(10..=60_000).contains(&self.agent.retry_first_ms) || !(1..=86_400).contains(&self.agent.retry_cap_s) {
+            let rule = "retry_first_ms must be 10 to 60000, retry_cap_s 1 to 86400";
+            reasons.push(refuse("agent.retry_first_ms", rule, "leave both out for 1000 and 300"));
         }
         if self.cache.quota_gib == 0 {
             reasons.push(refuse("cache.quota_gib", "it must be 1 or more", "name how much disk packs may take"));
@@ -164,7 +168,7 @@ gpus = []
         let config = Config::parse(GOOD).unwrap();
         let guest = &config.guests[&"a".parse().unwrap()];
         assert_eq!(guest.strategy(), Strategy::Beside);
-        assert_eq!(config.agent.state_dir, PathBuf::from("/var/lib/chrysalis/agent"));
+        assert_eq!(config.agent.state_dir, Path::new("/var/lib/chrysalis/agent"));
         assert!(Config::parse("").unwrap().guests.is_empty());
     }
 
@@ -199,6 +203,12 @@ gpus = []
             let found = codes(&text);
             assert!(found.contains(&(code.to_owned(), field.to_owned())), "{to}: {found:?}");
         }
+    }
+
+    #[test]
+    fn the_packaged_example_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/agent.toml");
+        Config::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
     }
 
     #[test]

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stands in for the programs that a keeper runs: `stand-in qemu|vsock|simulator ARGUMENTS`.
+//!
+//! As QEMU it speaks the three commands of the control protocol, says the lines of a boot over the status socket, and
+//! then echoes what clients send to the forwarded port, with its model disk's name in front. What it does wrong stands in a
+//! file `manner` beside its own program: `halt`, `hang`, or nothing.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a stand-in fails loudly")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments[0].as_str() {
+        "qemu" => qemu(&arguments[1..]),
+        "vsock" => vsock(&arguments[1..]),
+        "simulator" => simulator(&arguments[1..]),
+        other => eprintln!("stand-in: what is {other}?"),
+    }
+}
+
+fn qemu(arguments: &[String]) {
+    if arguments[0] == "--version" {
+        println!("QEMU emulator version {}", say("version", "10.1.0"));
+        return;
+    }
+    let all = arguments.join("\n");
+    let control = after(&all, "qmp.sock").unwrap();
+    let run_dir = control.parent().unwrap().to_owned();
+    let listener = UnixListener::bind(&control).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut writer = stream;
+    writer.write_all(b"{\"QMP\":{}}\n").unwrap();
+    // Requests have no line breaks: one object each.
+    for _ in 0..2 {
+        let mut depth = 0;
+        let mut byte = [0];
+        loop {
+            reader.read_exact(&mut byte).unwrap();
+            match byte[0] {
+                b'{' => depth += 1,
+                b'}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        writer.write_all(b"{\"return\":{}}\n").unwrap();
+    }
+    guest(&run_dir, &all);
+}
+
+fn guest(run_dir: &Path, arguments: &str) {
+    // The port as QEMU's user network takes it: hostfwd=tcp:ADDRESS:PORT-…
+    let forward = arguments.split("hostfwd=tcp:").nth(1).unwrap().split('-').next().unwrap();
+    let listener = TcpListener::bind(forward).unwrap();
+    let mut status = UnixStream::connect(run_dir.join("vsock_7001")).unwrap();
+    let manner = say("manner", "");
+    for phase in 1..=11 {
+        if manner == "hang" && phase == 5 {
+            loop {
+                std::thread::sleep(Duration::from_secs(60));
+            }
+        }
+        if manner == "halt" && phase == 8 {
+            status.write_all(b"2 8 90\n").unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            return;
+        }
+        status.write_all(format!("1 {phase} {}\n", phase * 10).as_bytes()).unwrap();
+    }
+    let name = say("name", "first");
+    for stream in listener.incoming() {
+        let (mut stream, name) = (stream.unwrap(), name.clone());
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut line = String::new();
+            // Clients come and go.
+            while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if stream.write_all(format!("{name} {line}").as_bytes()).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+    }
+}
+
+fn vsock(arguments: &[String]) {
+    let socket = after(&arguments.join("\n"), "vhost.sock").unwrap();
+    let _listener = UnixListener::bind(socket).unwrap();
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn simulator(arguments: &[String]) {
+    let socket = arguments.iter().skip_while(|word| *word != "--socket").nth(1).unwrap();
+    let _listener = UnixListener::bind(socket).unwrap();
+    println!("{{\"stand_in\":true}}");
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+/// The path among the arguments that ends with `name`.
+fn after(arguments: &str, name: &str) -> Option<PathBuf> {
+    let end = arguments.find(name)? + name.len();
+    let start = arguments[..end].rfind(['=', ':', '\n', ','])? + 1;
+    Some(PathBuf::from(&arguments[start..end]))
+}
+
+/// What stands in a file beside the program that was called.
+fn say(file: &str, otherwise: &str) -> String {
+    let here = std::env::var("STAND_IN_DIR").unwrap();
+    std::fs::read_to_string(Path::new(&here).join(file)).unwrap_or_else(|_| otherwise.to_owned()).trim().to_owned()
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon with stand-ins: started, adopted, upgraded, rolled back, refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod rig;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use nix::sys::signal::Signal;
+use rig::{Client, Rig, ask};
+
+#[test]
+fn guests_serve_and_are_adopted_by_the_next_daemon() {
+    let mut rig = Rig::new(&["a", "b"]);
+    rig.start();
+    rig.wait_serving();
+    rig.assert_no_leak();
+    let before = (rig.guest("a"), rig.guest("b"));
+    let mut client = Client::connect(rig.guests[0].port).unwrap();
+    assert_eq!(client.ask("hello").unwrap(), "first hello");
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        rig.signal_daemon(signal);
+        assert_eq!(client.ask("nobody noticed").unwrap(), "first nobody noticed");
+        assert_eq!(ask(rig.guests[1].port, "new").unwrap(), "first new");
+        rig.start();
+        rig.wait_serving();
+    }
+    let after = (rig.guest("a"), rig.guest("b"));
+    assert_eq!(before.0["active"]["qemu_pid"], after.0["active"]["qemu_pid"]);
+    assert_eq!(before.1["active"]["keeper_pid"], after.1["active"]["keeper_pid"]);
+    assert_eq!(client.ask("still here").unwrap(), "first still here");
+    rig.assert_no_leak();
+    let metrics = rig.metrics();
+    for line in [
+        "chrysalis_guest_state{guest=\"a\",state=\"serving\"} 1",
+        "chrysalis_guest_connections{guest=\"a\"} 1",
+        "chrysalis_agent_simulated 1",
+        "chrysalis_guest_boot_milliseconds{guest=\"b\",phase=\"serve\"}",
+        "chrysalis_cache_packs 1",
+    ] {
+        assert!(metrics.contains(line), "{line}:\n{metrics}");
+    }
+    // Stopped until it is restarted, also over a restart of the daemon.
+    assert_eq!(rig.tell(&["stop", "a"]).0, 0);
+    rig.wait("a to stop", |rig| rig.guest("a")["state"] == "stopped");
+    assert!(ask(rig.guests[0].port, "x").is_none());
+    rig.signal_daemon(Signal::SIGKILL);
+    rig.start();
+    rig.wait("the daemon", |rig| rig.guest("b")["active"]["serving"] == true);
+    assert_eq!(rig.guest("a")["state"], "stopped");
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait_serving();
+    // All drained, then the daemon ends: nothing is left.
+    drop(client);
+    assert_eq!(rig.tell(&["stop", "--all"]).0, 0);
+    rig.wait("everything to end", |rig| rig.processes().is_empty());
+}
+
+#[test]
+fn an_upgrade_under_load_loses_no_request_and_no_connection() {
+    let mut rig = Rig::new(&["a"]);
+    rig.drain = 600;
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    let mut old = Client::connect(port).unwrap();
+    assert_eq!(old.ask("1").unwrap(), "first 1");
+    let (stop, second) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = ask(port, "load").expect("no request fails");
+                    second.fetch_add(u32::from(answer == "second load"), Ordering::Relaxed);
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            });
+        }
+        rig.say("name", "second");
+        rig.guests[0].context = 1024;
+        rig.write();
+        assert_eq!(rig.tell(&["reload"]).0, 0);
+        rig.wait("the second generation", |_| second.load(Ordering::Relaxed) > 20);
+        // Whoever was there before is still served by the first.
+        assert_eq!(old.ask("2").unwrap(), "first 2");
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(rig.guest("a")["retiring"].as_array().unwrap().len(), 1);
+    drop(old);
+    rig.assert_no_leak();
+    // Its time is limited.
+    let mut old = Client::connect(port).unwrap();
+    assert_eq!(old.ask("3").unwrap(), "second 3");
+    rig.drain = 1;
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait("the drain deadline", |rig| {
+        let guest = rig.guest("a");
+        guest["active"]["number"] == 3 && guest["retiring"].as_array().is_some_and(Vec::is_empty)
+    });
+    assert_eq!(old.ask("4"), None);
+    rig.assert_no_leak();
+}
+
+#[test]
+fn what_does_not_serve_is_rolled_back_without_a_failed_request() {
+    for (strategy, manner) in [("beside", "halt"), ("replace", "halt"), ("beside", "hang")] {
+        let mut rig = Rig::new(&["a"]);
+        rig.guests[0].more = format!("strategy = \"{strategy}\"\nboot_deadline_s = 5\n");
+        rig.start();
+        rig.wait_serving();
+        rig.say("manner", manner);
+        rig.guests[0].context = 1024;
+        rig.write();
+        assert_eq!(rig.tell(&["reload"]).0, 0);
+        rig.wait("the rollback", |rig| {
+            if strategy == "beside" {
+                assert_eq!(ask(rig.guests[0].port, "x").unwrap(), "first x");
+            }
+            let reasons = rig.guest("a")["reasons"].to_string();
+            // The old one comes back as it was, whatever new ones do.
+            rig.say("manner", if reasons.contains("upgrade_rolled_back") { "" } else { manner });
+            reasons.contains("upgrade_rolled_back")
+        });
+        rig.wait_serving();
+        let guest = rig.guest("a");
+        assert_eq!(guest["active"]["number"], 1);
+        let codes: Vec<&str> =
+            guest["reasons"].as_array().unwrap().iter().map(|reason| reason["code"].as_str().unwrap()).collect();
+        assert!(codes.contains(&if manner == "halt" { "key_refused" } else { "guest_ended" }), "{codes:?}");
+        rig.assert_no_leak();
+        // Mended, and asked for.
+        rig.say("manner", "");
+        assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+        rig.wait("the second attempt", |rig| rig.guest("a")["active"]["number"] == 3);
+        rig.wait_serving();
+        assert_eq!(rig.guest("a")["reasons"].as_array().unwrap().len(), 0);
+    }
+}
+
+#[test]
+fn what_is_refused_changes_nothing_that_runs() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let pid = rig.guest("a")["active"]["qemu_pid"].clone();
+    let refused = |rig: &Rig, code: &str, field: &str| {
+        let (exit, reasons) = rig.tell(&["reload"]);
+        assert_eq!(exit, 2, "{code}");
+        let found = reasons.iter().find(|reason| reason["code"] == code);
+        let found = found.unwrap_or_else(|| panic!("{code}: {reasons:?}"));
+        assert!(found["field"].as_str().unwrap().contains(field), "{found}");
+        assert!(found["fix"].as_str().is_some_and(|fix| !fix.is_empty()));
+        let guest = rig.guest("a");
+        assert_eq!((&guest["active"]["qemu_pid"], guest["active"]["serving"].as_bool()), (&pid, Some(true)), "{code}");
+        assert!(ask(rig.guests[0].port, "x").is_some());
+    };
+    let good = std::fs::read_to_string(rig.config()).unwrap();
+    let write = |rig: &Rig, from: &str, to: &str| std::fs::write(rig.config(), good.replace(from, to)).unwrap();
+    write(&rig, "vcpus = 2", "vcpus = 2\nvpcus = 4");
+    refused(&rig, "config_unknown_field", "guests.a.vpcus");
+    write(&rig, "vcpus = 2", "vcpus = 2\ngpus = [\"b8\"]");
+    refused(&rig, "config_value", "guests.a.gpus");
+    std::fs::create_dir_all(rig.root.join("tree/sys/bus/pci/devices")).unwrap();
+    write(&rig, "vcpus = 2", "vcpus = 2\ngpus = [\"0000:b8:00.0\"]");
+    refused(&rig, "gpu_not_found", "guests.a.gpus");
+    write(&rig, "vcpus = 2", "vcpus = 4");
+    assert_eq!(
+        rig.tell(&["reload"]).0,
+        0,
+        "the release is good; that it has no such machine shows when it is composed"
+    );
+    rig.wait("the refusal", |rig| rig.guest("a")["reasons"].to_string().contains("shape_not_published"));
+    assert_eq!(rig.guest("a")["active"]["qemu_pid"], pid);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    write(&rig, &format!("127.0.0.1:{}", rig.guests[0].port), &format!("127.0.0.1:{port}"));
+    refused(&rig, "port_taken", "guests.a.listen");
+    rig.write();
+    // Tampered: a byte of the kernel, then the bundle's signature.
+    std::fs::write(rig.root.join("image/vmlinuz"), "another kernel").unwrap();
+    refused(&rig, "release_image_mismatch", "releases.r.image");
+    rig::release(&rig.root, 1);
+    let bundle = std::fs::read_to_string(rig.root.join("bundle")).unwrap();
+    std::fs::write(rig.root.join("bundle"), bundle.replace("\"sig\":\"M", "\"sig\":\"N")).unwrap();
+    refused(&rig, "release_signature", "releases.r.bundle");
+    // What was accepted before still comes back after it fell: from the daemon's own copy.
+    let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    rig.wait("another QEMU", |rig| rig.serves("a") && rig.guest("a")["active"]["qemu_pid"] != pid);
+    // Unless the copy was tampered with.
+    let releases = rig.root.join("s/releases");
+    let copy = std::fs::read_dir(&releases).unwrap().flatten().next().unwrap().path();
+    std::fs::write(copy.join("initrd"), "tampered").unwrap();
+    let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    rig.wait("the refusal", |rig| {
+        let guest = rig.guest("a");
+        guest["state"] == "waiting" && guest["reasons"].to_string().contains("release_image_mismatch")
+    });
+    assert!(rig.processes().iter().all(|(_, kind)| kind != "qemu"));
+    // Published well again, it is copied anew.
+    rig::release(&rig.root, 2);
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait_serving();
+    rig.assert_no_leak();
+}
+
+#[test]
+fn a_configuration_that_cannot_be_run_is_refused_at_once() {
+    let mut rig = Rig::new(&["a"]);
+    rig.write();
+    let config = rig.config();
+    let check = |code: i32| {
+        let output = rig.agent(&["agent", "--check", "--json", "--config", config.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(check(0).contains("\"accepted\":true"));
+    std::fs::remove_file(rig.root.join("image/initrd")).unwrap();
+    assert!(check(2).contains("release_image_mismatch"));
+    std::fs::write(&config, "[agent]\nmetrics_listen = \"0.0.0.0:1\"\n").unwrap();
+    assert!(check(2).contains("agent.metrics_listen"));
+    std::fs::remove_file(&config).unwrap();
+    assert!(check(2).contains("config_unreadable"));
+    let output = rig.agent(&["status", "--socket", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is it running"));
+    // Two daemons do not share a directory.
+    rig::release(&rig.root, 1);
+    rig.start();
+    rig.wait_serving();
+    let second = rig.agent(&["agent", "--config", config.to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another agent"));
+}
+
+#[test]
+fn a_model_that_is_not_there_is_waited_for() {
+    let mut rig = Rig::new(&["a"]);
+    let object = rig.pack_directory().join("objects/000001");
+    let bytes = std::fs::read(&object).unwrap();
+    std::fs::remove_file(&object).unwrap();
+    rig.start();
+    rig.wait("the refusal", |rig| rig.guest("a")["reasons"].to_string().contains("model_not_available"));
+    // A source that gives wrong bytes is no better.
+    let mut wrong = bytes.clone();
+    wrong[0] ^= 1;
+    std::fs::write(&object, wrong).unwrap();
+    rig.wait("the second refusal", |rig| rig.guest("a")["reasons"].to_string().contains("BLAKE3"));
+    assert!(rig.processes().iter().all(|(_, kind)| kind != "qemu"));
+    std::fs::write(&object, bytes).unwrap();
+    rig.wait_serving();
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Doing what the step says. Long work runs beside the loop; its failures are handed to the next step.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use fleet::{Action, GuestName, Observed};
+use model_cache::{Cache, FetchProgress};
+use nix::sys::signal::Signal;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use types::Refusal;
+
+use super::compose::{self, Fetching, Workshop};
+use super::config::Config;
+use super::declare::Declaration;
+use super::host::Key;
+use super::keeper::{self, Keeper};
+use super::paths::Paths;
+use crate::claim::Claim;
+use crate::front::{self, FrontRequest};
+use crate::record::{LaunchRecord, PID_FILE};
+use crate::{files, orphans};
+
+/// What is under way, and what came of it.
+pub(crate) struct Effects {
+    paths: Paths,
+    cache: Cache,
+    pub(crate) wake: Arc<Notify>,
+    tasks: HashMap<Key, Task>,
+    failures: HashMap<Key, Vec<Refusal>>,
+    stopping: HashMap<Key, Instant>,
+    fronts: HashMap<GuestName, Front>,
+    cids: HashMap<Key, u32>,
+}
+
+struct Task {
+    handle: JoinHandle<Result<(), Vec<Refusal>>>,
+    fetching: Fetching,
+}
+
+/// A front that was started by this process.
+struct Front {
+    child: Option<tokio::process::Child>,
+    log: PathBuf,
+    listen: SocketAddrV4,
+    started: Instant,
+    /// Not to be started before.
+    not_before: Option<Instant>,
+    reason: Option<Refusal>,
+}
+
+impl Front {
+    /// Notes whether it ended, and why.
+    fn look(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        self.child = None;
+        if self.started.elapsed() < FRONT_SETTLED {
+            let text =
+                String::from_utf8_lossy(&files::read_capped(&self.log, 64 * 1024).unwrap_or_default()).into_owned();
+            self.failed(text.lines().last().unwrap_or("it ended without a word"));
+        }
+    }
+
+    fn failed(&mut self, detail: &str) {
+        tracing::warn!(listen = %self.listen, "front: {detail}");
+        let fix = "end what listens there (`ss -ltnp`), choose another port, or allow ports below 1024";
+        let field = format!("guests.listen {}", self.listen);
+        self.reason = Some(Refusal::new("port_taken", &field, detail, fix));
+        self.not_before = Some(Instant::now() + FRONT_PAUSE);
+    }
+}
+
+impl Effects {
+    pub(crate) fn new(paths: Paths, cache: Cache) -> Self {
+        Self {
+            paths,
+            cache,
+            wake: Arc::new(Notify::new()),
+            tasks: HashMap::new(),
+            failures: HashMap::new(),
+            stopping: HashMap::new(),
+            fronts: HashMap::new(),
+            cids: HashMap::new(),
+        }
+    }
+
+    /// Adds to an observation what this process knows: what is under way, and what failed.
+    pub(crate) async fn complete(&mut self, guests: &mut BTreeMap<GuestName, Observed>) {
+        let done: Vec<Key> =
+            self.tasks.iter().filter(|(_, task)| task.handle.is_finished()).map(|(key, _)| key.clone()).collect();
+        for key in done {
+            let Some(task) = self.tasks.remove(&key) else { continue };
+            if let Ok(Err(reasons)) = task.handle.await {
+                for reason in &reasons {
+                    tracing::warn!(guest = %key.0, generation = key.1, code = %reason.code, "{reason}");
+                }
+                self.failures.insert(key, reasons);
+            }
+        }
+        for key in self.tasks.keys() {
+            guests.entry(key.0.clone()).or_default().generations.entry(key.1).or_default().busy = true;
+        }
+        for (key, reasons) in self.failures.drain() {
+            guests.entry(key.0).or_default().generations.entry(key.1).or_default().failure = Some(reasons);
+        }
+        self.stopping.retain(|key, _| {
+            guests.get(&key.0).and_then(|guest| guest.generations.get(&key.1)).is_some_and(|seen| seen.alive)
+        });
+        for (guest, front) in &mut self.fronts {
+            front.look();
+            guests.entry(guest.clone()).or_default().front.held_back =
+                front.child.is_some() || front.not_before.is_some_and(|at| Instant::now() < at);
+        }
+    }
+
+    pub(crate) fn act(
+        &mut self,
+        action: Action,
+        config: &Arc<Config>,
+        declarations: &BTreeMap<GuestName, Declaration>,
+    ) {
+        tracing::debug!(?action, "acting");
+        match action {
+            Action::Prepare { guest, generation, spec } => {
+                let plan = declarations.get(&guest).and_then(|declaration| declaration.plan.clone());
+                let key = (guest, generation);
+                match plan.filter(|plan| plan.run.spec == spec) {
+                    Some(plan) => {
+                        let workshop = self.workshop(&key);
+                        let fetching = Arc::clone(&workshop.fetching);
+                        self.spawn(key, fetching, compose::compose(plan, workshop));
+                    }
+                    None => {
+                        let detail = "the run directory is gone, and it was of another declaration".to_owned();
+                        let fix = "host-agent restart";
+                        let reason = Refusal::new("run_directory_unusable", "agent.state_dir", detail, fix);
+                        self.failures.insert(key, vec![reason]);
+                    }
+                }
+            }
+            Action::Start { guest, generation, attempt } => {
+                tracing::info!(%guest, generation, attempt, "starting");
+                let keeper = Keeper {
+                    run_dir: self.paths.run_dir(&guest, generation),
+                    releases: self.paths.releases(),
+                    attempt,
+                    ended: Arc::clone(&self.wake),
+                };
+                self.spawn((guest, generation), Fetching::default(), keeper::start(keeper, Arc::clone(config)));
+            }
+            Action::Stop { guest, generation } => self.stop((guest, generation)),
+            Action::Remove { guest, generation } => self.remove((guest, generation)),
+            Action::StartFront { guest } => {
+                if let Some(declaration) = declarations.get(&guest) {
+                    self.start_front(&guest, declaration.listen);
+                }
+            }
+            Action::Point { guest, target } => self.ask_front(&guest, FrontRequest::Point(target)),
+            Action::StopFront { guest } => {
+                let holder = Claim::holder(&self.paths.guest(&guest).join(front::PID_FILE));
+                if let Some(holder) = holder {
+                    holder.signal(Signal::SIGTERM);
+                }
+            }
+            Action::Forget { guest } => {
+                self.fronts.remove(&guest);
+                let _ = std::fs::remove_dir_all(self.paths.guest(&guest));
+            }
+        }
+    }
+
+    /// Has the front listen where it is declared now, if that changed.
+    pub(crate) fn move_front(&self, guest: &GuestName, listen: SocketAddrV4) {
+        self.ask_front(guest, FrontRequest::Listen(listen));
+    }
+
+    /// Why a guest's front does not listen, if that is known.
+    pub(crate) fn front_reason(&self, guest: &GuestName) -> Option<Refusal> {
+        self.fronts.get(guest)?.reason.clone()
+    }
+
+    /// How far the model of a generation is.
+    pub(crate) fn fetching(&self, key: &Key) -> Option<FetchProgress> {
+        *self.tasks.get(key)?.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends processes whose keeper is gone, and removes copies of releases that nothing uses. Seldom needed.
+    pub(crate) fn tidy(&self, wanted: &BTreeSet<PathBuf>) {
+        let ended =
+            orphans::end_below(&self.paths.guests(), |run_dir| Claim::holder(&run_dir.join(PID_FILE)).is_some());
+        if ended > 0 {
+            tracing::warn!(ended, "ended processes that a keeper had left behind");
+        }
+        if !self.tasks.is_empty() {
+            return;
+        }
+        let mut used = wanted.clone();
+        for guest in self.paths.guest_names() {
+            for number in self.paths.generations(&guest) {
+                used.extend(LaunchRecord::load(&self.paths.run_dir(&guest, number)).ok().map(|record| record.image));
+            }
+        }
+        let entries = std::fs::read_dir(self.paths.releases()).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| !used.contains(path)) {
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        key: Key,
+        fetching: Fetching,
+        work: impl Future<Output = Result<(), Vec<Refusal>>> + Send + 'static,
+    ) {
+        let wake = Arc::clone(&self.wake);
+        let handle = tokio::spawn(async move {
+            let result = work.await;
+            wake.notify_one();
+            result
+        });
+        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching }) {
+            earlier.handle.abort();
+        }
+    }
+
+    fn workshop(&mut self, key: &Key) -> Workshop {
+        let run_dir = self.paths.run_dir(&key.0, key.1);
+        Workshop {
+            run_dir,
+            releases: self.paths.releases(),
+            cache: self.cache.clone(),
+            cid: self.cid(key),
+            fetching: Fetching::default(),
+        }
+    }
+
+    /// A context identifier that no other generation has.
+    fn cid(&mut self, key: &Key) -> u32 {
+        for guest in self.paths.guest_names() {
+            for number in self.paths.generations(&guest) {
+                if let Ok(record) = LaunchRecord::load(&self.paths.run_dir(&guest, number)) {
+                    self.cids.insert((guest.clone(), number), record.cid);
+                }
+            }
+        }
+        let taken = self.cids.iter().filter(|(other, _)| *other != key).map(|(_, cid)| *cid).collect();
+        let cid = compose::free_cid(&taken);
+        self.cids.insert(key.clone(), cid);
+        cid
+    }
+
+    fn stop(&mut self, key: Key) {
+        let Some(holder) = Claim::holder(&self.paths.run_dir(&key.0, key.1).join(PID_FILE)) else { return };
+        match self.stopping.get(&key) {
+            None => {
+                if holder.signal(Signal::SIGTERM) {
+                    tracing::info!(guest = %key.0, generation = key.1, "stopping");
+                    self.stopping.insert(key, Instant::now());
+                }
+            }
+            Some(asked) if asked.elapsed() > STOP_PATIENCE => {
+                tracing::warn!(guest = %key.0, generation = key.1, "the keeper does not end: killed");
+                holder.signal(Signal::SIGKILL);
+                self.stopping.insert(key, Instant::now());
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        let run_dir = self.paths.run_dir(&key.0, key.1);
+        self.cids.remove(&key);
+        if let Some(task) = self.tasks.remove(&key) {
+            task.handle.abort();
+        }
+        let result = compose::blocking(move || remove_run_dir(&run_dir));
+        self.spawn(key, Fetching::default(), result);
+    }
+
+    fn start_front(&mut self, guest: &GuestName, listen: SocketAddrV4) {
+        let directory = self.paths.guest(guest);
+        let log = directory.join("front.log");
+        let started = files::private_directory(&directory).and_then(|()| {
+            let mut command = keeper::own_program()?;
+            command.arg("front").arg("--dir").arg(&directory).args(["--listen", &listen.to_string()]);
+            keeper::detached(command, &log)
+        });
+        let now = Instant::now();
+        let mut front = Front { child: None, log, listen, started: now, not_before: None, reason: None };
+        match started {
+            Ok(child) => front.child = Some(child),
+            Err(error) => front.failed(&format!("{error:#}")),
+        }
+        self.fronts.insert(guest.clone(), front);
+    }
+
+    fn ask_front(&self, guest: &GuestName, request: FrontRequest) {
+        let (directory, wake) = (self.paths.guest(guest), Arc::clone(&self.wake));
+        tokio::spawn(async move {
+            if let Some(error) = front::ask(&directory, &request).await.and_then(|status| status.error) {
+                tracing::warn!(directory = %directory.display(), "{error}");
+            }
+            wake.notify_one();
+        });
+    }
+}
+
+fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
+    if !run_dir.exists() {
+        return Ok(());
+    }
+    let failed = |error: String| {
+        let fix = "check the rights of the directory";
+        vec![Refusal::new("run_directory_not_removed", "agent.state_dir", error, fix)]
+    };
+    // Held, so that no keeper comes up in it meanwhile.
+    let _claim = Claim::take(&run_dir.join(PID_FILE)).map_err(|error| failed(format!("{error:#}")))?;
+    orphans::end(run_dir);
+    std::fs::remove_dir_all(run_dir).map_err(|error| failed(format!("{}: {error}", run_dir.display())))
+}
+
+/// A front that lived this long was well.
+const FRONT_SETTLED: Duration = Duration::from_secs(2);
+const FRONT_PAUSE: Duration = Duration::from_secs(5);
+/// How long a keeper may take to end its guest.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);

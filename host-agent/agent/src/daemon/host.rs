@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is on the host: run directories, who holds them, how far guests are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fleet::{End, FrontSeen, GuestName, Observed, Seen};
+use model_cache::HeldPack;
+use nix::fcntl::Flock;
+
+use super::paths::Paths;
+use crate::claim::Claim;
+use crate::front::{self, FrontRequest, FrontStatus};
+use crate::progress::Progress;
+use crate::record::{LaunchRecord, PID_FILE};
+
+/// A generation of a guest.
+pub(crate) type Key = (GuestName, u64);
+
+/// Looks at the host, and keeps what must not go away under it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    paths: Paths,
+    /// Packs of composed generations: a cache does not remove them.
+    held: HashMap<Key, Held>,
+    /// Run directories by context identifier.
+    pub(crate) routes: Routes,
+}
+
+/// Where the vsock connections of guests go, by context identifier.
+pub(crate) type Routes = Arc<Mutex<HashMap<u32, PathBuf>>>;
+
+#[derive(Debug)]
+struct Held {
+    cid: u32,
+    _disk: Flock<File>,
+}
+
+/// What one look showed.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) guests: BTreeMap<GuestName, Observed>,
+    pub(crate) fronts: BTreeMap<GuestName, FrontStatus>,
+    pub(crate) progress: HashMap<Key, Progress>,
+}
+
+impl Host {
+    pub(crate) fn new(paths: Paths) -> Self {
+        Self { paths, held: HashMap::new(), routes: Routes::default() }
+    }
+
+    /// Looks at everything once.
+    pub(crate) async fn look(&mut self) -> Look {
+        let mut look = Look::default();
+        for guest in self.paths.guest_names() {
+            let status = self.front(&guest).await;
+            let mut observed = Observed { front: status.0, ..Observed::default() };
+            for number in self.paths.generations(&guest) {
+                let key = (guest.clone(), number);
+                let (mut seen, progress) = self.generation(&key);
+                let connections = status.1.as_ref().map(|status| status.connections.get(&number).copied().unwrap_or(0));
+                seen.connections = connections;
+                observed.generations.insert(number, seen);
+                look.progress.extend(progress.map(|progress| (key, progress)));
+            }
+            look.fronts.extend(status.1.map(|status| (guest.clone(), status)));
+            look.guests.insert(guest, observed);
+        }
+        let there = |key: &Key| look.guests.get(&key.0).is_some_and(|guest| guest.generations.contains_key(&key.1));
+        self.held.retain(|key, _| there(key));
+        let routes = self.held.iter().map(|(key, held)| (held.cid, self.paths.run_dir(&key.0, key.1)));
+        *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes.collect();
+        look
+    }
+
+    async fn front(&self, guest: &GuestName) -> (FrontSeen, Option<FrontStatus>) {
+        let directory = self.paths.guest(guest);
+        if Claim::holder(&directory.join(front::PID_FILE)).is_none() {
+            return (FrontSeen::default(), None);
+        }
+        let status = front::ask(&directory, &FrontRequest::Status).await;
+        let target = status.as_ref().and_then(|status| status.target);
+        (FrontSeen { alive: true, held_back: false, target, answered: status.is_some() }, status)
+    }
+
+    fn generation(&mut self, key: &Key) -> (Seen, Option<Progress>) {
+        let run_dir = self.paths.run_dir(&key.0, key.1);
+        // The daemon itself holds a directory while it removes it: no keeper is in it.
+        let holder = Claim::holder(&run_dir.join(PID_FILE)).filter(|holder| !holder.is_self());
+        let written = Progress::load(&run_dir);
+        let mut seen = Seen { directory: true, alive: holder.is_some(), ..Seen::default() };
+        seen.composed = self.hold_model(key);
+        let Some(progress) = written else { return (seen, None) };
+        match holder {
+            // What an earlier keeper wrote says nothing of this one.
+            Some(holder) if holder.pid.and_then(|pid| u32::try_from(pid).ok()) == Some(progress.pid) => {
+                seen.progress = match progress.serving {
+                    Some(address) => fleet::Progress::Serving(address),
+                    None => fleet::Progress::Booting,
+                };
+            }
+            Some(_) => return (seen, None),
+            None => {
+                seen.end = match (&progress.halted, &progress.ended) {
+                    (Some(halt), _) => Some(End::Halted { phase: halt.phase, code: halt.code }),
+                    (None, Some(reason)) => Some(End::Failed { reason: reason.clone() }),
+                    (None, None) => None,
+                };
+            }
+        }
+        (seen, Some(progress))
+    }
+
+    /// Whether a generation is composed and its model is there; holds the model's disk.
+    fn hold_model(&mut self, key: &Key) -> bool {
+        if self.held.contains_key(key) {
+            return true;
+        }
+        let Ok(record) = LaunchRecord::load(&self.paths.run_dir(&key.0, key.1)) else { return false };
+        match HeldPack::lock_disk(&record.model_disk) {
+            Ok(lock) => {
+                self.held.insert(key.clone(), Held { cid: record.cid, _disk: lock });
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}

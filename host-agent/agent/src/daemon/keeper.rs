@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starting a generation's keeper: `host-agent start`, in a session of its own, which outlives the daemon.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use types::Refusal;
+
+use super::compose::{blocking, check_shape};
+use super::config::Config;
+use super::paths::RunPlan;
+use crate::claim::Claim;
+use crate::record::{LaunchRecord, PID_FILE};
+use crate::{files, prepare};
+
+/// How a keeper is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    pub(crate) run_dir: PathBuf,
+    pub(crate) releases: PathBuf,
+    pub(crate) attempt: u32,
+    /// Notified when a keeper that this process started ends.
+    pub(crate) ended: Arc<Notify>,
+}
+
+/// Verifies what is to be launched once more, and starts its keeper. Done when the keeper holds the run directory.
+pub(crate) async fn start(keeper: Keeper, config: Arc<Config>) -> Result<(), Vec<Refusal>> {
+    let (run_dir, releases) = (keeper.run_dir.clone(), keeper.releases.clone());
+    let run = blocking(move || ready(&run_dir, &releases)).await?;
+    let child = spawn(&keeper, &config, &run).map_err(|error| vec![not_started(format!("{error:#}"))])?;
+    let holds = wait_for_claim(child, &keeper).await;
+    if holds { Ok(()) } else { Err(vec![not_started(last_words(&keeper.run_dir))]) }
+}
+
+/// Checks release, files, shape and QEMU, and finds a port.
+fn ready(run_dir: &Path, releases: &Path) -> Result<RunPlan, Vec<Refusal>> {
+    let unusable = |error: String| {
+        let fix = "`host-agent restart` composes the guest anew";
+        vec![Refusal::new("run_directory_unusable", "agent.state_dir", error, fix)]
+    };
+    let mut record = LaunchRecord::load(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
+    let run = RunPlan::load(run_dir).ok_or_else(|| unusable(format!("{} has no plan", run_dir.display())))?;
+    check_shape(&record, &run, releases)?;
+    let qemu = prepare::qemu_version(&record.qemu).map_err(|error| unusable(format!("{error:#}")))?;
+    if qemu != record.shape.facts().qemu {
+        let detail = format!("QEMU is {qemu}, the guest was composed for {}", record.shape.facts().qemu);
+        let fix = "`host-agent reload`: the guest is composed anew";
+        return Err(vec![Refusal::new(QEMU_CHANGED, "hardware.qemu", detail, fix)]);
+    }
+    // A port that was free when the guest was composed may be taken by now; nothing measured depends on it.
+    record.listen = private_port().map_err(|error| unusable(format!("no free port: {error}")))?;
+    record.store(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
+    Ok(run)
+}
+
+fn private_port() -> std::io::Result<SocketAddrV4> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}
+
+fn spawn(keeper: &Keeper, config: &Config, run: &RunPlan) -> anyhow::Result<Child> {
+    let mut command = own_program()?;
+    command.arg("start").arg("--run-dir").arg(&keeper.run_dir).arg("--json");
+    command.arg("--vhost-device-vsock").arg(&config.hardware.vhost_device_vsock);
+    command.args(["--attempt", &keeper.attempt.to_string(), "--boot-timeout", &run.boot_deadline_s.to_string()]);
+    if let Some(simulate) = &config.simulate {
+        command.arg("--simulator").arg(&simulate.simulator).arg("--simulator-pki").arg(&simulate.pki);
+    }
+    detached(command, &keeper.run_dir.join(LOG))
+}
+
+/// This program, in a session of its own.
+pub(crate) fn own_program() -> anyhow::Result<Command> {
+    let program = std::env::current_exe().context("this program's path")?;
+    // While the package is upgraded, the kernel says that the file is gone; the new one has its name.
+    let text = program.to_string_lossy().into_owned();
+    let program = text.strip_suffix(" (deleted)").map_or(program, PathBuf::from);
+    let mut command = Command::new("setsid");
+    command.arg(program);
+    Ok(command)
+}
+
+/// Starts a process that does not end with this one; its words go to `log`.
+pub(crate) fn detached(mut command: Command, log: &Path) -> anyhow::Result<Child> {
+    let output = std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let errors = output.try_clone().context("log")?;
+    command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
+    command.spawn().context("cannot start setsid (util-linux)")
+}
+
+async fn wait_for_claim(mut child: Child, keeper: &Keeper) -> bool {
+    let pid_file = keeper.run_dir.join(PID_FILE);
+    let mut left = CLAIM_POLLS;
+    loop {
+        let gone = matches!(child.try_wait(), Ok(Some(_)) | Err(_));
+        // Read in this order: a keeper that held the directory and is gone was started.
+        let holds = Claim::holder(&pid_file).is_some();
+        if holds || gone || left == 0 {
+            let ended = Arc::clone(&keeper.ended);
+            tokio::spawn(async move {
+                let _ = child.wait().await;
+                ended.notify_one();
+            });
+            return holds
+                || (gone
+                    && crate::progress::Progress::load(&keeper.run_dir).is_some_and(|p| p.attempt == keeper.attempt));
+        }
+        left -= 1;
+        tokio::time::sleep(CLAIM_POLL).await;
+    }
+}
+
+fn not_started(detail: String) -> Refusal {
+    Refusal::new("keeper_not_started", "guests", detail, "see keeper.log in the run directory (`host-agent logs`)")
+}
+
+/// The end of the keeper's log. It is the host's own text: nothing of a guest is in it.
+fn last_words(run_dir: &Path) -> String {
+    let log = files::read_capped(&run_dir.join(LOG), 64 * 1024).unwrap_or_default();
+    let text = String::from_utf8_lossy(&log).into_owned();
+    text.lines().last().unwrap_or("it ended without a word").chars().take(500).collect()
+}
+
+/// What a keeper says, in its run directory.
+pub(crate) const LOG: &str = "keeper.log";
+/// Code for a QEMU that is another than the one that a guest was composed for.
+pub(crate) const QEMU_CHANGED: &str = "qemu_changed";
+const CLAIM_POLL: Duration = Duration::from_millis(10);
+const CLAIM_POLLS: u32 = 1_500;

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where things are below the state directory, and what is written about a generation.
+//!
+//! ```text
+//! agent.pid, state.json          the daemon's lock and memory
+//! releases/<digest>/             copies of releases
+//! guests/NAME/front.pid, .sock   the front
+//! guests/NAME/gN/                run directory of generation N
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use fleet::GuestName;
+use serde::{Deserialize, Serialize};
+use types::{Blake3Digest, Sha256Digest};
+
+use crate::files;
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(state_dir: &Path) -> Self {
+        Self { root: state_dir.to_owned() }
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("agent.pid")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("state.json")
+    }
+
+    pub(crate) fn releases(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
+    pub(crate) fn guests(&self) -> PathBuf {
+        self.root.join("guests")
+    }
+
+    pub(crate) fn guest(&self, guest: &GuestName) -> PathBuf {
+        self.guests().join(guest.as_str())
+    }
+
+    pub(crate) fn run_dir(&self, guest: &GuestName, generation: u64) -> PathBuf {
+        self.guest(guest).join(format!("g{generation}"))
+    }
+
+    /// Guests that have a directory.
+    pub(crate) fn guest_names(&self) -> Vec<GuestName> {
+        names(&self.guests()).filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Generations that have a run directory.
+    pub(crate) fn generations(&self, guest: &GuestName) -> Vec<u64> {
+        names(&self.guest(guest)).filter_map(|name| name.strip_prefix('g')?.parse().ok()).collect()
+    }
+}
+
+fn names(directory: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// `plan.json` of a run directory: what the daemon composed it of, beside the launch record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunPlan {
+    pub(crate) spec: Sha256Digest,
+    pub(crate) release: Sha256Digest,
+    pub(crate) model: String,
+    pub(crate) pack: Blake3Digest,
+    pub(crate) unpublished_shape: bool,
+    pub(crate) boot_deadline_s: u64,
+}
+
+impl RunPlan {
+    pub(crate) fn load(run_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&files::read_capped(&run_dir.join(FILE), MAX).ok()?).ok()
+    }
+
+    pub(crate) fn store(&self, run_dir: &Path) -> anyhow::Result<()> {
+        files::write_atomically(&run_dir.join(FILE), &serde_json::to_vec(self)?)
+    }
+}
+
+const FILE: &str = "plan.json";
+const MAX: usize = 16 * 1024;
