@@ -100,7 +100,9 @@ mod tests {
         assert_eq!(codes(root), ["gpu_not_found", "gpus_not_passed_on"]);
         std::fs::create_dir_all(&device).unwrap();
         let set = |file: &str, value: &str| std::fs::write(device.join(file), value).unwrap();
-        (set("vendor", "0x8086"), set("device", "0x1234"), set("class", "0x030000"));
+        set("vendor", "0x8086");
+        set("device", "0x1234");
+        set("class", "0x030000");
         assert_eq!(codes(root), ["not_a_gpu", "gpus_not_passed_on"]);
         set("vendor", "0x10de");
         assert_eq!(codes(root), ["gpu_not_bound", "gpus_not_passed_on"]);
