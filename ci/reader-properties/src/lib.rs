@@ -21,6 +21,7 @@ mod document;
 mod event_log;
 mod explanation;
 mod firmware;
+mod gpu;
 mod kernel;
 mod policy;
 mod quote;
@@ -35,6 +36,7 @@ pub use self::document::document;
 pub use self::event_log::event_log;
 pub use self::explanation::explanation;
 pub use self::firmware::firmware;
+pub use self::gpu::gpu;
 pub use self::kernel::kernel;
 pub use self::policy::policy;
 pub use self::quote::quote;
@@ -46,7 +48,7 @@ pub use self::verification::verification;
 pub type Property = fn(&[u8]) -> bool;
 
 /// Every check by the name of its fuzz target.
-pub const ALL: [(&str, Property); 13] = [
+pub const ALL: [(&str, Property); 14] = [
     ("quote", quote),
     ("event_log", event_log),
     ("kernel", kernel),
@@ -60,6 +62,7 @@ pub const ALL: [(&str, Property); 13] = [
     ("service", service),
     ("policy", policy),
     ("explanation", explanation),
+    ("gpu", gpu),
 ];
 
 /// A little-endian number, where the bytes reach that far.

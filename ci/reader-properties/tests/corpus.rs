@@ -59,6 +59,7 @@ fn the_corpus_and_its_neighbours_keep_every_promise() {
             "bundle" => 60,
             "verification" => 40,
             "explanation" => 6,
+            "gpu" => 60,
             _ => 200,
         };
         for (path, bytes) in files {

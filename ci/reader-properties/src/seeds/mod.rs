@@ -6,6 +6,7 @@
 mod attestation;
 mod binary;
 mod documents;
+mod gpu;
 
 use std::sync::OnceLock;
 
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(documents::all());
     seeds.extend(tile_log());
     seeds.extend(attestation::all());
+    seeds.extend(gpu::all());
     seeds
 }
 
