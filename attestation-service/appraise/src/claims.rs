@@ -308,7 +308,8 @@ fn gpus(summary: &GpuSummary) -> GpuClaims {
         hardware: summary.hardware().to_owned(),
         revocation: summary.revocation().to_owned(),
         driver_state: summary.driver_state().to_owned(),
-        expires: summary.expires(),
+        // As every number of a document: what JSON readers keep exactly.
+        expires: summary.expires().min((1 << 53) - 1),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Says what is wrong, weak or without effect in an appraisal policy (`chrysalis/appraisal-policy/v1`), before it counts.
 //!
-//! An error is what every verifier refuses: nothing here is stricter or laxer than [`Policy::from_json`]. A warning is a
+//! An error is what a service refuses: nothing here is stricter or laxer than [`Policy::from_json`] and the compiler of rules. A warning is a
 //! policy that works, and perhaps not as its author thinks. Pure: bytes, releases and the time are arguments.
 
 mod finding;
@@ -9,6 +9,7 @@ mod gpu;
 mod lists;
 mod locate;
 mod platform;
+mod rules;
 
 use appraise::{AcpiRule, MAX_POLICY_LEN, Policy};
 use release::VerifiedRelease;
@@ -49,6 +50,7 @@ pub fn lint(bytes: &[u8], releases: &[VerifiedRelease], now: u64) -> Report {
             "publish ACPI references of the machines, and leave acpi out",
         );
     }
+    rules::lint(policy.rules.as_ref(), &mut findings);
     against_releases(&policy, releases, now, &mut findings);
     findings.report()
 }

@@ -114,6 +114,21 @@ fn lists_and_gpus() {
 }
 
 #[test]
+fn rules() {
+    let rules = |source: &str| {
+        changed("/rules", json!({"engine": "cedar-4", "claims": "chrysalis/claims/v1", "source": source}))
+    };
+    let pointer = "/rules/source";
+    assert_eq!(rules("permit(principal, action, resource) when { context.config.gpus == 8 };"), []);
+    assert_eq!(rules("permit(principal, action, resource);"), one("rules_never_deny", pointer));
+    assert_eq!(rules("@reason(\"x\") forbid(principal, action, resource);"), one("rules_never_allow", pointer));
+    assert_eq!(rules("permit(principal, action == Action::\"serving\", resource);"), one("rules_moment", pointer));
+    for bad in ["permit", "permit(principal, action, resource) when { context.gpus == 8 };", &"(".repeat(99)] {
+        assert_eq!(rules(bad), one("rules_malformed", pointer), "{bad}");
+    }
+}
+
+#[test]
 fn errors_say_where() {
     let errors = |bytes: &[u8]| {
         let report = lint(bytes, &[], NOW);

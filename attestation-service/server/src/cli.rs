@@ -52,6 +52,9 @@ pub(crate) enum Command {
     Collateral(CollateralCommand),
     /// Judge a quote, or a whole evidence document, from files.
     Appraise(Box<AppraiseArgs>),
+    /// Attestation results (EAR): keys that verify them, and verifying one.
+    #[command(subcommand)]
+    Ear(EarCommand),
     /// Judge evidence of GPUs and NVSwitches from files.
     AppraiseGpu(Box<crate::command::AppraiseGpuArgs>),
     /// The keys that wrap keys.
@@ -285,6 +288,30 @@ pub(crate) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum EarCommand {
+    /// Print the keys that verify this service's results: a JWK set, as `GET /v1/ear/keys` gives it.
+    Keys(StoreArgs),
+    /// Verify a result with the keys of a service.
+    Verify {
+        /// The token.
+        #[arg(long, value_name = "FILE")]
+        token: PathBuf,
+        /// The service's keys, as `ear keys` and `GET /v1/ear/keys` give them.
+        #[arg(long, value_name = "FILE")]
+        keys: PathBuf,
+        /// SHA-256 of the service's key, as `identity` prints it. Without it, whose the keys are is not proven.
+        #[arg(long, value_name = "SHA256")]
+        pin: Option<Sha256Digest>,
+        /// For whom the result must be.
+        #[arg(long, value_name = "TEXT")]
+        audience: Option<String>,
+        /// When to judge; now when it is not given.
+        #[arg(long, value_name = "RFC3339", value_parser = crate::input::parse_time)]
+        at: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum OwnerCommandLine {
     /// Make an owner's key; prints its public half.
     Keygen {
@@ -487,6 +514,18 @@ pub(crate) struct AppraiseArgs {
     pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) gpu: GpuFileArgs,
+    /// Write what was found here as a signed attestation result (EAR); refused or accepted, it is bound to no connection.
+    #[arg(long, value_name = "FILE", requires = "evidence", requires = "store")]
+    pub(crate) ear: Option<PathBuf>,
+    /// Store of the service whose key signs it.
+    #[arg(long, value_name = "DIR|URL", requires = "ear", value_parser = crate::place::parse)]
+    pub(crate) store: Option<Location>,
+    /// The key that wraps that store's keys, where it is not its own.
+    #[arg(long, value_name = "KEK", requires = "store")]
+    pub(crate) kek: Vec<KekSource>,
+    /// For whom the result is.
+    #[arg(long, value_name = "TEXT", requires = "ear")]
+    pub(crate) audience: Option<String>,
 }
 
 fn replica_name(text: &str) -> Result<String, String> {
@@ -525,6 +564,9 @@ const EXAMPLES: &str = "Examples:
   attestation-service collateral fetch --collateral-dir DIR --pccs https://pccs.example:8081 --fmspc 90c06f000000
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral-dir DIR --pccs https://pccs.example:8081
   attestation-service appraise --quote quote.bin --collateral collateral.json --at 2026-03-20T00:00:00Z --json
+  attestation-service appraise --evidence evidence.json --release release.sigstore.json --trust trust.json \
+    --collateral collateral.json --at 2026-03-20T00:00:00Z --ear result.jwt --store DIR --json
+  attestation-service ear verify --token result.jwt --keys keys.json --pin PIN
   attestation-service appraise-gpu --report gpu.hex --chain gpu.pem --rim driver.xml --rim vbios.xml \
     --at 2026-03-20T00:00:00Z --json
 

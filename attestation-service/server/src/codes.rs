@@ -155,6 +155,7 @@ pub(crate) const KEY_RELEASE: &[Step] = &[
             "time_stale",
         ],
     ),
+    ("rules", &["rule_denied", "rule_failed", "rule_limit", "rules_not_run", "verdict_incomplete"]),
     ("key", &["model_mismatch", "model_key_missing", "model_revoked", "platform_revoked", "hpke_key"]),
 ];
 

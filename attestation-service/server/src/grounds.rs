@@ -12,8 +12,9 @@ use store::{Generation, Store};
 use types::{Blake3Digest, Sha256Digest};
 
 use crate::{
+    demand::{Compiled, Demand},
     reply::Refused,
-    service::{StoredReleaseError, policy, verified},
+    service::{StoredReleaseError, policy_bytes, verified},
     successors,
 };
 
@@ -23,10 +24,10 @@ pub(crate) struct Standing {
     /// Nothing for one that is not kept.
     generation: Option<Generation>,
     minute: u64,
-    pub(crate) policy: Policy,
+    pub(crate) demand: Demand,
     pub(crate) releases: Vec<VerifiedRelease>,
     /// What owners demand beside that; `None` for one that can't be read any more: its model is not served.
-    pub(crate) owners: BTreeMap<Blake3Digest, Option<Policy>>,
+    pub(crate) owners: BTreeMap<Blake3Digest, Option<Demand>>,
 }
 
 /// The newest [`Standing`].
@@ -45,18 +46,28 @@ impl Cache {
     ) -> Result<Arc<Standing>, Refused> {
         let minute = now / 60;
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(held) = held.filter(|held| held.generation == Some(generation) && held.minute == minute) {
-            return Ok(held);
-        }
-        let made = Arc::new(make(Some(generation), minute, store, pin, now)?);
+        let before = match held {
+            Some(held) if held.generation == Some(generation) && held.minute == minute => return Ok(held),
+            Some(held) => held.compiled(),
+            None => Compiled::new(),
+        };
+        let made = Arc::new(make(Some(generation), minute, store, pin, &before, now)?);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&made));
         Ok(made)
     }
 }
 
+impl Standing {
+    /// Rules that need not be compiled again as long as their policies stand.
+    fn compiled(&self) -> Compiled {
+        let owners = self.owners.values().flatten();
+        owners.chain([&self.demand]).filter_map(Demand::compiled).collect()
+    }
+}
+
 /// As [`Cache::at`] makes them, for a look beside requests: nothing is kept.
 pub(crate) fn now(store: &Store, pin: &Sha256Digest, now: u64) -> Result<Standing, Refused> {
-    make(None, now / 60, store, pin, now)
+    make(None, now / 60, store, pin, &Compiled::new(), now)
 }
 
 fn make(
@@ -64,16 +75,18 @@ fn make(
     minute: u64,
     store: &Store,
     pin: &Sha256Digest,
+    before: &Compiled,
     now: u64,
 ) -> Result<Standing, Refused> {
     let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
-    let mut policy = policy(store).map_err(|e| unable(&e))?.map_err(|e| unable(&e))?;
+    let bytes = policy_bytes(store).map_err(|e| unable(&e))?;
+    let mut demand = Demand::read(&bytes, before).map_err(|e| unable(&e))?;
     // Only a guest that pins this very service may get a key from it.
-    policy.service_pins = Some(vec![*pin]);
+    demand.policy.service_pins = Some(vec![*pin]);
     let mut releases = Vec::new();
     for stored in store.releases().map_err(|e| unable(&e))? {
         if stored.revoked {
-            policy.revoked_releases.push(stored.digest);
+            demand.policy.revoked_releases.push(stored.digest);
         }
         match verified(store, &stored.digest, &stored.bundle, now) {
             Ok(release) => releases.push(release),
@@ -83,16 +96,17 @@ fn make(
         }
     }
     let owners = store.owner_policies().map_err(|e| unable(&e))?.into_iter();
-    let mut owners: BTreeMap<_, _> = owners.map(|(model, policy)| (model, Policy::from_json(&policy).ok())).collect();
+    let owners = owners.map(|(model, policy)| (model, Demand::read(&policy, before).ok()));
+    let mut owners: BTreeMap<_, _> = owners.collect();
     let admitted = store.successors().map_err(|e| unable(&e))?;
-    for (model, owner_policy) in &mut owners {
+    for (model, owner) in &mut owners {
         let own: Vec<_> = admitted.iter().filter(|(of, _)| of == model).map(|(_, successor)| *successor).collect();
-        if let Some(owner_policy) = owner_policy {
-            successors::admit(owner_policy, &own, &releases);
-            within(owner_policy, &policy);
+        if let Some(owner) = owner {
+            successors::admit(&mut owner.policy, &own, &releases);
+            within(&mut owner.policy, &demand.policy);
         }
     }
-    Ok(Standing { generation, minute, policy, releases, owners })
+    Ok(Standing { generation, minute, demand, releases, owners })
 }
 
 /// Takes from an owner's policy the releases that the service does not accept. Of an image that was published as two

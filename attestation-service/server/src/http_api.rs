@@ -26,7 +26,7 @@ use crate::{
     openapi,
     reply::Refused,
     routes::{self, BYTES, Endpoint, Found, JSON, TEXT},
-    service::{Exporter, RefusalNote, Service},
+    service::{Exporter, Granted, RefusalNote, Service},
     shares::{Share, Shares},
 };
 
@@ -38,11 +38,13 @@ struct Answer {
     kind: &'static str,
     body: Bytes,
     share: Option<Share>,
+    /// The attestation result that goes with a key.
+    ear: Option<String>,
 }
 
 impl Answer {
     fn small(kind: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { kind, body: body.into(), share: None }
+        Self { kind, body: body.into(), share: None, ear: None }
     }
 }
 
@@ -81,7 +83,14 @@ pub(crate) async fn answer(
     };
     let response = |status, answer| response(status, answer, &activity);
     Ok(match reply {
-        Ok(answer) => response(StatusCode::OK, answer),
+        Ok(mut answer) => {
+            let ear = answer.ear.take().and_then(|token| HeaderValue::try_from(token).ok());
+            let mut response = response(StatusCode::OK, answer);
+            if let Some(token) = ear {
+                response.headers_mut().insert(EAR, token);
+            }
+            response
+        }
         Err(refused) => {
             tracing::info!(status = refused.status.as_u16(), codes = refused.codes().join(","), "refused");
             shared.service.count(refused.codes());
@@ -138,6 +147,7 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request
             let tile = rest.replace("%2F", "/").replace("%2f", "/");
             public(shared, client, BYTES, move |service| service.tile(&tile)).await
         }
+        Endpoint::ResultKeys => json(shared.service.result_keys()),
         Endpoint::OpenApi => Ok(Answer::small(JSON, openapi::bytes())),
     }
 }
@@ -159,7 +169,7 @@ async fn public(
             return Ok(Answer::small(kind, body));
         }
         let share = shared.answers.take(client, body.len()).ok_or_else(busy)?;
-        Ok(Answer { kind, body, share: Some(share) })
+        Ok(Answer { kind, body, share: Some(share), ear: None })
     });
     read.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
@@ -181,7 +191,7 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, b
         let outcome = shared.service.release(client, &body.bytes, &*exporter);
         shared.service.gauges().releases.observe(started.elapsed());
         match outcome {
-            Ok(answer) => {
+            Ok(Granted { answer, result }) => {
                 let service = Arc::clone(&shared.service);
                 // After the answer, and within the same limit.
                 if service.watches() {
@@ -192,7 +202,7 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, b
                 }
                 tracing::info!(model = %answer.model, audit_index = answer.audit.index, "key released");
                 shared.service.count(["released"]);
-                json(&answer)
+                Ok(Answer { ear: result, ..json(&answer)? })
             }
             Err((refused, note)) => {
                 if let Some(note) = note
@@ -256,7 +266,7 @@ fn json<T: serde::Serialize>(value: &T) -> Reply {
 }
 
 fn response(status: StatusCode, answer: Answer, activity: &Activity) -> Response<Answered> {
-    let Answer { kind, body, share } = answer;
+    let Answer { kind, body, share, ear: _ } = answer;
     let mut response = Response::new(Answered::new(body, share, activity.answer(Instant::now())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -273,6 +283,8 @@ fn no_such_endpoint() -> Refused {
     Refused::one(StatusCode::NOT_FOUND, reason)
 }
 
+/// Header with the attestation result that goes with a key.
+const EAR: &str = "chrysalis-ear";
 /// A whole request, body included.
 const REQUEST: Duration = Duration::from_secs(30);
 /// Waiting for a turn.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use attestation_result::{KeySet, ResultKey};
 use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
 use key_release::{ImportKeyPair, ServiceKeys};
@@ -104,6 +105,18 @@ impl Identity {
         let signature = self.0.sign(&ServiceKeys::signed_bytes(&import_key)).to_bytes();
         let signature = Base64::new(signature.to_vec()).unwrap_or_default();
         ServiceKeys { schema: ServiceKeys::SCHEMA.to_owned(), service_key: self.public_key(), import_key, signature }
+    }
+
+    /// The key that signs attestation results: derived from this one, and used for nothing else.
+    #[must_use]
+    pub fn result_key(&self) -> ResultKey {
+        ResultKey::derive(&Zeroizing::new(self.0.to_bytes()))
+    }
+
+    /// The public half of [`Identity::result_key`], signed by this key.
+    #[must_use]
+    pub fn result_keys(&self) -> KeySet {
+        KeySet::of(&self.result_key().public(), self.public_key(), |bytes| self.0.sign(bytes).to_bytes())
     }
 
     /// A self-signed certificate and its key for TLS. Guests look at the key alone.

@@ -9,6 +9,7 @@ mod body;
 mod cli;
 mod codes;
 mod command;
+mod demand;
 pub mod gpu_files;
 mod grounds;
 mod http_api;
@@ -34,6 +35,7 @@ use clap::Parser as _;
 use gpu_verify::GpuAnchors;
 use tdx_verify::TrustAnchors;
 
+pub use demand::DemandError;
 pub use identity::Identity;
 pub use limits::Limits;
 pub use listen::listen;

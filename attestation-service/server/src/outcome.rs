@@ -41,6 +41,14 @@ impl Outcome {
         Self { lines: Vec::new(), document: json!({}), reasons, bare: false }
     }
 
+    /// The same, with one more field.
+    pub(crate) fn with(mut self, field: &str, value: Value) -> Self {
+        if let Some(fields) = self.document.as_object_mut() {
+            fields.insert(field.to_owned(), value);
+        }
+        self
+    }
+
     /// Says under which anchors it was judged, whatever came of it.
     pub(crate) fn under(mut self, anchors: &TrustAnchors) -> Self {
         let hardware = anchors.hardware();

@@ -18,6 +18,7 @@ pub(crate) enum Endpoint {
     Release,
     Checkpoint,
     Tile,
+    ResultKeys,
     OpenApi,
     Service,
 }
@@ -122,7 +123,7 @@ const BUSY: (StatusCode, &[codes::Step]) = (StatusCode::TOO_MANY_REQUESTS, &[(""
 const NOT_FOUND: (StatusCode, &[codes::Step]) = (StatusCode::NOT_FOUND, &[("", &["not_found"])]);
 
 /// All endpoints. A path has one method.
-pub(crate) static ROUTES: [Route; 9] = [
+pub(crate) static ROUTES: [Route; 10] = [
     Route {
         endpoint: Endpoint::Time,
         method: Method::GET,
@@ -242,6 +243,19 @@ pub(crate) static ROUTES: [Route; 9] = [
         parameter: None,
         body: Body::None,
         answer: Answer { kind: JSON, schema: "ServiceKeys", description: "The keys" },
+        refusals: &[],
+    },
+    Route {
+        endpoint: Endpoint::ResultKeys,
+        method: Method::GET,
+        path: "/v1/ear/keys",
+        operation: "resultKeys",
+        summary: "Keys that verify attestation results",
+        description: "A JWK set. The service's identity, whose pin guests know, signed it. A released key comes with an \
+             attestation result (EAR, a JWT) in the header chrysalis-ear.",
+        parameter: None,
+        body: Body::None,
+        answer: Answer { kind: JSON, schema: "ResultKeys", description: "The keys" },
         refusals: &[],
     },
     Route {

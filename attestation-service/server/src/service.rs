@@ -9,6 +9,7 @@ use std::{
 };
 
 use appraise::Policy;
+use attestation_result::{KeySet, ResultKey};
 use http::StatusCode;
 use key_release::{
     Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, UnwrapErr,
@@ -20,6 +21,7 @@ use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
 
 use crate::{
+    demand::{Compiled, Demand, DemandError},
     gpu_files::GpuFiles,
     grounds::{Cache, Standing},
     identity::Identity,
@@ -33,8 +35,11 @@ use crate::{
 mod observe;
 mod owner;
 mod replica;
+mod result;
 
 pub use owner::OwnerAnswer;
+pub(crate) use result::BUILD;
+pub use result::Granted;
 
 /// Seconds since 1970. The service's machine keeps it right; guests take it from here.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -46,6 +51,8 @@ pub type Stopwatch = Arc<dyn Fn() -> u64 + Send + Sync>;
 pub struct Service {
     store: Store,
     identity: Identity,
+    results: ResultKey,
+    result_keys: KeySet,
     anchors: TrustAnchors,
     collateral: RwLock<Arc<KnownCollateral>>,
     known: KnownPlatforms,
@@ -84,7 +91,7 @@ pub enum StartError {
     Random,
     /// The policy in the store.
     #[error("the policy in the store is refused: {0}")]
-    Policy(#[from] appraise::PolicyError),
+    Policy(#[from] DemandError),
     /// The store.
     #[error(transparent)]
     Store(#[from] store::DatabaseError),
@@ -113,7 +120,7 @@ impl Service {
     ) -> Result<Self, StartError> {
         let identity = Identity::load(&store)?;
         let audit = ProofVerifier::new(store.audit_key().clone());
-        policy(&store)??;
+        Demand::read(&policy_bytes(&store)?, &Compiled::new())?;
         let tokens = Tokens::new(&store)?;
         // Its challenges of earlier runs are void.
         if !store.is_shared() {
@@ -123,6 +130,8 @@ impl Service {
         let collateral = RwLock::new(Arc::new(KnownCollateral { in_force: collateral, early: Vec::new() }));
         Ok(Self {
             store,
+            results: identity.result_key(),
+            result_keys: identity.result_keys(),
             identity,
             anchors,
             collateral,
@@ -233,6 +242,12 @@ impl Service {
         Checked::check(&token, work, &key, (self.clock)()).map_err(|e| Refused::because(vec![e]))
     }
 
+    /// Keys that verify this service's attestation results.
+    #[must_use]
+    pub const fn result_keys(&self) -> &KeySet {
+        &self.result_keys
+    }
+
     /// Releases a key to the client at `address`, or says why not. `exporter` gives the connection's exporter for a
     /// challenge.
     ///
@@ -243,7 +258,7 @@ impl Service {
         address: IpAddr,
         body: &[u8],
         exporter: &Exporter,
-    ) -> Result<KeyReleaseAnswer, (Refused, Option<RefusalNote>)> {
+    ) -> Result<Granted, (Refused, Option<RefusalNote>)> {
         let now = (self.clock)();
         let request = KeyReleaseRequest::from_canonical(body).map_err(|e| (malformed(&e), None))?;
         let asked = (request.model.clone(), Sha256Digest::of(request.evidence.as_slice()));
@@ -275,10 +290,10 @@ impl Service {
         let exporter = exporter(&challenged.challenge()).map_err(|e| note(Refused::unable("tls_exporter", &e)))?;
         let pin = self.identity.spki_sha256();
         let standing = self.grounds.at(generation, &self.store, &pin, now).map_err(&note)?;
-        let Standing { policy, releases, owners, .. } = &*standing;
-        let owner_policy = match owners.get(asked.0.identity()) {
+        let Standing { demand, releases, owners, .. } = &*standing;
+        let owner = match owners.get(asked.0.identity()) {
             None => None,
-            Some(Some(policy)) => Some(policy),
+            Some(Some(owner)) => Some(owner),
             Some(None) => return Err(note(Refused::unable("store_unavailable", &"the owner's policy can't be read"))),
         };
         let collateral = self.collateral();
@@ -287,10 +302,10 @@ impl Service {
             anchors: &self.anchors,
             known: &self.known,
             releases,
-            policy,
-            rules: None,
-            owner_policy,
-            owner_rules: None,
+            policy: &demand.policy,
+            rules: demand.rules(),
+            owner_policy: owner.map(|owner| &owner.policy),
+            owner_rules: owner.and_then(Demand::rules),
             gpu: self.gpu.grounds(),
             now,
         };
@@ -298,12 +313,15 @@ impl Service {
         let appraised = challenged.appraise(&exporter, &grounds);
         self.gauges.appraisals.observe(started.elapsed());
         let appraised = appraised.map_err(|e| note(Refused::because(e)))?;
+        let policies: Vec<_> = [demand.digest].into_iter().chain(owner.map(|owner| owner.digest)).collect();
+        let result = result::of(appraised.verdict(), &policies, challenge, now);
         let answer = self.authorise(appraised, now).map_err(&note)?;
         // Another replica counts its own.
         if maker.is_none() {
             self.admission.answered(address, expires);
         }
-        Ok(answer)
+        // Signed only now: no token speaks of a key that was not released.
+        Ok(Granted { answer, result: result::sign(&self.results, &result) })
     }
 
     /// Forgets challenges that are past their expiry anyway, so that the store does not grow for ever.
@@ -407,7 +425,12 @@ impl Service {
 
 /// The appraisal policy of a store; the one that accepts any imported release where none was set.
 pub(crate) fn policy(store: &Store) -> Result<Result<Policy, appraise::PolicyError>, store::DatabaseError> {
-    Ok(store.policy(APPRAISAL_POLICY)?.map_or_else(|| Ok(Policy::any_release()), |bytes| Policy::from_json(&bytes)))
+    Ok(Policy::from_json(&policy_bytes(store)?))
+}
+
+/// Its bytes, as they were set.
+pub(crate) fn policy_bytes(store: &Store) -> Result<Vec<u8>, store::DatabaseError> {
+    Ok(store.policy(APPRAISAL_POLICY)?.unwrap_or_else(|| ANY_RELEASE.to_vec()))
 }
 
 /// Verifies a stored release under the trust policy that it was imported with.
@@ -449,6 +472,8 @@ fn not_found() -> Refused {
     Refused::one(StatusCode::NOT_FOUND, reason)
 }
 
+/// The policy where none was set: any imported release, any model, on any platform that is up to date.
+pub(crate) const ANY_RELEASE: &[u8] = b"{\"schema\":\"chrysalis/appraisal-policy/v1\"}";
 /// Name of the appraisal policy in the store.
 pub(crate) const APPRAISAL_POLICY: &str = "appraisal";
 /// How long a challenge lasts, in seconds.

@@ -128,6 +128,52 @@ async fn commands_of_others_and_old_ones_are_refused() {
     assert_eq!(world.refusal(&guest).await, [("model_revoked".into(), "model".into())]);
 }
 
+/// Rules of an owner's own narrow what the service accepts, and say why by the author's word alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_of_an_owner_count_from_the_next_request_on() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    beside(&world).register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    let rules = |source: &str| {
+        let rules = serde_json::json!({ "engine": "cedar-4", "claims": "chrysalis/claims/v1", "source": source });
+        let policy = serde_json::json!({ "schema": "chrysalis/appraisal-policy/v1", "rules": rules });
+        OwnerAction::SetPolicy(Base64::new(policy.to_string().into_bytes()).unwrap())
+    };
+    let set = |sequence, source: &str| {
+        let command = command(&world, sequence, rules(source));
+        let world = &world;
+        async move { send(world, &command, &KEY).await.map(|_| ()) }
+    };
+    let permit = "permit(principal, action == Action::\"key-release\", resource);";
+    set(1, permit).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    set(
+        2,
+        &format!(
+            "{permit} @reason(\"small\") forbid(principal, action, resource) when {{ context.machine.vcpus < 4 }};"
+        ),
+    )
+    .await
+    .unwrap();
+    assert_eq!(world.refusal(&guest).await, [("rule_denied".into(), "rules.small".into())]);
+    // Rules are not asked where something else refuses, and can't let anything pass.
+    let other = world.guest_with(|_| (), |registers| registers.rtmr_1 = types::Sha384Digest::of(b"other")).await;
+    assert_eq!(world.refusal(&other).await[0].0, "register_mismatch");
+    set(3, permit).await.unwrap();
+    assert_eq!(world.refusal(&other).await[0].0, "register_mismatch");
+    set(4, &format!("{permit} forbid(principal, action, resource) when {{ context.now + 9223372036854775807 > 0 }};"))
+        .await
+        .unwrap();
+    assert_eq!(world.refusal(&guest).await, [("rule_failed".into(), "rules".into())]);
+    // What can't be compiled never counts.
+    for bad in ["permit", "permit(principal, action, resource) when { context.nothing };", &"(".repeat(9000)] {
+        assert_eq!(set(5, bad).await.unwrap_err(), "policy_malformed");
+    }
+    assert_eq!(world.refusal(&guest).await[0].0, "rule_failed");
+    set(5, permit).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+}
+
 /// The whole way with the program: a key, a registration, a signed command, and its sending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_works_from_files() {

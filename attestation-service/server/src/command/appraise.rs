@@ -3,39 +3,72 @@
 
 use std::path::Path;
 
-use appraise::{Appraisal, Binding, GpuGrounds, MAX_POLICY_LEN, Policy, Verdict, malformed_evidence};
+use appraise::{Appraisal, Binding, GpuGrounds, MAX_POLICY_LEN, Verdict, malformed_evidence};
+use attestation_result::{AttestationResult, Issue};
 use attested_channel::Moment;
 use event_log::{EventLog, Indexing, replay};
 use gpu_verify::GpuAnchors;
 use release::{TrustPolicy, VerifiedRelease};
 use serde_json::{Value, json};
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors, VerifiedQuote, strip_padding};
-use types::{Document as _, EventName, Evidence, GuestConfig, Refusal, RegisterName};
+use types::{Document as _, EventName, Evidence, GuestConfig, Refusal, RegisterName, Sha256Digest};
 
-use super::serve::malformed_collateral;
-use crate::{cli::AppraiseArgs, gpu_files::GpuFiles, input, outcome::Outcome};
+use super::{
+    now, open_beside,
+    serve::{malformed_collateral, write_whole},
+};
+use crate::{
+    cli::{AppraiseArgs, StoreArgs},
+    demand::{Compiled, Demand},
+    gpu_files::GpuFiles,
+    identity::Identity,
+    input,
+    outcome::Outcome,
+    service::{ANY_RELEASE, BUILD},
+};
 
 pub(super) fn appraise(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
-    Ok(judge_files(args, anchors, gpu)?.under(anchors))
+    let mut result = None;
+    let mut outcome = judge_files(args, anchors, gpu, &mut result)?;
+    if let (Some(path), Some(store), Some(result)) = (&args.ear, &args.store, result) {
+        let store = StoreArgs { store: store.clone(), kek: args.kek.clone() };
+        let key = Identity::load(&open_beside(&store)?)?.result_key();
+        write_whole(path, key.sign(&result)?.as_bytes())?;
+        outcome = outcome.with("ear", json!(result.ear_status));
+    }
+    Ok(outcome.under(anchors))
 }
 
-fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
+/// Judges what the files hold. `result` is what an attestation result of it says, once evidence was looked at.
+fn judge_files(
+    args: &AppraiseArgs,
+    anchors: &TrustAnchors,
+    gpu: &GpuAnchors,
+    result: &mut Option<AttestationResult>,
+) -> anyhow::Result<Outcome> {
     let collateral = match Collateral::from_json(&input::read(&args.collateral, MAX_COLLATERAL_LEN)?) {
         Ok(collateral) => collateral,
         Err(error) => return Ok(malformed_collateral(&args.collateral, &error)),
     };
     let policy = match &args.policy {
-        None => Policy::any_release(),
-        Some(path) => match Policy::from_json(&input::read(path, MAX_POLICY_LEN)?) {
-            Ok(policy) => policy,
-            Err(error) => return Ok(refused("policy_malformed", "policy", &error, "correct the policy")),
-        },
+        None => ANY_RELEASE.to_vec(),
+        Some(path) => input::read(path, MAX_POLICY_LEN)?,
     };
+    let demand = match Demand::read(&policy, &Compiled::new()) {
+        Ok(demand) => demand,
+        Err(error) => return Ok(refused("policy_malformed", "policy", &error, "correct the policy")),
+    };
+    let policies = [demand.digest];
+    let issue = issue(args, &policies);
     let evidence = match &args.evidence {
         None => None,
         Some(path) => match Evidence::from_canonical(&input::read(path, Evidence::MAX_BYTES)?) {
             Ok(evidence) => Some(evidence),
-            Err(error) => return Ok(Outcome::refused(vec![malformed_evidence(&error)])),
+            Err(error) => {
+                let reasons = vec![malformed_evidence(&error)];
+                *result = Some(AttestationResult::refused(&reasons, &issue));
+                return Ok(Outcome::refused(reasons));
+            }
         },
     };
     let bytes = match (&args.quote, &evidence) {
@@ -45,11 +78,17 @@ fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
     };
     let exact = strip_padding(&bytes);
     let padding = bytes.len().saturating_sub(exact.len());
-    let quote = match tdx_verify::verify(exact, &collateral, anchors, args.at, &policy.platform) {
+    let quote = match tdx_verify::verify(exact, &collateral, anchors, args.at, &demand.policy.platform) {
         Ok(quote) => quote,
         Err(refused) => {
-            let document = json!({ "scope": scope(evidence.is_some()), "measurements": "not_appraised" });
-            return Ok(Outcome::judged(Vec::new(), document, refused.refusals()));
+            let reasons = refused.refusals();
+            *result = evidence.as_ref().map(|_| AttestationResult::refused(&reasons, &issue));
+            let document = json!({
+                "scope": scope(evidence.is_some()),
+                "measurements": "not_appraised",
+                "checks": reasons.iter().map(failed).collect::<Vec<_>>(),
+            });
+            return Ok(Outcome::judged(Vec::new(), document, reasons));
         }
     };
     let mut reasons = Vec::new();
@@ -69,9 +108,17 @@ fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
                 Err(refused) => return Ok(refused),
             };
             let gpu = GpuFiles::read(&args.gpu)?.under(gpu.clone());
-            let verdict = judge(evidence, &quote, &releases, &policy, gpu.grounds(), args.at);
+            let verdict = judge(evidence, &quote, &releases, &demand, gpu.grounds(), args.at);
             lines.extend(describe(&verdict));
+            let of_files = !reasons.is_empty();
+            set(&mut document, "checks", checks(&reasons, &verdict)?);
             reasons.extend(verdict.reasons());
+            // What other files contradict is no finding of the verdict, and must not vanish from the result.
+            *result = Some(match of_files {
+                true => AttestationResult::refused(&reasons, &issue),
+                false => AttestationResult::of(&verdict, &issue),
+            });
+            set(&mut document, "claims", serde_json::to_value(verdict.claims())?);
             set(&mut document, "scope", json!("evidence"));
             set(&mut document, "measurements", json!("appraised"));
             set(&mut document, "verdict", serde_json::to_value(&verdict)?);
@@ -80,19 +127,41 @@ fn judge_files(args: &AppraiseArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
     Ok(Outcome::judged(lines, document, reasons))
 }
 
+/// What a result is issued with: now, whatever the time of the appraisal was, which its claims say.
+fn issue<'a>(args: &'a AppraiseArgs, policies: &'a [Sha256Digest]) -> Issue<'a> {
+    let audience = args.audience.as_deref();
+    Issue { policies, build: BUILD, challenge: None, audience, now: now(), until: u64::MAX }
+}
+
+/// Every check, also those that passed: of the other files first.
+fn checks(reasons: &[Refusal], verdict: &Verdict) -> anyhow::Result<Value> {
+    let mut all: Vec<_> = reasons.iter().map(failed).collect();
+    for check in verdict.checks() {
+        all.push(serde_json::to_value(check)?);
+    }
+    Ok(Value::Array(all))
+}
+
+/// A reason in the form of a check.
+fn failed(reason: &Refusal) -> Value {
+    let Refusal { code, field, detail, fix } = reason;
+    json!({ "code": code, "field": field, "passed": false, "found": detail, "fix": fix })
+}
+
 /// A document has no connection to be bound to; how far the boot came is read from its own events.
 fn judge(
     evidence: &Evidence,
     quote: &VerifiedQuote,
     releases: &[VerifiedRelease],
-    policy: &Policy,
+    demand: &Demand,
     gpu: GpuGrounds<'_>,
     now: u64,
 ) -> Verdict {
     let serving = evidence.events.iter().any(|event| event.name == EventName::Serve);
     let moment = if serving { Moment::Serving } else { Moment::KeyRelease };
-    Appraisal { evidence, binding: Binding::Document { moment }, quote, releases, policy, rules: None, gpu, now }
-        .appraise()
+    let (policy, rules) = (&demand.policy, demand.rules());
+    let binding = Binding::Document { moment };
+    Appraisal { evidence, binding, quote, releases, policy, rules, gpu, now }.appraise()
 }
 
 fn releases(args: &AppraiseArgs) -> anyhow::Result<Result<Vec<VerifiedRelease>, Outcome>> {

@@ -7,13 +7,20 @@ use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use types::Refusal;
 
 use super::{now, open_beside, serve::malformed_collateral};
-use crate::{cli::CheckArgs, identity::Identity, input, outcome::Outcome, service};
+use crate::{
+    cli::CheckArgs,
+    demand::{Compiled, Demand},
+    identity::Identity,
+    input,
+    outcome::Outcome,
+    service,
+};
 
 pub(super) fn check(args: &CheckArgs, anchors: &TrustAnchors) -> anyhow::Result<Outcome> {
     let store = open_beside(&args.store)?;
     let mut reasons = Vec::new();
     let identity = Identity::load(&store).context("the service has no key")?;
-    if let Err(error) = service::policy(&store)? {
+    if let Err(error) = Demand::read(&service::policy_bytes(&store)?, &Compiled::new()) {
         reasons.push(Refusal::new("policy_malformed", "policy", error.to_string(), "set a correct policy"));
     }
     for (model, policy) in store.owner_policies()? {

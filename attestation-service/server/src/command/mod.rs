@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod check;
 mod collateral;
+mod ear;
 mod kek;
 mod manual;
 mod owner;
@@ -44,6 +45,7 @@ pub(crate) fn run(command: Command, anchors: &TrustAnchors, gpu: &GpuAnchors) ->
         Command::Kek(command) => kek::run(&command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
+        Command::Ear(command) => ear::run(&command),
         Command::CheckConfig(args) => check::check(&args, anchors),
         Command::Manual { out } => manual::manual(&out),
         Command::Openapi => {

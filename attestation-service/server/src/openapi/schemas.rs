@@ -67,6 +67,23 @@ pub(super) fn all() -> Value {
             "sequence": integer(),
             "audit_index": integer(),
         }), &[]),
+        "ResultKeys": object(json!({
+            "keys": { "type": "array", "minItems": 1, "items": reference("Jwk") },
+            "chrysalis": reference("KeyBinding"),
+        }), &[]),
+        "Jwk": object(json!({
+            "kty": { "const": "OKP" },
+            "crv": { "const": "Ed25519" },
+            "alg": { "const": "EdDSA" },
+            "use": { "const": "sig" },
+            "kid": { "type": "string", "description": "Thumbprint of the key (RFC 7638)" },
+            "x": { "type": "string", "description": "The key, base64url" },
+        }), &[]),
+        "KeyBinding": object(json!({
+            "schema": { "const": "chrysalis/ear-keys/v1" },
+            "service_key": reference("Hex32"),
+            "signature": hex(64),
+        }), &[]),
         "ModelId": object(json!({
             "name": label(),
             "revision": label(),
@@ -137,6 +154,7 @@ const TILE_PATH: &str = "^tile/(?:[0-9]|[1-5][0-9]|6[0-3]|entries)/(?:x[0-9]{3}/
 mod tests {
     use std::collections::BTreeSet;
 
+    use attestation_result::KeySet;
     use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerSignature, SignedOwnerCommand, Work};
     use release::log::EntryProof;
     use types::{
@@ -227,6 +245,7 @@ mod tests {
                 }),
             ),
             ("ServiceKeys", json!(crate::Identity::generate().unwrap().service_keys())),
+            ("ResultKeys", json!(KeySet::of(&hex, hex, |_| [3; 64]))),
             ("OwnerAnswer", json!(crate::service::OwnerAnswer::sample(model))),
             ("Refusals", json!(Refusals { reasons: vec![Refusal::new("code", "field", "detail", "fix")] })),
         ];

@@ -3,14 +3,18 @@
 
 use std::sync::PoisonError;
 
-use appraise::Policy;
 use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SignedOwnerCommand};
 use serde::Serialize;
 use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor, WrapError};
 use types::{Document as _, ModelId, Refusal, Sha256Digest};
 
 use super::{Service, malformed};
-use crate::{grounds, reply::Refused, successors};
+use crate::{
+    demand::{Compiled, Demand},
+    grounds,
+    reply::Refused,
+    successors,
+};
 
 /// Answer to `POST /v1/owner-commands`: what was carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,7 +87,7 @@ impl Service {
         };
         match &command.action {
             OwnerAction::Revoke(_) => Ok(OwnerChange::Revoke),
-            OwnerAction::SetPolicy(policy) => match Policy::from_json(policy.as_slice()) {
+            OwnerAction::SetPolicy(policy) => match Demand::read(policy.as_slice(), &Compiled::new()) {
                 Ok(_) => Ok(OwnerChange::Policy(policy.as_slice().to_vec())),
                 Err(error) => {
                     let fix = "correct the policy and sign it with the next sequence";
@@ -93,8 +97,8 @@ impl Service {
             OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor }) => {
                 let admitted = Successor { predecessor: *predecessor, successor: *successor };
                 let standing = grounds::now(&self.store, &self.identity.spki_sha256(), (self.clock)())?;
-                let policy = standing.owners.get(command.model.identity()).and_then(Option::as_ref);
-                successors::check(policy, admitted, &standing.releases)
+                let owner = standing.owners.get(command.model.identity()).and_then(Option::as_ref);
+                successors::check(owner.map(|owner| &owner.policy), admitted, &standing.releases)
                     .map_err(|refusal| Refused::because(vec![refusal]))?;
                 Ok(OwnerChange::Successor(admitted))
             }
