@@ -5,7 +5,7 @@
 use super::Seed;
 use crate::gpu::{
     ANSWERS, CHAIN, DRIVER, PDI, REPORT, VBIOS,
-    maker::{Device, MAKER, RimSpec, sign_rim},
+    maker::{Device, MAKER, OcspStatus, RimSpec, answer, sign_rim},
 };
 
 pub(super) fn all() -> Vec<Seed> {
@@ -31,6 +31,7 @@ pub(super) fn all() -> Vec<Seed> {
         of("in-vbios", b'm', &in_place(VBIOS, meta, &vbios.as_bytes()[meta..][..200])),
         // `responseStatus` of the first answer.
         of("in-answer", b'm', &in_place(ANSWERS, 4, &[0x0a, 1, 0])),
+        of("in-answer-signed", b'm', &in_place(ANSWERS, produced_at(), PRODUCED_AT)),
         // White space in a tag and before a certificate.
         of("spelling", b'm', &[edit(DRIVER, 17, 0, b" \n"), edit(CHAIN, 0, 0, b"\r\n")].concat()),
     ]
@@ -40,6 +41,12 @@ fn edit(part: usize, place: usize, removed: usize, put: &[u8]) -> Vec<u8> {
     let byte = |number: usize| u8::try_from(number).expect("a small number");
     let [low, high] = u16::try_from(place).expect("parts are small").to_le_bytes();
     [&[byte(part), low, high, byte(removed), byte(put.len())], put].concat()
+}
+
+/// Where `producedAt` of the first answer stands: before all that differs from process to process.
+fn produced_at() -> usize {
+    let answer = answer(&MAKER.device[2].der, &MAKER.device[2], OcspStatus::Good, "20251201", "20260201");
+    answer.windows(PRODUCED_AT.len()).position(|window| window == PRODUCED_AT).expect("an answer has a time")
 }
 
 fn unsigned(device: &Device) -> Vec<u8> {
@@ -62,5 +69,6 @@ fn unsigned_rim(spec: &RimSpec) -> Vec<u8> {
     text.into_bytes()
 }
 
+const PRODUCED_AT: &[u8] = b"20251201000000Z";
 /// ECDSA with P-384.
 const SIGNATURE: usize = 96;
