@@ -12,7 +12,7 @@ use types::{ModelId, Sha256Digest};
 use crate::daemon::DaemonArgs;
 use crate::front::FrontArgs;
 use crate::record::LaunchRecord;
-use crate::{cache, daemon, front, gpu, launch, manage, manual, preflight, prepare};
+use crate::{cache, daemon, front, gpu, launch, manage, manual, preflight, prepare, top};
 
 /// Prepares a host and runs guests on it.
 #[derive(Debug, Parser)]
@@ -48,6 +48,8 @@ enum Command {
     Restart(manage::RestartArgs),
     /// Have the daemon read its configuration again.
     Reload(manage::SocketArgs),
+    /// Live view of the daemon's guests.
+    Top(top::TopArgs),
     /// Show what keeper, QEMU and their helpers said on this host. Nothing of a guest is in it.
     Logs(manage::LogsArgs),
     /// Encrypted model packs on this host.
@@ -215,6 +217,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Stop(args) => manage::stop(&args),
         Command::Restart(args) => manage::restart(&args),
         Command::Reload(args) => manage::reload(&args),
+        Command::Top(args) => top::run(&args),
         Command::Logs(args) => manage::logs(&args),
         Command::Cache(args) => cache::run(&args),
         Command::Front(args) => front::run(&args),

@@ -24,6 +24,7 @@ mod process;
 mod progress;
 mod qmp;
 mod record;
+mod top;
 
 pub use cli::run;
 pub use events::Event;

@@ -40,6 +40,8 @@ pub(crate) struct Effects {
 struct Task {
     handle: JoinHandle<Result<(), Vec<Refusal>>>,
     fetching: Fetching,
+    /// It removes the run directory.
+    removes: bool,
 }
 
 /// A front that was started by this process.
@@ -225,7 +227,7 @@ impl Effects {
             wake.notify_one();
             result
         });
-        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching }) {
+        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching, removes: false }) {
             earlier.handle.abort();
         }
     }
@@ -277,11 +279,14 @@ impl Effects {
     fn remove(&mut self, key: Key) {
         let run_dir = self.paths.run_dir(&key.0, key.1);
         self.cids.remove(&key);
-        if let Some(task) = self.tasks.remove(&key) {
-            task.handle.abort();
+        if self.tasks.get(&key).is_some_and(|task| task.removes) {
+            return;
         }
-        let result = compose::blocking(move || remove_run_dir(&run_dir));
-        self.spawn(key, Fetching::default(), result);
+        // Whatever was under way about it is given up.
+        self.spawn(key.clone(), Fetching::default(), compose::blocking(move || remove_run_dir(&run_dir)));
+        if let Some(task) = self.tasks.get_mut(&key) {
+            task.removes = true;
+        }
     }
 
     fn start_front(&mut self, guest: &GuestName, listen: SocketAddrV4) {
@@ -323,7 +328,12 @@ fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
     // Held, so that no keeper comes up in it meanwhile.
     let _claim = Claim::take(&run_dir.join(PID_FILE)).map_err(|error| failed(format!("{error:#}")))?;
     orphans::end(run_dir);
-    std::fs::remove_dir_all(run_dir).map_err(|error| failed(format!("{}: {error}", run_dir.display())))
+    match std::fs::remove_dir_all(run_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed(format!("{}: {error}", run_dir.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A front that lived this long was well.

@@ -154,9 +154,13 @@ impl Known<'_> {
         if !observed.front.alive {
             reasons.extend(self.effects.front_reason(name));
         }
-        let ends = state.active.iter().chain(&state.candidate).filter(|generation| generation.failures > 0);
-        for end in ends.filter_map(|generation| generation.last_end.as_ref()) {
-            reasons.extend(explain(end, "guest"));
+        // What serves again keeps nothing from being as declared; `restarts` and `failures` tell of the past.
+        for (generation, shown) in [(&state.active, &active), (&state.candidate, &candidate)]
+            .into_iter()
+            .filter_map(|(generation, shown)| generation.as_ref().zip(shown.as_ref()))
+        {
+            let failing = generation.failures > 0 && !shown.serving;
+            reasons.extend(generation.last_end.iter().filter(|_| failing).flat_map(|end| explain(end, "guest")));
         }
         if let Some(past) = &state.rolled_back {
             let detail = format!("generation {} was given up, the one before goes on", past.generation);
