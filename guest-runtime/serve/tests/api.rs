@@ -323,12 +323,12 @@ async fn a_receipt_covers_all_choices() {
     assert_eq!(json(&body)["choices"].as_array().unwrap().len(), 3);
     assert_eq!(json(&body)["usage"]["completion_tokens"], 12);
     let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
-    receipt.verify_content(chat_body("hi", r#","n":3"#), &expected).unwrap();
-    assert!(receipt.verify_content(chat_body("hi", r#","n":3"#), "Paris.").is_err());
+    receipt.verify_content(chat_body("hi", r#","n":3"#).as_bytes(), &expected).unwrap();
+    assert!(receipt.verify_content(chat_body("hi", r#","n":3"#).as_bytes(), "Paris.").is_err());
     let body = chat_body("hi", r#","n":3,"stream":true"#);
     let (texts, receipt) = streamed(&mut client, "/v1/chat/completions", body.clone()).await;
     assert_eq!(texts, ["Paris."; 3]);
-    receipt.verify_content(body, &expected).unwrap();
+    receipt.verify_content(body.as_bytes(), &expected).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,7 +338,7 @@ async fn a_text_is_continued() {
     let body = r#"{"model":"m","prompt":"hi","stream":true}"#.to_owned();
     let (texts, receipt) = streamed(&mut client, "/v1/completions", body.clone()).await;
     assert_eq!(texts, ["Paris."]);
-    receipt.verify_content(body, "Paris.").unwrap();
+    receipt.verify_content(body.as_bytes(), "Paris.").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,7 +365,7 @@ async fn calls_of_tools_are_told_from_text_and_covered_by_the_receipt() {
     assert_eq!((calls.len(), calls[0].name.as_str(), calls[0].arguments.as_str()), (2, "f", "{}"));
     let expected = response_bytes(&[said(Some("I ask.\n"), "tool_calls", calls)]).unwrap();
     let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
-    receipt.verify_content(chat_body("call", extra), &expected).unwrap();
+    receipt.verify_content(chat_body("call", extra).as_bytes(), &expected).unwrap();
     let (texts, _) =
         streamed(&mut client, "/v1/chat/completions", chat_body("call", &format!("{extra},\"stream\":true"))).await;
     assert_eq!(texts, ["I ask.\n"], "marks of calls are no content");
