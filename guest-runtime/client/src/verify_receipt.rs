@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `verify-receipt`: a stored receipt, its evidence and, with a policy, the guest behind it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use attested_channel::{DeliveredReceipt, ReceiptError, SignedReceipt, receipt::salted};
 use clap::Args;
