@@ -3,7 +3,7 @@
 
 use crate::{Cells, Slot, Token};
 use engine_protocol::Tenant;
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 /// What there is to share out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,10 +370,10 @@ impl Scheduler {
         self.running.get(index).map_or(0, |(slot, sequence)| sequence.len().saturating_sub(self.cells.len(*slot)))
     }
 
+    /// The running answers of which so much is left, oldest first.
     fn where_left(&self, holds: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut found: Vec<usize> = (0..self.running.len()).filter(|index| holds(self.left(*index))).collect();
-        found.sort_by_key(|index| self.running.get(*index).map(|(_, sequence)| Reverse(sequence.arrival)));
-        found.reverse();
+        found.sort_by_key(|index| self.running.get(*index).map(|(_, sequence)| sequence.arrival));
         found
     }
 

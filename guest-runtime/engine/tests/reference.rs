@@ -25,7 +25,7 @@ use llama_cpp_2::model::{LlamaChatMessage, LlamaModel};
 use llama_cpp_2::sampling::LlamaSampler;
 
 const CONTEXT: u32 = 256;
-const TOKENS: usize = 24;
+const TOKENS: usize = 12;
 
 const QUESTIONS: [&str; 20] = [
     "What is the capital of France?",

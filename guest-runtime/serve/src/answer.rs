@@ -124,12 +124,15 @@ pub(crate) struct Events {
     pub(crate) frame: Frame,
     pub(crate) include_usage: bool,
     pub(crate) pad: bool,
+    /// There may be calls and no content.
+    pub(crate) has_tools: bool,
 }
 
 impl Events {
     /// The first event of a choice: who speaks.
     pub(crate) fn role(&self, index: usize) -> Option<Vec<u8>> {
-        let delta = Delta { role: Some("assistant"), content: Some(""), tool_calls: None };
+        let content = if self.has_tools { None } else { Some("") };
+        let delta = Delta { role: Some("assistant"), content, tool_calls: None };
         (self.frame.kind == Kind::Chat).then(|| self.chunk(index, Part::Delta { delta }, None, None))
     }
 
@@ -345,7 +348,7 @@ mod tests {
             model: "m@1:00".into(),
             has_logprobs: true,
         };
-        Events { frame, include_usage: true, pad }
+        Events { frame, include_usage: true, pad, has_tools: false }
     }
 
     fn said(text: &str) -> SaidChoice {

@@ -23,6 +23,7 @@ use crate::{
     engine::{Generation, Lease, NotTaken, Step},
     error::ApiError,
     request::{ApiRequest, Kind},
+    tools::Reading,
 };
 
 /// What the receipt of one answer says beside the answer.
@@ -79,7 +80,8 @@ pub(crate) async fn answer(
         }
     }
     if request.stream {
-        let events = Events { frame, include_usage: request.include_usage, pad: request.pad };
+        let has_tools = request.reading != Reading::Content;
+        let events = Events { frame, include_usage: request.include_usage, pad: request.pad, has_tools };
         Ok(stream(Arc::clone(state), generation, growing, events, ticket))
     } else {
         whole(state, generation, growing, &frame, &ticket).await
