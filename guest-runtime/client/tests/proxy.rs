@@ -214,7 +214,7 @@ async fn a_refused_guest_ends_the_start() {
 async fn official_client(mut command: std::process::Command, script: &str) {
     let world = World::start().await;
     let proxy = Proxy::start(&world).await;
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
     command.arg(script).arg(format!("http://{}/v1", proxy.address)).arg(model().to_string());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
