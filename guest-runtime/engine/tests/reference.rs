@@ -63,9 +63,9 @@ fn model() -> Option<PathBuf> {
     found
 }
 
-/// What llama.cpp answers, each question in a context of its own, and how far ahead of the second likeliest token each
-/// of its tokens was.
-fn reference(path: &Path) -> Vec<(String, Vec<f32>)> {
+/// What llama.cpp answers, each question in a context of its own; and for each token where it ends in the text, and how
+/// far its logit was ahead of the second one.
+fn reference(path: &Path) -> Vec<(String, Vec<(usize, f32)>)> {
     let mut backend = LlamaBackend::init().unwrap();
     backend.void_logs();
     let model = LlamaModel::load_from_file(&backend, path, &LlamaModelParams::default()).unwrap();
@@ -91,8 +91,8 @@ fn reference(path: &Path) -> Vec<(String, Vec<f32>)> {
                 break;
             }
             logits.sort_by(|a, b| b.total_cmp(a));
-            leads.push(logits[0] - logits[1]);
             text.extend(vocab.token_to_piece(token, false, None));
+            leads.push((text.len(), logits[0] - logits[1]));
             batch.clear();
             batch.add(token, position, &[0], true).unwrap();
         }
@@ -148,17 +148,38 @@ fn ours(weights: &Weights, at_once: u16) -> Vec<String> {
     }
 }
 
+/// By how little the token was ahead at which an answer begins to differ.
+fn lead_where_they_part(found: &str, text: &str, leads: &[(usize, f32)]) -> f32 {
+    let same = found.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+    let (_, lead) = leads.iter().find(|(end, _)| *end > same).unwrap();
+    *lead
+}
+
 /// The whole of the comparison is one test: llama.cpp starts once in a process.
+///
+/// Alone, each answer must be the same. Eight at once sums are taken over other cells of the cache in another order, and
+/// activations, which are quantised, fall on other steps: two tokens that are nearly equally likely may change places.
+/// Few answers may part so, and only at such a token.
 #[test]
 fn greedy_answers_equal_those_of_llama_cpp() {
     let Some(model) = model() else { return };
     let expected = reference(&model);
     let weights = Weights::load(&model).unwrap();
-    for at_once in [1, 8] {
-        let found = ours(&weights, at_once);
-        for (index, (text, leads)) in expected.iter().enumerate() {
-            let lead = leads.iter().copied().fold(f32::INFINITY, f32::min);
-            assert_eq!(&found[index], text, "{at_once} at once, question {index}; the closest lead was {lead}");
+    for (found, (text, _)) in ours(&weights, 1).iter().zip(&expected) {
+        assert_eq!(found, text, "alone");
+    }
+    let mut parted = Vec::new();
+    for (found, (text, leads)) in ours(&weights, 8).iter().zip(&expected) {
+        if found != text {
+            let lead = lead_where_they_part(found, text, leads);
+            assert!(lead < NEARLY_EQUAL, "a lead of {lead} is more than rounding:\n{found}\n{text}");
+            parted.push(lead);
         }
     }
+    println!("eight at once: {} of {} differ, at leads of {parted:?}", parted.len(), QUESTIONS.len());
+    assert!(parted.len() <= MOST_PARTED, "{parted:?}");
 }
+
+/// Logits of likely tokens are several units apart as a rule.
+const NEARLY_EQUAL: f32 = 0.15;
+const MOST_PARTED: usize = 5;
