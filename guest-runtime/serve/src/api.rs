@@ -21,12 +21,11 @@ use zeroize::Zeroizing;
 
 use crate::{
     attester::{Attester, AttesterError},
-    completion,
-    engine::{Engine, Lease},
+    chat,
+    engine::Engine,
     error::ApiError,
     limits::Limits,
     receipts::Receipts,
-    request::Kind,
 };
 
 /// What all connections share.
@@ -63,15 +62,13 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel<TcpStream>,
-    /// Whose requests come here: nobody's but this connection's.
-    lease: Arc<Lease>,
     /// Binding of the newest proof.
     proof: Mutex<Option<[u8; 32]>>,
 }
 
 impl Connection {
-    pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>) -> Self {
-        Self { channel, lease, proof: Mutex::new(None) }
+    pub(crate) fn new(channel: Channel<TcpStream>) -> Self {
+        Self { channel, proof: Mutex::new(None) }
     }
 
     /// The binding of the newest proof; without one nothing but attestation is answered.
@@ -144,10 +141,9 @@ async fn route(
     }
     match path.as_str() {
         "/v1/models" => get(Ok(models(state))),
-        "/v1/chat/completions" | "/v1/completions" => {
-            let kind = if path == "/v1/completions" { Kind::Text } else { Kind::Chat };
+        "/v1/chat/completions" => {
             let body = read_body(post(request)?, &state.limits).await?;
-            completion::answer(state, kind, &connection.lease, binding, &body).await
+            chat::answer(state, binding, &body).await
         }
         _ => Err(ApiError::not_found("path")),
     }

@@ -169,11 +169,7 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: Ow
         return;
     }
     let (stream, channel) = share(stream.into());
-    let mut tenant = [0; 32];
-    if getrandom::fill(&mut tenant).is_err() {
-        return;
-    }
-    let connection = Arc::new(Connection::new(channel, state.engine.tenant(tenant)));
+    let connection = Arc::new(Connection::new(channel));
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
