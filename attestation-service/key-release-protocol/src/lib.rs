@@ -11,6 +11,6 @@ mod work;
 pub use hpke::rand_core::{CryptoRng, UnwrapErr};
 pub use message::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE};
 pub use release::log::EntryProof;
-pub use seal::{ModelKey, ReleaseKeyPair, SealContext, SealError, seal};
+pub use seal::{Kem, ModelKey, ReleaseKeyPair, SealContext, SealError, open_key, seal, seal_key};
 pub use token::Token;
 pub use work::{MAX_WORK_BITS, Search, Work, is_solution};

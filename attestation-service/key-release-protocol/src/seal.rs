@@ -77,22 +77,7 @@ impl ReleaseKeyPair {
     /// # Errors
     /// [`SealError::Open`].
     pub fn open(self, enc: &Hex32, ciphertext: &[u8; 48], context: &SealContext<'_>) -> Result<ModelKey, SealError> {
-        let enc = <Kem as hpke::Kem>::EncappedKey::from_bytes(enc.as_bytes()).map_err(|_| SealError::Open)?;
-        let plain = single_shot_open::<AesGcm256, HkdfSha256, Kem>(
-            &OpModeR::Base,
-            &self.private,
-            &enc,
-            &context.info(),
-            ciphertext,
-            &[],
-        );
-        let plain = Zeroizing::new(plain.map_err(|_| SealError::Open)?);
-        let mut key = ModelKey::default();
-        if plain.len() != key.len() {
-            return Err(SealError::Open);
-        }
-        key.copy_from_slice(&plain);
-        Ok(key)
+        open_key(&self.private, enc, ciphertext, &context.info())
     }
 }
 
@@ -106,21 +91,50 @@ pub fn seal(
     context: &SealContext<'_>,
     random: &mut impl CryptoRng,
 ) -> Result<(Hex32, [u8; 48]), SealError> {
+    seal_key(key, to, &context.info(), random)
+}
+
+/// Seals a model key to an X25519 key, bound to `info` (empty associated data).
+///
+/// # Errors
+/// [`SealError::PublicKey`].
+pub fn seal_key(
+    key: &ModelKey,
+    to: &Hex32,
+    info: &[u8],
+    random: &mut impl CryptoRng,
+) -> Result<(Hex32, [u8; 48]), SealError> {
     let to = <Kem as hpke::Kem>::PublicKey::from_bytes(to.as_bytes()).map_err(|_| SealError::PublicKey)?;
-    let (enc, sealed) = single_shot_seal_with_rng::<AesGcm256, HkdfSha256, Kem>(
-        &OpModeS::Base,
-        &to,
-        &context.info(),
-        key.as_slice(),
-        &[],
-        random,
-    )
-    .map_err(|_| SealError::PublicKey)?;
+    let (enc, sealed) =
+        single_shot_seal_with_rng::<AesGcm256, HkdfSha256, Kem>(&OpModeS::Base, &to, info, key.as_slice(), &[], random)
+            .map_err(|_| SealError::PublicKey)?;
     let ciphertext = sealed.try_into().map_err(|_| SealError::PublicKey)?;
     Ok((Hex32::new(enc.to_bytes().into()), ciphertext))
 }
 
-type Kem = hpke::kem::X25519HkdfSha256;
+/// Opens what [`seal_key`] sealed to the public half of `private` with the same `info`.
+///
+/// # Errors
+/// [`SealError::Open`].
+pub fn open_key(
+    private: &<Kem as hpke::Kem>::PrivateKey,
+    enc: &Hex32,
+    ciphertext: &[u8; 48],
+    info: &[u8],
+) -> Result<ModelKey, SealError> {
+    let enc = <Kem as hpke::Kem>::EncappedKey::from_bytes(enc.as_bytes()).map_err(|_| SealError::Open)?;
+    let plain = single_shot_open::<AesGcm256, HkdfSha256, Kem>(&OpModeR::Base, private, &enc, info, ciphertext, &[]);
+    let plain = Zeroizing::new(plain.map_err(|_| SealError::Open)?);
+    let mut key = ModelKey::default();
+    if plain.len() != key.len() {
+        return Err(SealError::Open);
+    }
+    key.copy_from_slice(&plain);
+    Ok(key)
+}
+
+/// The key encapsulation of every sealed model key.
+pub type Kem = hpke::kem::X25519HkdfSha256;
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,8 @@
 //! that nobody in between handles them in the clear (RFC 9180 base mode, as for releases).
 
 use ed25519_dalek::{Signature, VerifyingKey};
-use hpke::{
-    Deserializable as _, Kem as _, OpModeR, OpModeS, Serializable as _, aead::AesGcm256, kdf::HkdfSha256,
-    rand_core::CryptoRng, single_shot_open, single_shot_seal_with_rng,
-};
-use key_release_protocol::{ModelKey, SealError};
+use hpke::{Kem as _, Serializable as _};
+use key_release_protocol::{CryptoRng, Kem, ModelKey, SealError, open_key, seal_key};
 use serde::{Deserialize, Serialize};
 use types::{Base64, Document, Hex32, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
@@ -89,18 +86,7 @@ impl ImportContext<'_> {
         import_key: &Hex32,
         random: &mut impl CryptoRng,
     ) -> Result<(Hex32, [u8; 48]), SealError> {
-        let to = <Kem as hpke::Kem>::PublicKey::from_bytes(import_key.as_bytes()).map_err(|_| SealError::PublicKey)?;
-        let (enc, sealed) = single_shot_seal_with_rng::<AesGcm256, HkdfSha256, Kem>(
-            &OpModeS::Base,
-            &to,
-            &self.info(),
-            key.as_slice(),
-            &[],
-            random,
-        )
-        .map_err(|_| SealError::PublicKey)?;
-        let ciphertext = sealed.try_into().map_err(|_| SealError::PublicKey)?;
-        Ok((Hex32::new(enc.to_bytes().into()), ciphertext))
+        seal_key(key, import_key, &self.info(), random)
     }
 }
 
@@ -123,26 +109,9 @@ impl ImportKeyPair {
     /// # Errors
     /// [`SealError::Open`].
     pub fn open(&self, enc: &Hex32, sealed: &[u8; 48], context: &ImportContext<'_>) -> Result<ModelKey, SealError> {
-        let enc = <Kem as hpke::Kem>::EncappedKey::from_bytes(enc.as_bytes()).map_err(|_| SealError::Open)?;
-        let plain = single_shot_open::<AesGcm256, HkdfSha256, Kem>(
-            &OpModeR::Base,
-            &self.private,
-            &enc,
-            &context.info(),
-            sealed,
-            &[],
-        );
-        let plain = Zeroizing::new(plain.map_err(|_| SealError::Open)?);
-        let mut key = ModelKey::default();
-        if plain.len() != key.len() {
-            return Err(SealError::Open);
-        }
-        key.copy_from_slice(&plain);
-        Ok(key)
+        open_key(&self.private, enc, sealed, &context.info())
     }
 }
-
-type Kem = hpke::kem::X25519HkdfSha256;
 
 #[cfg(test)]
 mod tests {
