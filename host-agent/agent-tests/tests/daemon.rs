@@ -206,11 +206,18 @@ fn what_is_refused_changes_nothing_that_runs() {
         guest["state"] == "waiting" && guest["reasons"].to_string().contains("release_image_mismatch")
     });
     assert!(rig.processes().iter().all(|(_, kind)| kind != "qemu"));
-    // Published well again, it is copied anew.
-    rig::release(&rig.root, 2);
+    // Published well again, the same release is copied anew.
+    rig::release(&rig.root, 1);
     rig.write();
     assert_eq!(rig.tell(&["reload"]).0, 0);
     rig.wait_serving();
+    assert_eq!(rig.guest("a")["active"]["number"], 1);
+    // So it is without a word from anybody, as long as what is published is good.
+    std::fs::write(copy.join("initrd"), "tampered").unwrap();
+    let pid = rig.guest("a")["active"]["qemu_pid"].clone();
+    let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    rig.wait("a good copy", |rig| rig.serves("a") && rig.guest("a")["active"]["qemu_pid"] != pid);
     rig.assert_no_leak();
 }
 

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{Key, KeyName, Labels, Limits};
@@ -277,13 +278,14 @@ fn model(root: &Path) -> (String, String) {
     (format!("m@1:{}", index.identity), model_cache::root_of(index).unwrap().to_string())
 }
 
-/// Publishes release number `number` of the sample image.
+/// Publishes release number `number` of the sample image; the same number is the same release.
 pub(crate) fn release(root: &Path, number: u64) {
     let shape = "{\"vcpus\":2,\"memory_mib\":1024,\"physical_bits\":40,\"qemu\":\"10.1\",\
                  \"devices\":[\"config-disk\",\"model-disk\",\"network\",\"vsock\"]}";
     let shape: MachineShape = serde_json::from_str(shape).unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    let statement = sample_release::statement(sample_release::Hardware::Simulated, &[shape], now - number);
+    let statement =
+        sample_release::statement(sample_release::Hardware::Simulated, &[shape], *START.get_or_init(|| now) - number);
     let (bundle, trust) = sample_release::publish(&statement, now);
     std::fs::write(root.join("bundle"), bundle).unwrap();
     std::fs::write(root.join("trust"), trust.to_canonical().unwrap()).unwrap();
@@ -311,4 +313,5 @@ fn programs(root: &Path) {
     }
 }
 
+static START: OnceLock<u64> = OnceLock::new();
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -149,7 +149,9 @@ impl Effects {
             }
             Action::Start { guest, generation, attempt } => {
                 tracing::info!(%guest, generation, attempt, "starting");
+                let plan = declarations.get(&guest).and_then(|declaration| declaration.plan.as_ref());
                 let keeper = Keeper {
+                    published: plan.map(|plan| Arc::clone(&plan.release)),
                     run_dir: self.paths.run_dir(&guest, generation),
                     releases: self.paths.releases(),
                     attempt,

@@ -15,6 +15,7 @@ use types::Refusal;
 use super::compose::{blocking, check_shape};
 use super::config::Config;
 use super::paths::RunPlan;
+use super::release::CheckedRelease;
 use crate::claim::Claim;
 use crate::record::{LaunchRecord, PID_FILE};
 use crate::{files, prepare};
@@ -25,28 +26,36 @@ pub(crate) struct Keeper {
     pub(crate) run_dir: PathBuf,
     pub(crate) releases: PathBuf,
     pub(crate) attempt: u32,
+    /// What is published now, if it was found good: a damaged copy of the same release is made anew from it.
+    pub(crate) published: Option<Arc<CheckedRelease>>,
     /// Notified when a keeper that this process started ends.
     pub(crate) ended: Arc<Notify>,
 }
 
 /// Verifies what is to be launched once more, and starts its keeper. Done when the keeper holds the run directory.
 pub(crate) async fn start(keeper: Keeper, config: Arc<Config>) -> Result<(), Vec<Refusal>> {
-    let (run_dir, releases) = (keeper.run_dir.clone(), keeper.releases.clone());
-    let run = blocking(move || ready(&run_dir, &releases)).await?;
+    let ours = keeper.clone();
+    let run = blocking(move || ready(&ours)).await?;
     let child = spawn(&keeper, &config, &run).map_err(|error| vec![not_started(format!("{error:#}"))])?;
     let holds = wait_for_claim(child, &keeper).await;
     if holds { Ok(()) } else { Err(vec![not_started(last_words(&keeper.run_dir))]) }
 }
 
 /// Checks release, files, shape and QEMU, and finds a port.
-fn ready(run_dir: &Path, releases: &Path) -> Result<RunPlan, Vec<Refusal>> {
+fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
+    let Keeper { run_dir, releases, .. } = keeper;
     let unusable = |error: String| {
         let fix = "`host-agent restart` composes the guest anew";
         vec![Refusal::new("run_directory_unusable", "agent.state_dir", error, fix)]
     };
     let mut record = LaunchRecord::load(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
     let run = RunPlan::load(run_dir).ok_or_else(|| unusable(format!("{} has no plan", run_dir.display())))?;
-    check_shape(&record, &run, releases)?;
+    check_shape(&record, &run, releases).or_else(|reasons| match &keeper.published {
+        Some(published) if *published.digest() == run.release => {
+            published.stage(releases).and_then(|_| check_shape(&record, &run, releases))
+        }
+        _ => Err(reasons),
+    })?;
     let qemu = prepare::qemu_version(&record.qemu).map_err(|error| unusable(format!("{error:#}")))?;
     if qemu != record.shape.facts().qemu {
         let detail = format!("QEMU is {qemu}, the guest was composed for {}", record.shape.facts().qemu);
