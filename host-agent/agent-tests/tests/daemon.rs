@@ -267,3 +267,24 @@ fn a_model_that_is_not_there_is_waited_for() {
     std::fs::write(&object, bytes).unwrap();
     rig.wait_serving();
 }
+
+#[test]
+fn a_daemon_that_cannot_write_its_state_is_not_well_and_says_so() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    assert!(rig.get("/healthz").contains(" 200 "));
+    let obstacle = rig.root.join("s/state.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    rig.wait("bad health", |rig| {
+        let answer = rig.get("/healthz");
+        answer.contains(" 503 ") && answer.contains("state_not_written")
+    });
+    assert!(rig.status().unwrap()["reasons"].to_string().contains("state_not_written"));
+    std::fs::remove_dir(&obstacle).unwrap();
+    rig.wait_serving();
+    rig.wait("good health", |rig| rig.get("/healthz").contains(" 200 "));
+    rig.assert_no_leak();
+}

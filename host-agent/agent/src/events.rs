@@ -52,7 +52,7 @@ pub enum Event {
         /// In which phase.
         phase: EventName,
         /// Numeric code, see `docs/status-codes.md`.
-        code: u64,
+        code: u32,
         /// Its name; `unknown` for a number of another version.
         name: String,
         /// What happened.
@@ -70,7 +70,7 @@ impl Event {
         match line {
             StatusLine::PhaseDone { phase, milliseconds } => Self::Phase { phase, milliseconds, since_start },
             StatusLine::Halted { phase, code } => {
-                let known = HaltCode::of_number(code);
+                let known = HaltCode::of_number(u64::from(code));
                 let name = known.map_or("unknown", |code| code.name()).to_owned();
                 let meaning =
                     known.map_or("see the documentation of the image's release", |code| code.meaning()).to_owned();

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::daemon::state_file;
 use crate::daemon::status::{GuestStatus, GuestWord, Status};
 
 type Shown = watch::Receiver<Option<Arc<Status>>>;
@@ -57,7 +58,7 @@ pub(crate) async fn serve(listener: TcpListener, status: Shown) {
 fn answer(request: &Request<Incoming>, status: Option<&Status>) -> Response<Full<Bytes>> {
     let (code, text) = match (request.method(), request.uri().path(), status) {
         (&Method::GET, "/metrics", Some(status)) => (StatusCode::OK, render(status)),
-        (&Method::GET, "/healthz", Some(_)) => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET, "/healthz", Some(status)) => health(status),
         (&Method::GET, "/metrics" | "/healthz", None) => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
@@ -66,6 +67,14 @@ fn answer(request: &Request<Incoming>, status: Option<&Status>) -> Response<Full
     let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// A daemon that cannot write its state down changes nothing any more, whatever happens to guests.
+fn health(status: &Status) -> (StatusCode, String) {
+    match status.reasons.iter().find(|reason| state_file::says_unwritten(reason)) {
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reason.code)),
+        None => (StatusCode::OK, "ok\n".to_owned()),
+    }
 }
 
 /// Prometheus' text format.

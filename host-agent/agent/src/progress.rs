@@ -46,7 +46,8 @@ pub(crate) struct Phase {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Halt {
     pub(crate) phase: EventName,
-    pub(crate) code: u64,
+    /// A file with a number beyond this type is not read at all.
+    pub(crate) code: u32,
 }
 
 impl Progress {

@@ -14,8 +14,8 @@ pub enum Pace {
 
 /// Pace and fix for a halt code; a number of another version is tried slowly.
 #[must_use]
-pub fn advice(code: u64) -> (Pace, &'static str) {
-    let Some(code) = HaltCode::of_number(code) else {
+pub fn advice(code: u32) -> (Pace, &'static str) {
+    let Some(code) = HaltCode::of_number(u64::from(code)) else {
         return (Pace::Slow, "look the number up in the documentation of the image's release");
     };
     match code {
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn every_code_has_a_fix_and_lasting_ones_are_not_hurried() {
         for code in HaltCode::ALL {
-            assert!(advice(u64::from(code.number())).1.len() > 10, "{code:?}");
+            assert!(advice(u32::from(code.number())).1.len() > 10, "{code:?}");
         }
         assert_eq!(advice(70).0, Pace::Quick);
         for lasting in [43, 51, 71, 81, 90, 105, 108, 9_999] {

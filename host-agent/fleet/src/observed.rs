@@ -40,8 +40,8 @@ pub enum End {
     Halted {
         /// In which phase.
         phase: EventName,
-        /// The code.
-        code: u64,
+        /// The code. Every number of this type can be written down; a guest chooses it.
+        code: u32,
     },
     /// A process ended, or a deadline passed.
     Failed {

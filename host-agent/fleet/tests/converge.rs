@@ -264,3 +264,20 @@ fn a_front_that_does_not_answer_is_not_taken_for_idle() {
     let after = step(&declared_guests, 5_003, std::iter::once((1, serving(1))).collect());
     assert!(after.contains(&Action::Stop { guest: name("a"), generation: 1 }), "{after:?}");
 }
+
+#[test]
+fn whatever_code_a_guest_halts_with_the_state_can_be_written() {
+    let mut world = World::new(13);
+    world.declared.insert(name("a"), declared("one", Strategy::Beside));
+    settle(&mut world, 20);
+    for code in [0, 9_999, u32::MAX] {
+        let run = world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap();
+        (run.alive, run.end) = (false, Some(End::Halted { phase: types::EventName::Keys, code }));
+        world.step(0);
+        let written = world.state.to_canonical().unwrap();
+        assert_eq!(FleetState::from_canonical(&written).unwrap(), world.state, "{code}");
+        world.ms += 10_000_000;
+        settle(&mut world, 20);
+    }
+    world.assert_converged(&name("a"), spec("one"));
+}

@@ -21,8 +21,8 @@ pub enum StatusLine {
     Halted {
         /// In which phase.
         phase: EventName,
-        /// Numeric code, see `docs/status-codes.md`.
-        code: u64,
+        /// Numeric code, see `docs/status-codes.md`. A type that every document on the host can hold.
+        code: u32,
     },
     /// Resident memory of all processes of the guest when serving began.
     Memory {
@@ -53,7 +53,10 @@ impl StatusLine {
         let numbers: Vec<u64> = text.split(' ').map(number).collect::<Result<_, _>>()?;
         match *numbers.as_slice() {
             [1, phase, milliseconds] => Ok(Self::PhaseDone { phase: phase_of(phase)?, milliseconds }),
-            [2, phase, code] => Ok(Self::Halted { phase: phase_of(phase)?, code }),
+            [2, phase, code] => {
+                let code = u32::try_from(code).map_err(|_| MalformedStatus)?;
+                Ok(Self::Halted { phase: phase_of(phase)?, code })
+            }
             [3, kib] => Ok(Self::Memory { kib }),
             [4, phase, microseconds] => Ok(Self::ProcessorTime { phase: phase_of(phase)?, microseconds }),
             _ => Err(MalformedStatus),
@@ -94,7 +97,7 @@ async fn read_lines(stream: LinkStream, lines: &mpsc::Sender<StatusLine>) {
 }
 
 fn number(text: &str) -> Result<u64, MalformedStatus> {
-    let ok = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let ok = (1..=MAX_DIGITS).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     if ok { text.parse().map_err(|_| MalformedStatus) } else { Err(MalformedStatus) }
 }
 
@@ -102,6 +105,8 @@ fn phase_of(number: u64) -> Result<EventName, MalformedStatus> {
     EventName::ALL.into_iter().find(|name| u64::from(name.number()) == number).ok_or(MalformedStatus)
 }
 
+/// Most digits of a number: what has more, JSON does not carry exactly (RFC 8785 section 3.2.2.3).
+const MAX_DIGITS: usize = 15;
 /// Most bytes of one line with its newline.
 const MAX_LINE: u64 = 65;
 /// Most bytes of one connection.
@@ -133,7 +138,9 @@ mod tests {
             b"1 3 +4",
             b"1 3 4 5",
             b"\xff",
-            b"3 123456789012345678901",
+            b"3 1234567890123456",
+            b"2 8 4294967296",
+            b"2 8 9007199254740992",
         ] {
             assert_eq!(StatusLine::parse(bad), Err(MalformedStatus), "{bad:?}");
         }

@@ -128,3 +128,43 @@ impl Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet::{Backoff, Declared, FleetState, Now, StepInput, Strategy};
+    use types::{Document as _, Sha256Digest};
+
+    use super::*;
+
+    /// One look and one step, as the daemon does them.
+    async fn step(host: &mut Host, state: &mut FleetState) {
+        let look = host.look().await;
+        let declared = Declared { spec: Ok(Sha256Digest::ZERO), strategy: Strategy::Beside, drain_ms: 0 };
+        let declared = std::iter::once(("a".parse().unwrap(), declared)).collect();
+        let now = Now { ms: 1, jitter: 0, backoff: Backoff::default() };
+        state.step(&StepInput { declared: &declared, observed: &look.guests, now });
+    }
+
+    #[tokio::test]
+    async fn no_number_of_a_guest_keeps_the_state_from_being_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
+        let run_dir = paths.run_dir(&"a".parse().unwrap(), 1);
+        std::fs::create_dir_all(&run_dir).unwrap();
+        let mut host = Host::new(paths);
+        for code in ["0", "4294967295", "4294967296", "9007199254740992", "18446744073709551615"] {
+            let mut state = FleetState::new("boot");
+            step(&mut host, &mut state).await;
+            let active = state.guests.values_mut().next().unwrap().active.as_mut().unwrap();
+            (active.attempt, active.running) = (1, true);
+            let halted = format!(
+                "{{\"pid\":1,\"attempt\":1,\"qemu_pid\":null,\"phases\":[],\"memory_kib\":null,\"serving\":null,\
+                 \"halted\":{{\"phase\":\"keys\",\"code\":{code}}},\"ended\":null}}"
+            );
+            std::fs::write(run_dir.join("progress.json"), halted).unwrap();
+            step(&mut host, &mut state).await;
+            assert!(!state.guests.values().next().unwrap().active.as_ref().unwrap().running, "{code}");
+            state.to_canonical().unwrap();
+        }
+    }
+}

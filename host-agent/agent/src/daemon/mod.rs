@@ -15,6 +15,7 @@ mod keeper;
 mod paths;
 mod release;
 mod run;
+pub(crate) mod state_file;
 pub(crate) mod status;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -14,7 +14,7 @@ use model_cache::Cache;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use types::{Document as _, Refusal};
+use types::Refusal;
 
 use super::config::{Config, OnStop};
 use super::control::{self, Answer, Asked, Command};
@@ -23,6 +23,7 @@ use super::effects::Effects;
 use super::host::{Host, Look};
 use super::paths::Paths;
 use super::release::staged;
+use super::state_file;
 use super::status::{CacheStatus, Known, Status};
 use crate::claim::Claim;
 use crate::record::VSOCK;
@@ -144,17 +145,7 @@ impl Daemon {
     fn new(path: PathBuf, config: Config, paths: Paths) -> anyhow::Result<Self> {
         let quota = config.cache.quota_gib.saturating_mul(1 << 30);
         let cache = Cache::open(&config.cache.dir, quota)?;
-        let boot = boot_id()?;
-        let mut state = match std::fs::exists(paths.state()) {
-            Ok(true) => {
-                let bytes = files::read_capped(&paths.state(), FleetState::MAX_BYTES)?;
-                FleetState::from_canonical(&bytes).with_context(|| {
-                    format!("{} is damaged: remove it, and guests that run are started anew", paths.state().display())
-                })?
-            }
-            _ => FleetState::new(&boot),
-        };
-        state.enter_boot(&boot);
+        let state = state_file::load(&paths.state(), &boot_id()?)?;
         Ok(Self {
             path,
             config: Arc::new(config),
@@ -249,22 +240,13 @@ impl Daemon {
         let mut next = self.state.clone();
         let now = Now { ms: now_ms(), jitter: jitter(), backoff: self.config.agent.backoff() };
         let actions = next.step(&StepInput { declared: &declared, observed: &look.guests, now });
-        if self.written.as_ref() != Some(&next) {
-            // Nothing is done that is not written down: after a crash it would not be known of.
-            if let Err(error) = next
-                .to_canonical()
-                .map_err(Into::into)
-                .and_then(|bytes| files::write_atomically(&self.paths.state(), &bytes))
-            {
-                tracing::error!("the state cannot be written, nothing is changed: {error:#}");
-                let fix = "make room and check the rights of agent.state_dir";
-                self.reasons = vec![Refusal::new("state_not_written", "agent.state_dir", format!("{error:#}"), fix)];
-                self.publish(&look);
-                return false;
-            }
-            self.reasons.retain(|reason| reason.code != "state_not_written");
-            self.written = Some(next.clone());
-            self.state = next;
+        // Nothing is done that is not written down: after a crash it would not be known of.
+        let written = self.write_down(next);
+        self.reasons.retain(|reason| !state_file::says_unwritten(reason));
+        if let Err(reason) = written {
+            self.reasons.push(reason);
+            self.publish(&look);
+            return false;
         }
         self.move_fronts(&look);
         self.publish(&look);
@@ -280,6 +262,17 @@ impl Daemon {
             self.effects.tidy(&wanted);
         }
         busy
+    }
+
+    /// Takes `next` as the state once it is on the disk.
+    fn write_down(&mut self, next: FleetState) -> Result<(), Refusal> {
+        if self.written.as_ref() != Some(&next) {
+            state_file::store(&self.paths.state(), &next)
+                .inspect_err(|reason| tracing::error!(code = %reason.code, "nothing is changed: {reason}"))?;
+            self.written = Some(next.clone());
+        }
+        self.state = next;
+        Ok(())
     }
 
     fn move_fronts(&self, look: &Look) {

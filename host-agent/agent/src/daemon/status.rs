@@ -238,7 +238,7 @@ fn word(
 fn explain(end: &End, field: &str) -> Vec<Refusal> {
     match end {
         End::Halted { phase, code } => {
-            let known = HaltCode::of_number(*code);
+            let known = HaltCode::of_number(u64::from(*code));
             let meaning = known.map_or("a code of another version", HaltCode::meaning);
             let detail = format!("the guest halted itself in phase {phase} with code {code}: {meaning}");
             vec![Refusal::new(known.map_or("unknown", HaltCode::name), field, detail, fleet::advice(*code).1)]
