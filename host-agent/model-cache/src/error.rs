@@ -152,11 +152,18 @@ impl CacheError {
         let (field, fix) = match self {
             Self::NoSource { .. } => ("sources", "name a source that has this pack, and check the way to it"),
             Self::Identity { .. } => ("pack", "take root and model as the model's owner names them"),
-            Self::Quota { .. } => ("cache.quota_gib", "raise the quota, or stop guests of other models"),
-            Self::DiskFull { .. } => ("cache.dir", "make room on this file system, or name a directory on another"),
-            Self::Damaged { .. } => {
-                ("cache.dir", "host-agent cache verify --remove, then fetch it again; check the disk")
-            }
+            Self::Quota { .. } => (
+                "cache.quota_gib",
+                "raise the quota, or stop guests of other models; `host-agent cache prune` removes what nobody uses",
+            ),
+            Self::DiskFull { .. } => (
+                "cache.dir",
+                "make room on this file system (`host-agent cache prune` removes what nobody uses), or name a directory on another",
+            ),
+            Self::Damaged { .. } => (
+                "cache.dir",
+                "stop the guests that use it, `host-agent cache verify --remove`, then fetch it again; check the disk",
+            ),
             Self::Missing { .. } => ("pack", "host-agent cache fetch"),
             Self::Io { .. } | Self::Writer => ("cache.dir", "mend the directory and its rights"),
         };

@@ -41,7 +41,8 @@ pub struct FetchProgress {
 }
 
 impl Cache {
-    /// Gives the pack, and fetches it if it is not here. What was fetched before a failure stays for the next call.
+    /// Gives the pack, and fetches it if it is not here, or is here with a damaged `pack.json`. Its other bytes are not
+    /// hashed again ([`Cache::verify`] does that). What was fetched before a failure stays for the next call.
     ///
     /// # Errors
     /// [`CacheError`].
@@ -50,12 +51,14 @@ impl Cache {
         request: &Request<'_>,
         progress: &(dyn Fn(FetchProgress) + Send + Sync),
     ) -> Result<HeldPack, CacheError> {
-        if let Some(held) = self.hold(request.root)? {
-            return checked(held, request);
+        match self.hold(request.root) {
+            Ok(Some(held)) => return checked(held, request),
+            Ok(None) | Err(CacheError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
         }
         let lock = self.wait_for_lock(request.root).await?;
         // Whoever had the lock may have fetched it.
-        if let Some(held) = self.hold(request.root)? {
+        if let Some(held) = self.hold_or_clear(request.root)? {
             return checked(held, request);
         }
         let mut sources = Sources::new(request);
@@ -68,6 +71,23 @@ impl Cache {
         }
         self.fetch_objects(&mut sources, &index, Arc::new(lock), progress).await?;
         self.hold(request.root)?.ok_or(CacheError::Missing { root: *request.root })
+    }
+
+    /// Holds a pack, if it is here. One whose public part is damaged goes, unless somebody holds it: then that is said.
+    /// The caller has the lock of its fetch.
+    fn hold_or_clear(&self, root: &Blake3Digest) -> Result<Option<HeldPack>, CacheError> {
+        match self.hold(root) {
+            Err(error @ CacheError::Damaged { .. }) => {
+                if self.remove(root)? {
+                    Ok(None)
+                } else {
+                    Err(error)
+                }
+            }
+            // What has no disk is in the way of the whole one.
+            Ok(None) => self.remove(root).map(|_| None),
+            other => other,
+        }
     }
 
     async fn wait_for_lock(&self, root: &Blake3Digest) -> Result<Flock<File>, CacheError> {
@@ -243,6 +263,8 @@ impl<'a> Sources<'a> {
                 }
             }
         }
+        // Its threads have the lock of the fetch, too: it is free when this returns.
+        pipe.abandon().await;
         Err(self.exhausted())
     }
 

@@ -33,8 +33,8 @@ pub struct Cache {
 pub struct Entry {
     /// Its root.
     pub root: Blake3Digest,
-    /// The identity of its model, as it says itself.
-    pub identity: Blake3Digest,
+    /// The identity of its model, as it says itself; `None` when its public part is damaged.
+    pub identity: Option<Blake3Digest>,
     /// Bytes on the disk.
     pub bytes: u64,
     /// Somebody holds it.
@@ -80,6 +80,13 @@ impl HeldPack {
             Err(io::ErrorKind::NotFound.into())
         }
     }
+}
+
+/// A fetch that nobody carries on, nor begins to while this lives.
+struct Abandoned {
+    root: Blake3Digest,
+    bytes: u64,
+    _lock: Flock<File>,
 }
 
 /// The root of a pack: the BLAKE3 of its canonical `pack.json`.
@@ -129,7 +136,7 @@ impl Cache {
         Ok(Some(HeldPack { disk, identity, _lock: lock }))
     }
 
-    /// All whole packs, the one used longest ago first.
+    /// All whole packs, damaged ones among them, the one used longest ago first.
     ///
     /// # Errors
     /// [`CacheError::Io`].
@@ -137,15 +144,18 @@ impl Cache {
         let mut entries = Vec::new();
         for root in self.roots(PACKS)? {
             let path = self.pack(&root);
-            let Ok(metadata) = path.join(DISK).metadata() else { continue };
-            let Ok(index) = self.index(&root) else { continue };
+            let bytes = path.join(DISK).metadata().map_or(0, |metadata| metadata.len());
+            let identity = self.index(&root).ok().map(|index| index.identity);
             let held = match File::open(path.join(DISK)) {
                 Ok(file) => Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err(),
                 Err(_) => false,
             };
             let used = path.join(USED).metadata().and_then(|used| used.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             let used = used.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            entries.push(Entry { root, identity: index.identity, bytes: metadata.len(), held, used });
+            // Removed meanwhile: it is no damaged one.
+            if path.is_dir() {
+                entries.push(Entry { root, identity, bytes, held, used });
+            }
         }
         entries.sort_by_key(|entry| (entry.used, entry.root));
         Ok(entries)
@@ -209,14 +219,21 @@ impl Cache {
         Ok(removed)
     }
 
-    /// Removes a pack, unless somebody holds it.
+    /// Removes a pack, unless somebody holds it. False if somebody does, or if it is not here.
     ///
     /// # Errors
     /// [`CacheError::Io`].
     pub fn remove(&self, root: &Blake3Digest) -> Result<bool, CacheError> {
         let path = self.pack(root);
-        let Ok(file) = File::open(path.join(DISK)) else { return Ok(false) };
-        let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(false) };
+        let _lock = match File::open(path.join(DISK)) {
+            Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => Some(lock),
+                Err(_) => return Ok(false),
+            },
+            // Nobody can hold what has no disk.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_dir() => None,
+            Err(_) => return Ok(false),
+        };
         // Its name goes first: a removal that is cut off leaves a fetch that nobody carries on.
         let gone = self.directory.join(PARTIAL).join(format!("{TRASH}{root}"));
         remove_directory(&gone)?;
@@ -228,27 +245,57 @@ impl Cache {
     /// Makes room for `needed` bytes of `root`, of which `reserved` are on the disk already.
     pub(crate) fn make_room(&self, root: &Blake3Digest, needed: u64, reserved: u64) -> Result<(), CacheError> {
         self.clear_trash()?;
-        loop {
-            let list = self.list()?;
-            let others = self.partial_bytes(Some(root))?;
-            let kept = list.iter().fold(others, |sum, entry| sum.saturating_add(entry.bytes));
+        let missing = needed.saturating_sub(reserved);
+        let packs = self.list()?;
+        let abandoned = self.abandoned(root)?;
+        let total = |lengths: &mut dyn Iterator<Item = u64>| lengths.fold(0, u64::saturating_add);
+        let unheld = total(&mut packs.iter().filter(|entry| !entry.held).map(|entry| entry.bytes));
+        let removable = unheld.saturating_add(total(&mut abandoned.iter().map(|fetch| fetch.bytes)));
+        let whole = total(&mut packs.iter().map(|entry| entry.bytes));
+        let mut kept = whole.saturating_add(self.partial_bytes(Some(root))?);
+        let lacks = |kept: u64, removable: u64| -> Result<Option<CacheError>, CacheError> {
             let free = free_bytes(&self.directory)?;
-            let missing = needed.saturating_sub(reserved);
-            let fits = kept.saturating_add(needed) <= self.quota;
-            if fits && missing <= free {
+            let held = kept.saturating_sub(removable);
+            Ok(if held.saturating_add(needed) > self.quota {
+                Some(CacheError::Quota { root: *root, needed, quota: self.quota, held })
+            } else if free.saturating_add(removable) < missing {
+                Some(CacheError::DiskFull { path: self.directory.clone(), needed: missing, free })
+            } else {
+                None
+            })
+        };
+        // Nothing is removed for a pack that finds no room anyway.
+        if let Some(error) = lacks(kept, removable)? {
+            return Err(error);
+        }
+        // Fetches that nobody carries on go first: whole packs are of use to somebody.
+        for fetch in abandoned {
+            if lacks(kept, 0)?.is_none() {
                 return Ok(());
             }
-            let mut oldest = list.iter().filter(|entry| !entry.held);
-            let removed = needed <= self.quota
-                && oldest
-                    .try_fold(false, |removed, entry| if removed { Ok(true) } else { self.remove(&entry.root) })?;
-            if !removed && !fits {
-                return Err(CacheError::Quota { root: *root, needed, quota: self.quota, held: kept });
+            remove_directory(&self.partial(&fetch.root))?;
+            kept = kept.saturating_sub(fetch.bytes);
+        }
+        for entry in packs.iter().filter(|entry| !entry.held) {
+            if lacks(kept, 0)?.is_none() {
+                return Ok(());
             }
-            if !removed {
-                return Err(CacheError::DiskFull { path: self.directory.clone(), needed: missing, free });
+            if self.remove(&entry.root)? {
+                kept = kept.saturating_sub(entry.bytes);
             }
         }
+        lacks(kept, 0)?.map_or(Ok(()), Err)
+    }
+
+    /// Fetches of other packs that nobody carries on.
+    fn abandoned(&self, root: &Blake3Digest) -> Result<Vec<Abandoned>, CacheError> {
+        let mut fetches = Vec::new();
+        for other in self.roots(PARTIAL)?.into_iter().filter(|other| other != root) {
+            if let Some(lock) = self.try_lock(&other)? {
+                fetches.push(Abandoned { root: other, bytes: disk_length(&self.partial(&other)), _lock: lock });
+            }
+        }
+        Ok(fetches)
     }
 
     /// The lock of a fetch, if nobody has it.
@@ -276,13 +323,16 @@ impl Cache {
         let path = self.pack(root).join(model::INDEX_FILE);
         let mut bytes = Vec::new();
         let cap = u64::try_from(PackIndex::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        let read = || File::open(&path)?.take(cap).read_to_end(&mut bytes);
-        let mut read = read;
-        read().map_err(CacheError::io(&path))?;
         let damaged = |source| CacheError::Damaged { root: *root, source };
+        let malformed = |detail: &str| model::PackError::Malformed { field: "pack.json", detail: detail.to_owned() };
+        let mut read = || File::open(&path)?.take(cap).read_to_end(&mut bytes);
+        match read() {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged(malformed("it is missing"))),
+            Err(error) => return Err(CacheError::io(&path)(error)),
+        }
         if Blake3Digest::from_bytes(*blake3::hash(&bytes).as_bytes()) != *root {
-            let detail = "it is not the one with this root".to_owned();
-            return Err(damaged(model::PackError::Malformed { field: "pack.json", detail }));
+            return Err(damaged(malformed("it is not the one with this root")));
         }
         PackIndex::parse(&bytes).map_err(damaged)
     }

@@ -206,6 +206,58 @@ async fn the_oldest_that_nobody_holds_makes_room() {
     assert!(cache.list().unwrap().is_empty() && cache.bytes().unwrap() == 0);
 }
 
+fn roots(cache: &Cache) -> Vec<Blake3Digest> {
+    let mut roots: Vec<Blake3Digest> = cache.list().unwrap().iter().map(|entry| entry.root).collect();
+    roots.sort();
+    roots
+}
+
+fn sorted<const N: usize>(mut roots: [Blake3Digest; N]) -> [Blake3Digest; N] {
+    roots.sort();
+    roots
+}
+
+#[tokio::test]
+async fn an_abandoned_fetch_makes_room_before_any_whole_pack() {
+    let directory = tempfile::tempdir().unwrap();
+    let packs: Vec<Pack> = ["a", "b", "c"].map(|name| pack(directory.path(), name, 400_000)).into();
+    let cache = Cache::open(&directory.path().join("cache"), 1_000_000).unwrap();
+    let source = |pack: &Pack| [Source::directory(pack.path.clone())];
+    drop(fetch(&cache, &packs[1], &source(&packs[1])).await.unwrap());
+    // Given up after its room was reserved.
+    std::fs::remove_file(packs[2].path.join("objects/000001")).unwrap();
+    fetch(&cache, &packs[2], &source(&packs[2])).await.unwrap_err();
+    let partial = directory.path().join("cache/partial").join(packs[2].root.to_string());
+    assert!(partial.join("disk").metadata().unwrap().len() > 400_000 && cache.bytes().unwrap() > 800_000);
+    drop(fetch(&cache, &packs[0], &source(&packs[0])).await.unwrap());
+    assert_eq!(roots(&cache), sorted([packs[0].root, packs[1].root]));
+    assert!(!partial.exists());
+}
+
+#[tokio::test]
+async fn nothing_is_removed_for_a_pack_that_finds_no_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let packs: Vec<Pack> = ["a", "b", "c", "d"].map(|name| pack(directory.path(), name, 400_000)).into();
+    let cache = Cache::open(&directory.path().join("cache"), 1_400_000).unwrap();
+    let source = |pack: &Pack| [Source::directory(pack.path.clone())];
+    let _held = fetch(&cache, &packs[0], &source(&packs[0])).await.unwrap();
+    drop(fetch(&cache, &packs[1], &source(&packs[1])).await.unwrap());
+    // Another agent is fetching.
+    let live = directory.path().join("cache/partial").join(packs[2].root.to_string());
+    std::fs::create_dir(&live).unwrap();
+    std::fs::write(live.join("disk"), vec![1; 700_000]).unwrap();
+    let lock = std::fs::File::create(live.with_extension("lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    let error = fetch(&cache, &packs[3], &source(&packs[3])).await.unwrap_err();
+    assert_eq!(error.code(), "cache_quota", "{error}");
+    assert!(error.refusal().fix.contains("cache prune"));
+    assert_eq!(roots(&cache), sorted([packs[0].root, packs[1].root]));
+    assert!(live.exists());
+    drop(lock);
+    drop(fetch(&cache, &packs[3], &source(&packs[3])).await.unwrap());
+    assert_eq!(roots(&cache), sorted([packs[0].root, packs[1].root, packs[3].root]));
+}
+
 #[tokio::test]
 async fn two_agents_fetch_once() {
     let directory = tempfile::tempdir().unwrap();
@@ -229,6 +281,39 @@ async fn damage_in_the_cache_is_found() {
     assert_eq!(cache.verify(&pack.root, &|_| ()).unwrap_err().code(), "cached_pack_damaged");
     assert!(cache.remove(&pack.root).unwrap());
     assert_eq!(cache.verify(&pack.root, &|_| ()).unwrap_err().code(), "pack_not_cached");
+}
+
+#[tokio::test]
+async fn a_pack_with_a_damaged_public_part_is_shown_and_fetched_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+    let source = [Source::directory(pack.path.clone())];
+    let place = directory.path().join("cache/packs").join(pack.root.to_string());
+    let spoil: [fn(&Path); 3] = [
+        |place| std::fs::write(place.join("pack.json"), "{}").unwrap(),
+        |place| std::fs::remove_file(place.join("pack.json")).unwrap(),
+        |place| std::fs::remove_file(place.join("disk")).unwrap(),
+    ];
+    for (number, spoil) in spoil.into_iter().enumerate() {
+        drop(fetch(&cache, &pack, &source).await.unwrap());
+        spoil(&place);
+        assert_eq!(roots(&cache), [pack.root]);
+        assert_eq!(cache.list().unwrap()[0].identity.is_none(), number < 2);
+        cache.verify(&pack.root, &|_| ()).unwrap_err();
+        if number < 2 {
+            // Held, it stays, and that is said.
+            let held = HeldPack::lock_disk(&place.join("disk")).unwrap();
+            assert_eq!(fetch(&cache, &pack, &source).await.unwrap_err().code(), "cached_pack_damaged");
+            assert!(!cache.remove(&pack.root).unwrap());
+            drop(held);
+        }
+        let held = fetch(&cache, &pack, &source).await.unwrap();
+        assert_good(&cache, &pack, &held);
+        drop(held);
+        spoil(&place);
+        assert!(cache.remove(&pack.root).unwrap());
+        assert!(cache.list().unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
