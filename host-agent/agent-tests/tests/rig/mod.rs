@@ -44,6 +44,9 @@ impl Rig {
         let (model, pack) = model(&root);
         release(&root, 1);
         programs(&root);
+        // The state directory stands behind a link, as on hosts with a volume of their own for it.
+        std::fs::create_dir(root.join("t")).unwrap();
+        std::os::unix::fs::symlink(root.join("t"), root.join("s")).unwrap();
         let guests = guests.iter().map(|name| Guest {
             name: (*name).to_owned(),
             port: free_port(),

@@ -2,6 +2,7 @@
 //! Doing what the step says. Long work runs beside the loop; its failures are handed to the next step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -12,14 +13,14 @@ use model_cache::{Cache, FetchProgress};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use types::Refusal;
+use types::{Refusal, Sha256Digest};
 
 use super::compose::{self, Fetching, Workshop};
 use super::config::Config;
 use super::declare::Declaration;
 use super::host::Key;
 use super::keeper::{self, Keeper};
-use super::paths::Paths;
+use super::paths::{Paths, RunPlan};
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
 use crate::record::{LaunchRecord, PID_FILE};
@@ -196,7 +197,7 @@ impl Effects {
     }
 
     /// Ends processes whose keeper is gone, and removes copies of releases that nothing uses. Seldom needed.
-    pub(crate) fn tidy(&self, wanted: &BTreeSet<PathBuf>) {
+    pub(crate) fn tidy(&self, wanted: BTreeSet<Sha256Digest>) {
         let ended =
             orphans::end_below(&self.paths.guests(), |run_dir| Claim::holder(&run_dir.join(PID_FILE)).is_some());
         if ended > 0 {
@@ -205,15 +206,19 @@ impl Effects {
         if !self.tasks.is_empty() {
             return;
         }
-        let mut used = wanted.clone();
+        // Compared by name: a path can be written in several ways.
+        let mut used: BTreeSet<OsString> = wanted.iter().map(|digest| digest.to_string().into()).collect();
         for guest in self.paths.guest_names() {
             for number in self.paths.generations(&guest) {
-                used.extend(LaunchRecord::load(&self.paths.run_dir(&guest, number)).ok().map(|record| record.image));
+                let run_dir = self.paths.run_dir(&guest, number);
+                used.extend(RunPlan::load(&run_dir).map(|plan| plan.release.to_string().into()));
+                let image = LaunchRecord::load(&run_dir).ok().map(|record| record.image);
+                used.extend(image.and_then(|image| Some(image.file_name()?.to_owned())));
             }
         }
         let entries = std::fs::read_dir(self.paths.releases()).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| !used.contains(path)) {
-            let _ = std::fs::remove_dir_all(path);
+        for entry in entries.filter(|entry| !used.contains(&entry.file_name())) {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 
@@ -343,3 +348,38 @@ const FRONT_SETTLED: Duration = Duration::from_secs(2);
 const FRONT_PAUSE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to end its guest.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use types::Blake3Digest;
+
+    use super::*;
+
+    #[test]
+    fn copies_of_releases_in_use_stay_whatever_link_leads_to_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let paths = Paths::new(&link);
+        let [wanted, running, unused] = [b"wanted", b"runs  ", b"unused"].map(|text| Sha256Digest::of(text));
+        for digest in [&wanted, &running, &unused] {
+            std::fs::create_dir_all(paths.releases().join(digest.to_string())).unwrap();
+        }
+        let run_dir = paths.run_dir(&"a".parse().unwrap(), 1);
+        std::fs::create_dir_all(&run_dir).unwrap();
+        let plan = RunPlan {
+            spec: Sha256Digest::ZERO,
+            release: running,
+            model: "m".to_owned(),
+            pack: Blake3Digest::ZERO,
+            unpublished_shape: false,
+            boot_deadline_s: 5,
+        };
+        plan.store(&run_dir).unwrap();
+        let cache = Cache::open(&directory.path().join("cache"), 0).unwrap();
+        Effects::new(paths.clone(), cache).tidy(std::iter::once(wanted).collect());
+        let there = |digest: &Sha256Digest| paths.releases().join(digest.to_string()).is_dir();
+        assert!(there(&wanted) && there(&running) && !there(&unused));
+    }
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `host-agent agent`: the loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, PoisonError};
@@ -22,7 +22,6 @@ use super::declare::{Declaration, Fronts, declare};
 use super::effects::Effects;
 use super::host::{Host, Look};
 use super::paths::Paths;
-use super::release::staged;
 use super::state_file;
 use super::status::{CacheStatus, Known, Status};
 use crate::claim::Claim;
@@ -65,8 +64,10 @@ pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(reasons) => return Ok(refuse(&reasons, args.json)),
     };
-    let paths = Paths::new(&config.agent.state_dir);
     files::private_directory(&config.agent.state_dir)?;
+    // One name, whatever links lead there: launch records and processes carry the same.
+    let state_dir = config.agent.state_dir.canonicalize().context("agent.state_dir")?;
+    let paths = Paths::new(&state_dir);
     files::private_directory(&paths.guests())?;
     let _claim = Claim::take(&paths.lock())
         .with_context(|| format!("another agent works in {}", config.agent.state_dir.display()))?;
@@ -256,10 +257,8 @@ impl Daemon {
         }
         if self.tidied.is_none_or(|at| at.elapsed() > TIDY) {
             self.tidied = Some(Instant::now());
-            let releases = self.paths.releases();
             let plans = self.declarations.values().filter_map(|declaration| declaration.plan.as_ref());
-            let wanted: BTreeSet<PathBuf> = plans.map(|plan| staged(&releases, &plan.run.release)).collect();
-            self.effects.tidy(&wanted);
+            self.effects.tidy(plans.map(|plan| plan.run.release).collect());
         }
         busy
     }
