@@ -288,3 +288,31 @@ fn a_daemon_that_cannot_write_its_state_is_not_well_and_says_so() {
     rig.wait("good health", |rig| rig.get("/healthz").contains(" 200 "));
     rig.assert_no_leak();
 }
+
+#[test]
+fn memory_is_asked_for_once_the_one_before_is_gone() {
+    let mut rig = Rig::new(&["a"]);
+    rig.guests[0].more = "strategy = \"replace\"\n".to_owned();
+    let meminfo = rig.root.join("tree/proc/meminfo");
+    std::fs::create_dir_all(meminfo.parent().unwrap()).unwrap();
+    let available = |mib: u64| std::fs::write(&meminfo, format!("MemAvailable: {} kB\n", mib * 1024)).unwrap();
+    available(1600);
+    rig.start();
+    rig.wait_serving();
+    // It has 1024 of them. Composing the next one counts those; starting it does not any more.
+    available(576);
+    rig.guests[0].context = 1024;
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait("the refusal at the start", |rig| {
+        let reasons = rig.guest("a")["reasons"].to_string();
+        reasons.contains("upgrade_rolled_back") && reasons.contains("576 MiB are available\"")
+    });
+    available(1600);
+    rig.wait_serving();
+    assert_eq!(rig.guest("a")["active"]["number"], 1);
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait("the next generation", |rig| rig.guest("a")["active"]["number"] == 3);
+    rig.wait_serving();
+    rig.assert_no_leak();
+}

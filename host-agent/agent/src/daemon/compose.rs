@@ -9,6 +9,7 @@ use model_cache::{Cache, FetchProgress, Limits, Request};
 use types::Refusal;
 
 use super::declare::Plan;
+use super::memory::Memory;
 use super::release;
 use crate::prepare;
 use crate::record::LaunchRecord;
@@ -23,6 +24,7 @@ pub(crate) struct Workshop {
     pub(crate) releases: PathBuf,
     pub(crate) cache: Cache,
     pub(crate) cid: u32,
+    pub(crate) memory: Memory,
     pub(crate) fetching: Fetching,
 }
 
@@ -47,7 +49,7 @@ pub(crate) async fn compose(plan: Arc<Plan>, workshop: Workshop) -> Result<(), V
 }
 
 fn write_run_dir(plan: &Plan, workshop: &Workshop, image: PathBuf, disk: &Path) -> Result<(), Vec<Refusal>> {
-    memory_free(plan.arguments.memory_mib)?;
+    workshop.memory.check(plan.arguments.memory_mib)?;
     let mut arguments = plan.arguments.clone();
     arguments.run_dir.clone_from(&workshop.run_dir);
     arguments.image = image;
@@ -83,22 +85,6 @@ pub(crate) fn check_shape(
         let fix = format!("{}; or set unpublished_shape if your clients accept such guests", error.fix());
         vec![Refusal::new("shape_not_published", "guests", error.to_string(), fix)]
     })
-}
-
-/// Whether this host has the memory now: a guest that gets none takes others down with it.
-fn memory_free(needed_mib: u32) -> Result<(), Vec<Refusal>> {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let Some(available) = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()) else {
-        return Ok(());
-    };
-    let available_mib = available / 1024;
-    if u64::from(needed_mib) <= available_mib {
-        return Ok(());
-    }
-    let detail = format!("{needed_mib} MiB are needed, {available_mib} MiB are available");
-    let fix = "stop other guests, give this one less, or exchange it with strategy = \"replace\"";
-    Err(vec![Refusal::new("memory_short", "guests.memory_mib", detail, fix)])
 }
 
 /// The lowest context identifier that nobody has.

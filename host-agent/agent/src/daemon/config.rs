@@ -124,7 +124,7 @@ pub(crate) struct HardwareSection {
     pub(crate) quote_socket: PathBuf,
     /// Used in a rehearsal, where the kernel's vhost-vsock is not.
     pub(crate) vhost_device_vsock: PathBuf,
-    /// Root of the files in which GPUs are looked up: another than `/` for tests only.
+    /// Root of the files in which GPUs and free memory are looked up: another than `/` for tests only.
     pub(crate) root: PathBuf,
 }
 

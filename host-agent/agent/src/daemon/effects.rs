@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use fleet::{Action, GuestName, Observed};
+use fleet::{Action, GuestName, Observed, Strategy};
 use model_cache::{Cache, FetchProgress};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use super::config::Config;
 use super::declare::Declaration;
 use super::host::Key;
 use super::keeper::{self, Keeper};
+use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
@@ -132,11 +133,15 @@ impl Effects {
         tracing::debug!(?action, "acting");
         match action {
             Action::Prepare { guest, generation, spec } => {
-                let plan = declarations.get(&guest).and_then(|declaration| declaration.plan.clone());
+                let declaration = declarations.get(&guest);
+                let replaces = declaration.is_some_and(|d| d.declared.strategy == Strategy::Replace);
+                let plan = declaration.and_then(|declaration| declaration.plan.clone());
                 let key = (guest, generation);
                 match plan.filter(|plan| plan.run.spec == spec) {
                     Some(plan) => {
-                        let workshop = self.workshop(&key);
+                        let yields_mib = if replaces { self.running_mib(&key) } else { 0 };
+                        let memory = Memory { root: config.hardware.root.clone(), yields_mib };
+                        let workshop = self.workshop(&key, memory);
                         let fetching = Arc::clone(&workshop.fetching);
                         self.spawn(key, fetching, compose::compose(plan, workshop));
                     }
@@ -156,6 +161,7 @@ impl Effects {
                     run_dir: self.paths.run_dir(&guest, generation),
                     releases: self.paths.releases(),
                     attempt,
+                    memory: Memory { root: config.hardware.root.clone(), yields_mib: 0 },
                     ended: Arc::clone(&self.wake),
                 };
                 self.spawn((guest, generation), Fetching::default(), keeper::start(keeper, Arc::clone(config)));
@@ -239,15 +245,25 @@ impl Effects {
         }
     }
 
-    fn workshop(&mut self, key: &Key) -> Workshop {
+    fn workshop(&mut self, key: &Key, memory: Memory) -> Workshop {
         let run_dir = self.paths.run_dir(&key.0, key.1);
         Workshop {
             run_dir,
             releases: self.paths.releases(),
             cache: self.cache.clone(),
             cid: self.cid(key),
+            memory,
             fetching: Fetching::default(),
         }
+    }
+
+    /// Memory of the other generations of a guest that run.
+    fn running_mib(&self, key: &Key) -> u64 {
+        let others = self.paths.generations(&key.0).into_iter().filter(|number| *number != key.1);
+        let run_dirs = others.map(|number| self.paths.run_dir(&key.0, number));
+        let running = run_dirs.filter(|run_dir| Claim::holder(&run_dir.join(PID_FILE)).is_some());
+        let records = running.filter_map(|run_dir| LaunchRecord::load(&run_dir).ok());
+        records.map(|record| u64::from(record.shape.facts().memory_mib)).sum()
     }
 
     /// A context identifier that no other generation has.

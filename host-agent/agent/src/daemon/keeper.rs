@@ -14,6 +14,7 @@ use types::Refusal;
 
 use super::compose::{blocking, check_shape};
 use super::config::Config;
+use super::memory::Memory;
 use super::paths::RunPlan;
 use super::release::CheckedRelease;
 use crate::claim::Claim;
@@ -26,6 +27,7 @@ pub(crate) struct Keeper {
     pub(crate) run_dir: PathBuf,
     pub(crate) releases: PathBuf,
     pub(crate) attempt: u32,
+    pub(crate) memory: Memory,
     /// What is published now, if it was found good: a damaged copy of the same release is made anew from it.
     pub(crate) published: Option<Arc<CheckedRelease>>,
     /// Notified when a keeper that this process started ends.
@@ -41,7 +43,7 @@ pub(crate) async fn start(keeper: Keeper, config: Arc<Config>) -> Result<(), Vec
     if holds { Ok(()) } else { Err(vec![not_started(last_words(&keeper.run_dir))]) }
 }
 
-/// Checks release, files, shape and QEMU, and finds a port.
+/// Checks release, files, shape, QEMU and memory, and finds a port.
 fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
     let Keeper { run_dir, releases, .. } = keeper;
     let unusable = |error: String| {
@@ -62,6 +64,8 @@ fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
         let fix = "`host-agent reload`: the guest is composed anew";
         return Err(vec![Refusal::new(QEMU_CHANGED, "hardware.qemu", detail, fix)]);
     }
+    // Now, and not when it was composed: with `replace` the one before has gone meanwhile.
+    keeper.memory.check(record.shape.facts().memory_mib)?;
     // A port that was free when the guest was composed may be taken by now; nothing measured depends on it.
     record.listen = private_port().map_err(|error| unusable(format!("no free port: {error}")))?;
     record.store(run_dir).map_err(|error| unusable(format!("{error:#}")))?;

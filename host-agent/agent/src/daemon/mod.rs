@@ -12,6 +12,7 @@ mod effects;
 mod gpus;
 mod host;
 mod keeper;
+mod memory;
 mod paths;
 mod release;
 mod run;
