@@ -37,6 +37,11 @@ pub(crate) fn drive(generation: &mut Generation, seen: &Seen, now: &Now) -> Driv
         note_progress(generation, &seen.progress, now);
         return nothing;
     }
+    if generation.running && seen.attempt < generation.attempt {
+        // The start was decided and never carried out: a daemon ended in between. Nothing has failed.
+        generation.running = false;
+        generation.attempt = generation.attempt.saturating_sub(1);
+    }
     if generation.running {
         let unknown = || End::Failed { reason: "the keeper ended without a word: see keeper.log".to_owned() };
         fail(generation, seen.end.clone().unwrap_or_else(unknown), now);

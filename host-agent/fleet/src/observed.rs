@@ -91,6 +91,8 @@ pub struct Seen {
     pub alive: bool,
     /// How far it is; only of a living keeper.
     pub progress: Progress,
+    /// The last attempt that a keeper began, as it noted itself; 0 if none did.
+    pub attempt: u32,
     /// How the last attempt ended; only without a living keeper.
     pub end: Option<End>,
     /// An action about it failed since the last step.

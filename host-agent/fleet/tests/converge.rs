@@ -69,8 +69,11 @@ fn random_deaths_and_crashes_converge() {
         for guest in ["a", "b"] {
             let guest = name(guest);
             // A candidate that was killed while it came up counts as one that failed: then the old one goes on.
-            let given_up = world.state.guests[&guest].rolled_back.is_some();
-            world.assert_converged(&guest, spec(if given_up { "one" } else { "two" }));
+            let given_up = world.state.guests[&guest].rolled_back.clone();
+            world.assert_converged(&guest, spec(if given_up.is_some() { "one" } else { "two" }));
+            if let Some(past) = given_up {
+                assert!(world.died.contains(&(guest, past.generation)), "seed {seed}: nothing of it died: {past:?}");
+            }
         }
     }
 }
@@ -280,4 +283,30 @@ fn whatever_code_a_guest_halts_with_the_state_can_be_written() {
         settle(&mut world, 20);
     }
     world.assert_converged(&name("a"), spec("one"));
+}
+
+#[test]
+fn a_start_that_a_crash_swallowed_is_made_again_and_is_no_failure() {
+    for strategy in [Strategy::Beside, Strategy::Replace] {
+        let mut world = World::new(14);
+        world.declared.insert(name("a"), declared("one", strategy));
+        settle(&mut world, 20);
+        world.declared.insert(name("a"), declared("two", strategy));
+        for _ in 0..30 {
+            // Written down, and nothing of it done.
+            let starts = |action: &Action| matches!(action, Action::Start { generation: 2, .. });
+            let before = (world.hosts.clone(), world.state.clone());
+            if world.step(0).iter().any(starts) {
+                world.hosts = before.0;
+                assert_eq!(world.state.guests[&name("a")].candidate.as_ref().unwrap().attempt, 1);
+                break;
+            }
+        }
+        settle(&mut world, 20);
+        world.assert_converged(&name("a"), spec("two"));
+        let guest = &world.state.guests[&name("a")];
+        assert!(guest.rolled_back.is_none());
+        let active = guest.active.as_ref().unwrap();
+        assert_eq!((active.attempt, active.failures), (1, 0));
+    }
 }

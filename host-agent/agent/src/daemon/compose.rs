@@ -95,9 +95,12 @@ pub(crate) fn free_cid(taken: &BTreeSet<u32>) -> u32 {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Vec<Refusal>> + Send + 'static,
 ) -> Result<T, Vec<Refusal>> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(vec![Refusal::new("agent_failed", "agent", error.to_string(), "show it to the publisher of the agent")])
-    })
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(vec![agent_failed(&error)]))
+}
+
+/// Work of the agent's own that ended without a result.
+pub(crate) fn agent_failed(error: &tokio::task::JoinError) -> Refusal {
+    Refusal::new("agent_failed", "agent", error.to_string(), "show it to the publisher of the agent")
 }
 
 /// 0 to 2 are reserved (vsock(7)).

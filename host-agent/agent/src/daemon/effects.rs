@@ -37,6 +37,8 @@ pub(crate) struct Effects {
     stopping: HashMap<Key, Instant>,
     fronts: HashMap<GuestName, Front>,
     cids: HashMap<Key, u32>,
+    /// Attempts that were begun, by what this process saw itself.
+    started: HashMap<Key, u32>,
 }
 
 struct Task {
@@ -44,6 +46,8 @@ struct Task {
     fetching: Fetching,
     /// It removes the run directory.
     removes: bool,
+    /// It starts this attempt.
+    starts: Option<u32>,
 }
 
 /// A front that was started by this process.
@@ -92,6 +96,7 @@ impl Effects {
             stopping: HashMap::new(),
             fronts: HashMap::new(),
             cids: HashMap::new(),
+            started: HashMap::new(),
         }
     }
 
@@ -101,11 +106,11 @@ impl Effects {
             self.tasks.iter().filter(|(_, task)| task.handle.is_finished()).map(|(key, _)| key.clone()).collect();
         for key in done {
             let Some(task) = self.tasks.remove(&key) else { continue };
-            if let Ok(Err(reasons)) = task.handle.await {
-                for reason in &reasons {
-                    tracing::warn!(guest = %key.0, generation = key.1, code = %reason.code, "{reason}");
-                }
-                self.failures.insert(key, reasons);
+            match task.handle.await {
+                Ok(Ok(())) => self.started.extend(task.starts.map(|attempt| (key, attempt))),
+                Ok(Err(reasons)) => self.failed(key, reasons),
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => self.failed(key, vec![compose::agent_failed(&error)]),
             }
         }
         for key in self.tasks.keys() {
@@ -114,6 +119,11 @@ impl Effects {
         for (key, reasons) in self.failures.drain() {
             guests.entry(key.0).or_default().generations.entry(key.1).or_default().failure = Some(reasons);
         }
+        // A keeper that could not note its attempt was started nevertheless.
+        self.started.retain(|key, attempt| {
+            let seen = guests.get_mut(&key.0).and_then(|guest| guest.generations.get_mut(&key.1));
+            seen.map(|seen| seen.attempt = seen.attempt.max(*attempt)).is_some()
+        });
         self.stopping.retain(|key, _| {
             guests.get(&key.0).and_then(|guest| guest.generations.get(&key.1)).is_some_and(|seen| seen.alive)
         });
@@ -122,6 +132,13 @@ impl Effects {
             guests.entry(guest.clone()).or_default().front.held_back =
                 front.child.is_some() || front.not_before.is_some_and(|at| Instant::now() < at);
         }
+    }
+
+    fn failed(&mut self, key: Key, reasons: Vec<Refusal>) {
+        for reason in &reasons {
+            tracing::warn!(guest = %key.0, generation = key.1, code = %reason.code, "{reason}");
+        }
+        self.failures.insert(key, reasons);
     }
 
     pub(crate) fn act(
@@ -164,7 +181,11 @@ impl Effects {
                     memory: Memory { root: config.hardware.root.clone(), yields_mib: 0 },
                     ended: Arc::clone(&self.wake),
                 };
-                self.spawn((guest, generation), Fetching::default(), keeper::start(keeper, Arc::clone(config)));
+                let key = (guest, generation);
+                self.spawn(key.clone(), Fetching::default(), keeper::start(keeper, Arc::clone(config)));
+                if let Some(task) = self.tasks.get_mut(&key) {
+                    task.starts = Some(attempt);
+                }
             }
             Action::Stop { guest, generation } => self.stop((guest, generation)),
             Action::Remove { guest, generation } => self.remove((guest, generation)),
@@ -240,7 +261,7 @@ impl Effects {
             wake.notify_one();
             result
         });
-        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching, removes: false }) {
+        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching, removes: false, starts: None }) {
             earlier.handle.abort();
         }
     }

@@ -93,6 +93,7 @@ impl Host {
         let mut seen = Seen { directory: true, alive: holder.is_some(), ..Seen::default() };
         seen.composed = self.hold_model(key);
         let Some(progress) = written else { return (seen, None) };
+        seen.attempt = progress.attempt;
         match holder {
             // What an earlier keeper wrote says nothing of this one.
             Some(holder) if holder.pid.and_then(|pid| u32::try_from(pid).ok()) == Some(progress.pid) => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A host of the imagination: it does what actions say, late, or not at all, and things in it die.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use fleet::{
@@ -15,6 +15,7 @@ pub(crate) struct Run {
     pub(crate) composed: bool,
     pub(crate) spec: Option<Sha256Digest>,
     pub(crate) alive: bool,
+    pub(crate) attempt: u32,
     pub(crate) boots_for: u32,
     pub(crate) end: Option<End>,
     pub(crate) connections: u64,
@@ -37,6 +38,8 @@ pub(crate) struct World {
     pub(crate) bad: Vec<Sha256Digest>,
     /// Preparing these fails.
     pub(crate) unpreparable: Vec<Sha256Digest>,
+    /// Generations whose processes died by themselves.
+    pub(crate) died: BTreeSet<(GuestName, u64)>,
     random: u64,
 }
 
@@ -61,6 +64,7 @@ impl World {
             ms: 1,
             bad: Vec::new(),
             unpreparable: Vec::new(),
+            died: BTreeSet::new(),
             random: seed.wrapping_mul(2_654_435_761).wrapping_add(88_172_645_463_325_252),
         }
     }
@@ -108,11 +112,11 @@ impl World {
                     (run.composed, run.spec) = (true, Some(spec));
                 }
             }
-            Action::Start { guest, generation, .. } => {
+            Action::Start { guest, generation, attempt } => {
                 let boots_for = 1 + u32::try_from(self.random(4)).unwrap();
                 let run = self.host(&guest).runs.get_mut(&generation).unwrap();
                 assert!(run.composed && !run.alive, "{action:?}: {run:?}");
-                (run.alive, run.boots_for, run.end) = (true, boots_for, None);
+                (run.alive, run.attempt, run.boots_for, run.end) = (true, attempt, boots_for, None);
             }
             Action::Stop { guest, generation } => {
                 let late = self.random(3) == 0;
@@ -171,8 +175,9 @@ impl World {
         match what {
             0 => (host.front, host.target) = (false, None),
             _ => {
-                if let Some(run) = host.runs.values_mut().find(|run| run.alive) {
+                if let Some((number, run)) = host.runs.iter_mut().find(|(_, run)| run.alive) {
                     (run.alive, run.end) = (false, None);
+                    self.died.insert((guests[at].clone(), *number));
                 }
             }
         }
@@ -213,6 +218,7 @@ fn seen(number: u64, run: &mut Run) -> Seen {
         busy: false,
         alive: run.alive,
         progress,
+        attempt: run.attempt,
         end: run.end.clone(),
         failure: run.failure.take(),
         connections: Some(run.connections),
