@@ -162,6 +162,7 @@ impl Guest {
         let target = record.service;
         let tasks = vec![
             tokio::spawn(async move { drop(guest_link::forward(service, target).await) }),
+            // Each line once, so that no guest fills keeper.log.
             tokio::spawn(async move { drop(guest_link::receive_status(status, sender).await) }),
         ];
         let qmp_path = run_dir.join("qmp.sock");

@@ -64,22 +64,51 @@ impl StatusLine {
     }
 }
 
-/// Receives the status lines of every connection of `listener` into `lines`, until the receiver is gone.
-/// A malformed line ends its connection.
+/// Receives the status lines of every connection of `listener` into `lines`, until the receiver is gone. Of each kind and
+/// phase the first line counts: a guest has one boot, and what it repeats is dropped. A malformed line ends its
+/// connection; with too many lines the listener is closed for good.
 ///
 /// # Errors
 /// [`LinkError::Accept`].
 pub async fn receive_status(mut listener: LinkListener, lines: mpsc::Sender<StatusLine>) -> Result<(), LinkError> {
-    loop {
+    let mut heard = Heard::default();
+    while heard.count < MAX_LINES {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted?,
             () = lines.closed() => return Ok(()),
         };
-        read_lines(stream, &lines).await;
+        read_lines(stream, &lines, &mut heard).await;
+    }
+    Ok(())
+}
+
+/// What a guest has said.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Well-formed lines, repeated ones among them.
+    count: usize,
+    said: Vec<(core::mem::Discriminant<StatusLine>, Option<EventName>)>,
+}
+
+impl Heard {
+    /// Whether a line is new.
+    fn take(&mut self, line: &StatusLine) -> bool {
+        self.count = self.count.saturating_add(1);
+        let phase = match line {
+            StatusLine::PhaseDone { phase, .. } | StatusLine::ProcessorTime { phase, .. } => Some(*phase),
+            // It halts once.
+            StatusLine::Halted { .. } | StatusLine::Memory { .. } => None,
+        };
+        let what = (core::mem::discriminant(line), phase);
+        let new = !self.said.contains(&what);
+        if new {
+            self.said.push(what);
+        }
+        new
     }
 }
 
-async fn read_lines(stream: LinkStream, lines: &mpsc::Sender<StatusLine>) {
+async fn read_lines(stream: LinkStream, lines: &mpsc::Sender<StatusLine>, heard: &mut Heard) {
     let mut reader = BufReader::new(stream.take(MAX_TOTAL));
     let mut line = Vec::new();
     loop {
@@ -90,7 +119,10 @@ async fn read_lines(stream: LinkStream, lines: &mpsc::Sender<StatusLine>) {
             _ => return,
         }
         let Ok(status) = StatusLine::parse(&line) else { return };
-        if lines.send(status).await.is_err() {
+        if heard.take(&status) && lines.send(status).await.is_err() {
+            return;
+        }
+        if heard.count >= MAX_LINES {
             return;
         }
     }
@@ -109,6 +141,8 @@ fn phase_of(number: u64) -> Result<EventName, MalformedStatus> {
 const MAX_DIGITS: usize = 15;
 /// Most bytes of one line with its newline.
 const MAX_LINE: u64 = 65;
+/// Most lines of a guest: a boot has two for each phase and three more.
+const MAX_LINES: usize = 256;
 /// Most bytes of one connection.
 const MAX_TOTAL: u64 = 64 * 1024;
 
@@ -162,5 +196,31 @@ mod tests {
         assert_eq!(receiver.recv().await, Some(StatusLine::Memory { kib: 77 }));
         drop(receiver);
         receiving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn repeated_lines_are_dropped_and_their_number_is_limited() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = VsockHost::VhostUser { uds_path: directory.path().join("v") };
+        let listener = LinkListener::bind(&host, STATUS_PORT).unwrap();
+        let (sender, mut receiver) = mpsc::channel(8);
+        let receiving = tokio::spawn(receive_status(listener, sender));
+        let path = host.unix_path(STATUS_PORT).unwrap();
+        // Over several connections; what follows the first of each kind says nothing.
+        let mut number = 0;
+        while let Ok(mut guest) = UnixStream::connect(&path).await {
+            let _ = guest.write_all(format!("1 1 {number}\n4 1 {number}\n2 1 {number}\n3 {number}\n").as_bytes()).await;
+            number += 1;
+            assert!(number < 10_000, "it listens for ever");
+            tokio::task::yield_now().await;
+        }
+        receiving.await.unwrap().unwrap();
+        let (phase, milliseconds) = (EventName::Mounts, 0);
+        assert_eq!(receiver.recv().await, Some(StatusLine::PhaseDone { phase, milliseconds }));
+        assert_eq!(receiver.recv().await, Some(StatusLine::ProcessorTime { phase, microseconds: 0 }));
+        assert_eq!(receiver.recv().await, Some(StatusLine::Halted { phase, code: 0 }));
+        assert_eq!(receiver.recv().await, Some(StatusLine::Memory { kib: 0 }));
+        assert_eq!(receiver.recv().await, None);
+        assert!(!path.exists());
     }
 }
