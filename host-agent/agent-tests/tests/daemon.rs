@@ -316,3 +316,43 @@ fn memory_is_asked_for_once_the_one_before_is_gone() {
     rig.wait_serving();
     rig.assert_no_leak();
 }
+
+#[test]
+fn a_damaged_model_is_found_removed_and_fetched_anew_and_a_good_one_stays() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let pack = std::fs::read_dir(rig.root.join("cache/packs")).unwrap().flatten().next().unwrap().path();
+    let (disk, file) = (pack.join("disk"), || std::fs::metadata(pack.join("disk")).map_or(0, |disk| disk.ino()));
+    let (bytes, first) = (std::fs::read(&disk).unwrap(), file());
+    let fall = |rig: &Rig| {
+        rig.say("manner", "halt 105");
+        let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), Signal::SIGKILL).unwrap();
+    };
+    let log = |rig: &Rig| std::fs::read_to_string(rig.root.join("agent.log")).unwrap();
+    // A guest can say what it likes: what is good stays.
+    fall(&rig);
+    rig.wait("the verification", |rig| log(rig).contains("it is as its root says"));
+    assert_eq!(file(), first);
+    rig.say("manner", "");
+    rig.wait_serving();
+    let writer = std::fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    writer.write_all_at(&[0xff; 8], u64::try_from(bytes.len()).unwrap() - 5_000).unwrap();
+    // In use it cannot be removed by hand, and that is said.
+    let cache = rig.root.join("cache");
+    let arguments = ["cache", "verify", "--remove", "--dir", cache.to_str().unwrap()];
+    let output = rig.agent(&arguments);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && errors.contains("in use, not removed"), "{errors}");
+    assert_eq!(file(), first);
+    fall(&rig);
+    rig.wait("the removal", |rig| log(rig).contains("damaged and was removed"));
+    rig.say("manner", "");
+    rig.wait_serving();
+    assert_eq!(std::fs::read(&disk).unwrap(), bytes);
+    assert_ne!(file(), first);
+    assert_eq!(rig.guest("a")["active"]["number"], 1);
+    rig.assert_no_leak();
+}

@@ -72,13 +72,12 @@ pub fn advice(code: u32) -> (Pace, &'static str) {
             "ask the model's owner for the reasons in the service's audit log: release, TCB, policy or model",
         ),
         HaltCode::KeyNotOpened => (Pace::Slow, "show it to the service's operator: the released key does not open"),
-        HaltCode::ModelDiskMissing
-        | HaltCode::ModelMalformed
-        | HaltCode::ModelTruncated
-        | HaltCode::ModelObjectDigest
-        | HaltCode::ModelIo => {
-            (Pace::Slow, "`host-agent cache verify`, then `host-agent restart`: the model disk is damaged")
-        }
+        HaltCode::ModelDiskMissing => (Pace::Slow, "`host-agent restart` composes the guest anew"),
+        HaltCode::ModelMalformed | HaltCode::ModelTruncated | HaltCode::ModelObjectDigest | HaltCode::ModelIo => (
+            Pace::Slow,
+            "the agent verifies the model's disk and fetches a damaged one anew; if it goes on, check this host's disks \
+             and memory, and the pack with its owner",
+        ),
         HaltCode::ModelIdentity | HaltCode::ModelKeyCommitment | HaltCode::ModelObjectDecrypt => {
             (Pace::Slow, "take the pack that the model's owner names: this one is of another model or key")
         }
@@ -87,6 +86,16 @@ pub fn advice(code: u32) -> (Pace, &'static str) {
         }
         HaltCode::ModelTooLarge => (Pace::Slow, "give the guest more memory_mib"),
     }
+}
+
+/// Whether a guest says with this code that the bytes of its model's disk are wrong. It is the guest's word alone: the
+/// host looks for itself.
+#[must_use]
+pub fn blames_model_disk(code: u32) -> bool {
+    matches!(
+        HaltCode::of_number(u64::from(code)),
+        Some(HaltCode::ModelMalformed | HaltCode::ModelTruncated | HaltCode::ModelObjectDigest | HaltCode::ModelIo)
+    )
 }
 
 #[cfg(test)]

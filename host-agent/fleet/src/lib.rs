@@ -20,7 +20,7 @@ mod observed;
 mod state;
 mod step;
 
-pub use advice::{Pace, advice};
+pub use advice::{Pace, advice, blames_model_disk};
 pub use backoff::Backoff;
 pub use name::{GuestName, GuestNameError};
 pub use observed::{Action, Declared, End, FrontSeen, Observed, Progress, Seen, Strategy};

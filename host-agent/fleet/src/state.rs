@@ -135,11 +135,14 @@ impl FleetState {
         true
     }
 
-    /// Starts a stopped guest, or exchanges a running one for a new generation of the same; a declaration that was
-    /// rolled back is tried again, and nothing is waited for. False if there is no such guest.
+    /// Starts a stopped guest, or exchanges it for a new generation of the same: one that runs as for an upgrade, one that
+    /// does not at once. A declaration that was rolled back is tried again, and nothing is waited for. False if there is no
+    /// such guest.
     pub fn restart(&mut self, guest: &GuestName) -> bool {
         let Some(guest) = self.guests.get_mut(guest) else { return false };
-        guest.renew = !guest.stopped && guest.active.as_ref().is_some_and(|active| active.running);
+        // An exchange that is under way goes on.
+        let exchanging = guest.candidate.is_some();
+        guest.renew = !guest.stopped && guest.active.as_ref().is_some_and(|active| active.running || !exchanging);
         guest.stopped = false;
         guest.rolled_back = None;
         for generation in guest.active.iter_mut().chain(&mut guest.candidate) {

@@ -127,7 +127,9 @@ impl GuestStep<'_> {
         let changed = active.spec != spec;
         let seen = self.observed.seen(active.number);
         let worthless = !active.served || (!seen.composed && !seen.alive && !seen.busy);
-        if changed && worthless {
+        // What does not run serves nobody: there is nothing to exchange it beside.
+        let idle = !active.running && !seen.alive && guest.candidate.is_none();
+        if (changed && worthless) || (guest.renew && !changed && idle) {
             let (active, candidate) = (guest.active.take(), guest.candidate.take());
             guest.retire(active, self.now.ms);
             guest.retire(candidate, self.now.ms);

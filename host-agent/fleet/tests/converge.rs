@@ -310,3 +310,27 @@ fn a_start_that_a_crash_swallowed_is_made_again_and_is_no_failure() {
         assert_eq!((active.attempt, active.failures), (1, 0));
     }
 }
+
+#[test]
+fn restart_composes_a_guest_anew_whether_it_runs_or_not() {
+    for strategy in [Strategy::Beside, Strategy::Replace] {
+        let mut world = World::new(15);
+        world.bad.push(spec("one"));
+        world.declared.insert(name("a"), declared("one", strategy));
+        settle(&mut world, 20);
+        let active = world.state.guests[&name("a")].active.clone().unwrap();
+        assert!(active.number == 1 && !active.running && active.failures > 0, "{active:?}");
+        assert!(world.state.restart(&name("a")));
+        settle(&mut world, 3);
+        assert_eq!(world.state.guests[&name("a")].active.as_ref().unwrap().number, 2);
+        assert!(!world.hosts[&name("a")].runs.contains_key(&1), "what was damaged is gone");
+        world.bad.clear();
+        world.ms += 10_000_000;
+        settle(&mut world, 20);
+        world.assert_converged(&name("a"), spec("one"));
+        assert!(world.state.restart(&name("a")));
+        settle(&mut world, 30);
+        world.assert_converged(&name("a"), spec("one"));
+        assert_eq!(world.state.guests[&name("a")].active.as_ref().unwrap().number, 3);
+    }
+}

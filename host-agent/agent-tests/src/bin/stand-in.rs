@@ -3,7 +3,7 @@
 //!
 //! As QEMU it speaks the three commands of the control protocol, says the lines of a boot over the status socket, and
 //! then echoes what clients send to the forwarded port, with its model disk's name in front. What it does wrong stands in a
-//! file `manner` beside its own program: `halt`, `hang`, or nothing.
+//! file `manner` beside its own program: `halt`, `halt CODE`, `hang`, `wait` (until the file says another thing), or nothing.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a stand-in fails loudly")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -67,8 +67,12 @@ fn guest(run_dir: &Path, arguments: &str) {
                 std::thread::sleep(Duration::from_secs(60));
             }
         }
-        if manner == "halt" && phase == 8 {
-            status.write_all(b"2 8 90\n").unwrap();
+        while phase == 5 && say("manner", "") == "wait" {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if let (Some(code), 8) = (manner.strip_prefix("halt"), phase) {
+            let code = if code.is_empty() { "90" } else { code.trim() };
+            status.write_all(format!("2 8 {code}\n").as_bytes()).unwrap();
             std::thread::sleep(Duration::from_millis(50));
             return;
         }

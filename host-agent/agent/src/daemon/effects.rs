@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use fleet::{Action, GuestName, Observed, Strategy};
-use model_cache::{Cache, FetchProgress};
+use fleet::{Action, End, GuestName, Observed, Seen, Strategy};
+use model_cache::{Cache, CacheError, FetchProgress};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use types::{Refusal, Sha256Digest};
+use types::{Blake3Digest, Refusal, Sha256Digest};
 
 use super::compose::{self, Fetching, Workshop};
 use super::config::Config;
@@ -37,6 +37,8 @@ pub(crate) struct Effects {
     stopping: HashMap<Key, Instant>,
     fronts: HashMap<GuestName, Front>,
     cids: HashMap<Key, u32>,
+    /// Attempts after which the model's disk was verified.
+    verified: HashMap<Key, u32>,
     /// Attempts that were begun, by what this process saw itself.
     started: HashMap<Key, u32>,
 }
@@ -46,6 +48,8 @@ struct Task {
     fetching: Fetching,
     /// It removes the run directory.
     removes: bool,
+    /// It verifies this pack.
+    verifies: Option<Blake3Digest>,
     /// It starts this attempt.
     starts: Option<u32>,
 }
@@ -96,6 +100,7 @@ impl Effects {
             stopping: HashMap::new(),
             fronts: HashMap::new(),
             cids: HashMap::new(),
+            verified: HashMap::new(),
             started: HashMap::new(),
         }
     }
@@ -132,6 +137,29 @@ impl Effects {
             guests.entry(guest.clone()).or_default().front.held_back =
                 front.child.is_some() || front.not_before.is_some_and(|at| Instant::now() < at);
         }
+    }
+
+    /// Verifies the pack of a generation that ended with the word that its model's disk is wrong, once for each attempt. A
+    /// damaged pack goes, if nobody runs from it, and is fetched anew before the next attempt.
+    pub(crate) fn verify_blamed(&mut self, key: &Key, seen: &mut Seen) {
+        let blamed = matches!(seen.end, Some(End::Halted { code, .. }) if fleet::blames_model_disk(code));
+        if !blamed || seen.busy || self.verified.get(key) == Some(&seen.attempt) {
+            return;
+        }
+        let Some(plan) = RunPlan::load(&self.paths.run_dir(&key.0, key.1)) else { return };
+        self.verified.insert(key.clone(), seen.attempt);
+        tracing::info!(guest = %key.0, generation = key.1, pack = %plan.pack, "verifying the model's disk");
+        let (cache, pack) = (self.cache.clone(), plan.pack);
+        self.spawn(key.clone(), Fetching::default(), compose::blocking(move || verify_pack(&cache, &pack)));
+        if let Some(task) = self.tasks.get_mut(key) {
+            task.verifies = Some(plan.pack);
+        }
+        seen.busy = true;
+    }
+
+    /// Packs that are being verified.
+    pub(crate) fn verifying(&self) -> BTreeSet<Blake3Digest> {
+        self.tasks.values().filter_map(|task| task.verifies).collect()
     }
 
     fn failed(&mut self, key: Key, reasons: Vec<Refusal>) {
@@ -261,7 +289,9 @@ impl Effects {
             wake.notify_one();
             result
         });
-        if let Some(earlier) = self.tasks.insert(key, Task { handle, fetching, removes: false, starts: None }) {
+        if let Some(earlier) =
+            self.tasks.insert(key, Task { handle, fetching, removes: false, verifies: None, starts: None })
+        {
             earlier.handle.abort();
         }
     }
@@ -323,6 +353,7 @@ impl Effects {
     fn remove(&mut self, key: Key) {
         let run_dir = self.paths.run_dir(&key.0, key.1);
         self.cids.remove(&key);
+        self.verified.remove(&key);
         if self.tasks.get(&key).is_some_and(|task| task.removes) {
             return;
         }
@@ -361,6 +392,21 @@ impl Effects {
     }
 }
 
+fn verify_pack(cache: &Cache, pack: &Blake3Digest) -> Result<(), Vec<Refusal>> {
+    match cache.verify(pack, &|_| ()) {
+        Ok(()) => tracing::info!(%pack, "it is as its root says"),
+        Err(CacheError::Missing { .. }) => {}
+        Err(error @ CacheError::Damaged { .. }) => {
+            if !cache.remove(pack).map_err(|error| vec![error.refusal()])? {
+                return Err(vec![error.refusal()]);
+            }
+            tracing::warn!(%pack, "it is damaged and was removed, to be fetched anew: {error}");
+        }
+        Err(error) => return Err(vec![error.refusal()]),
+    }
+    Ok(())
+}
+
 fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
     if !run_dir.exists() {
         return Ok(());
@@ -388,8 +434,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
-    use types::Blake3Digest;
-
     use super::*;
 
     #[test]

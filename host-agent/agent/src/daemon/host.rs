@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is on the host: run directories, who holds them, how far guests are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fleet::{End, FrontSeen, GuestName, Observed, Seen};
 use model_cache::HeldPack;
 use nix::fcntl::Flock;
+use types::Blake3Digest;
 
-use super::paths::Paths;
+use super::paths::{Paths, RunPlan};
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest, FrontStatus};
 use crate::progress::Progress;
@@ -25,6 +26,8 @@ pub(crate) struct Host {
     paths: Paths,
     /// Packs of composed generations: a cache does not remove them.
     held: HashMap<Key, Held>,
+    /// Packs that are being verified: only guests that run hold them, so that a damaged one can go.
+    loose: BTreeSet<Blake3Digest>,
     /// Run directories by context identifier.
     pub(crate) routes: Routes,
 }
@@ -35,6 +38,7 @@ pub(crate) type Routes = Arc<Mutex<HashMap<u32, PathBuf>>>;
 #[derive(Debug)]
 struct Held {
     cid: u32,
+    pack: Option<Blake3Digest>,
     _disk: Flock<File>,
 }
 
@@ -48,7 +52,17 @@ pub(crate) struct Look {
 
 impl Host {
     pub(crate) fn new(paths: Paths) -> Self {
-        Self { paths, held: HashMap::new(), routes: Routes::default() }
+        Self { paths, held: HashMap::new(), loose: BTreeSet::new(), routes: Routes::default() }
+    }
+
+    /// Lets go of these packs, and of no others, for all generations that do not run.
+    pub(crate) fn let_go(&mut self, packs: BTreeSet<Blake3Digest>) {
+        self.loose = packs;
+        let (loose, paths) = (&self.loose, &self.paths);
+        self.held.retain(|key, held| {
+            let runs = || Claim::holder(&paths.run_dir(&key.0, key.1).join(PID_FILE)).is_some();
+            !held.pack.is_some_and(|pack| loose.contains(&pack)) || runs()
+        });
     }
 
     /// Looks at everything once.
@@ -119,10 +133,15 @@ impl Host {
         if self.held.contains_key(key) {
             return true;
         }
-        let Ok(record) = LaunchRecord::load(&self.paths.run_dir(&key.0, key.1)) else { return false };
+        let run_dir = self.paths.run_dir(&key.0, key.1);
+        let Ok(record) = LaunchRecord::load(&run_dir) else { return false };
+        let pack = RunPlan::load(&run_dir).map(|plan| plan.pack);
+        if pack.is_some_and(|pack| self.loose.contains(&pack)) {
+            return record.model_disk.exists();
+        }
         match HeldPack::lock_disk(&record.model_disk) {
             Ok(lock) => {
-                self.held.insert(key.clone(), Held { cid: record.cid, _disk: lock });
+                self.held.insert(key.clone(), Held { cid: record.cid, pack, _disk: lock });
                 true
             }
             Err(_) => false,

@@ -232,6 +232,7 @@ impl Daemon {
     async fn step(&mut self) -> bool {
         let mut look = self.host.look().await;
         self.effects.complete(&mut look.guests).await;
+        self.verify_blamed(&mut look);
         self.redeclare(&look).await;
         let declared: BTreeMap<GuestName, Declared> = if self.ending {
             BTreeMap::new()
@@ -261,6 +262,19 @@ impl Daemon {
             self.effects.tidy(plans.map(|plan| plan.run.release).collect());
         }
         busy
+    }
+
+    /// Looks after packs that guests say are wrong. While one is verified only guests that run hold it.
+    fn verify_blamed(&mut self, look: &mut Look) {
+        for (name, guest) in &self.state.guests {
+            for generation in guest.active.iter().chain(&guest.candidate) {
+                let seen = look.guests.get_mut(name).and_then(|seen| seen.generations.get_mut(&generation.number));
+                if let Some(seen) = seen {
+                    self.effects.verify_blamed(&(name.clone(), generation.number), seen);
+                }
+            }
+        }
+        self.host.let_go(self.effects.verifying());
     }
 
     /// Takes `next` as the state once it is on the disk.
