@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use model_cache::{Cache, CacheError, FetchProgress, Limits, Request, Source};
+use model_cache::{Cache, CacheError, FetchProgress, Limits, Request, Source, SourceAddressError};
 use serde_json::{Value, json};
-use types::{Blake3Digest, ModelId};
+use types::{Blake3Digest, ModelId, Refusal};
 
 #[derive(Debug, Args)]
 #[command(
@@ -91,12 +91,13 @@ pub(crate) fn run(args: &CacheArgs) -> anyhow::Result<ExitCode> {
         CacheCommand::List => open(args).and_then(|cache| list(&cache)),
         CacheCommand::Verify { root, remove } => open(args).and_then(|cache| verify(&cache, *root, *remove)),
         CacheCommand::Prune { keep_gib } => open(args).and_then(|cache| {
-            let removed = cache.prune(keep_gib.saturating_mul(1 << 30))?;
+            let removed = cache.prune(keep_gib.saturating_mul(1 << 30)).map_err(refused)?;
             let text = removed.iter().map(|root| format!("removed {root}\n")).collect();
             Ok((json!({ "removed": removed }), text))
         }),
         CacheCommand::Path { root } => open(args).and_then(|cache| {
-            let held = cache.hold(root)?.ok_or(CacheError::Missing { root: *root })?;
+            let held = cache.hold(root).and_then(|held| held.ok_or(CacheError::Missing { root: *root }));
+            let held = held.map_err(refused)?;
             Ok((json!({ "disk": held.disk() }), format!("{}\n", held.disk().display())))
         }),
     };
@@ -109,22 +110,25 @@ pub(crate) fn run(args: &CacheArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => {
-            let reason = error.refusal();
+        Err(reasons) => {
             if args.json {
-                println!("{}", json!({ "reasons": [reason] }));
+                println!("{}", json!({ "reasons": reasons }));
             } else {
-                eprintln!("refused: {reason}");
+                reasons.iter().for_each(|reason| eprintln!("refused: {reason}"));
             }
             Ok(ExitCode::from(2))
         }
     }
 }
 
-type Done = Result<(Value, String), CacheError>;
+type Done = Result<(Value, String), Vec<Refusal>>;
 
-fn open(args: &CacheArgs) -> Result<Cache, CacheError> {
-    Cache::open(&args.dir, args.quota_gib.saturating_mul(1 << 30))
+fn open(args: &CacheArgs) -> Result<Cache, Vec<Refusal>> {
+    Cache::open(&args.dir, args.quota_gib.saturating_mul(1 << 30)).map_err(refused)
+}
+
+fn refused(error: CacheError) -> Vec<Refusal> {
+    vec![error.refusal()]
 }
 
 fn root(pack: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -140,62 +144,80 @@ fn root(pack: &Path, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn fetch(cache: &Cache, args: &FetchArgs) -> Done {
-    let unusable = |source: std::io::Error| CacheError::Io { path: args.authorities.clone(), source };
-    let parse = |address: &String| {
-        let path = Path::new(address);
-        // A person at a prompt names directories as they stand.
-        let absolute = path.canonicalize().ok().filter(|_| !address.contains("://"));
-        match absolute {
-            Some(path) => Ok(Source::directory(path)),
-            None => Source::parse(address, || std::fs::read(&args.authorities))
-                .map_err(|error| unusable(std::io::Error::other(format!("{address}: {error}")))),
-        }
-    };
-    let sources = args.from.iter().map(parse).collect::<Result<Vec<Source>, _>>()?;
+    let numbered = args.from.iter().zip(1_usize..);
+    let sources = numbered.map(|(address, number)| source(address, number, &args.authorities));
+    let sources = sources.collect::<Result<Vec<Source>, _>>().map_err(|reason| vec![reason])?;
     let identity = args.model.as_ref().map(ModelId::identity);
     let request = Request { root: &args.root, identity, sources: &sources, limits: Limits::default() };
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(unusable)?;
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| {
+            vec![Refusal::new("agent_failed", "cache fetch", error.to_string(), "free memory or processes, then again")]
+        })?;
     let shown = Meter::new();
     let started = Instant::now();
-    let held = runtime.block_on(cache.fetch(&request, &|progress| shown.show(progress)))?;
+    let held = runtime.block_on(cache.fetch(&request, &|progress| shown.show(progress))).map_err(refused)?;
     let seconds = started.elapsed().as_secs_f64();
     let document = json!({ "root": args.root, "identity": held.identity(), "disk": held.disk(), "seconds": seconds });
     Ok((document, format!("{}\n", held.disk().display())))
 }
 
+/// The source that `--from` names in its place `number`. Nothing of an address is said: its query may be a secret.
+fn source(address: &str, number: usize, authorities: &Path) -> Result<Source, Refusal> {
+    // A person at a prompt names directories as they stand.
+    let directory = Path::new(address).canonicalize().ok().filter(|_| !address.contains("://"));
+    if let Some(path) = directory {
+        return Ok(Source::directory(path));
+    }
+    Source::parse(address, || std::fs::read(authorities)).map_err(|error| {
+        let (field, fix) = match error {
+            SourceAddressError::Form => (format!("--from, number {number}"), "correct it; a directory must exist"),
+            SourceAddressError::Authorities(_) => ("--authorities".to_owned(), "name a PEM file with certificates"),
+        };
+        Refusal::new("config_value", &field, error.to_string(), fix)
+    })
+}
+
 fn list(cache: &Cache) -> Done {
-    let entries = cache.list()?;
+    let entries = cache.list().map_err(refused)?;
     let text = entries.iter().map(|entry| {
         let held = if entry.held { "in use" } else { "" };
-        format!("{}  {:>9} MiB  {held}\n", entry.root, entry.bytes >> 20)
+        let damaged = if entry.identity.is_none() { " damaged" } else { "" };
+        format!("{}  {:>9} MiB  {held}{damaged}\n", entry.root, entry.bytes >> 20)
     });
-    Ok((json!({ "packs": entries, "bytes": cache.bytes()?, "quota": cache.quota() }), text.collect()))
+    let bytes = cache.bytes().map_err(refused)?;
+    Ok((json!({ "packs": entries, "bytes": bytes, "quota": cache.quota() }), text.collect()))
 }
 
 fn verify(cache: &Cache, root: Option<Blake3Digest>, remove: bool) -> Done {
     let roots = match root {
         Some(root) => vec![root],
-        None => cache.list()?.into_iter().map(|entry| entry.root).collect(),
+        None => cache.list().map_err(refused)?.into_iter().map(|entry| entry.root).collect(),
     };
     let mut text = String::new();
-    let mut first = None;
+    let mut reasons = Vec::new();
     for root in &roots {
         match cache.verify(root, &|_| ()) {
             Ok(()) => text.push_str(&format!("{root}: good\n")),
             Err(error) => {
-                eprintln!("{error}");
-                if remove && cache.remove(root)? {
-                    eprintln!("{root}: removed");
+                reasons.push(error.refusal());
+                if remove {
+                    eprintln!("{root}: {}", removed(cache, root).map_err(refused)?);
                 }
-                first = first.or(Some(error));
             }
         }
     }
-    match first {
-        Some(error) => Err(error),
-        None => Ok((json!({ "verified": roots }), text)),
-    }
+    if reasons.is_empty() { Ok((json!({ "verified": roots }), text)) } else { Err(reasons) }
+}
+
+/// Removes a pack, and says what came of it.
+fn removed(cache: &Cache, root: &Blake3Digest) -> Result<&'static str, CacheError> {
+    Ok(if cache.remove(root)? {
+        "removed"
+    } else if cache.list()?.iter().any(|entry| entry.root == *root) {
+        "in use, not removed: stop the guests that use it first"
+    } else {
+        "not in the cache"
+    })
 }
 
 /// Progress on standard error: four times a second on a terminal, every ten seconds elsewhere.

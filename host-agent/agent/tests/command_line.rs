@@ -143,3 +143,24 @@ fn a_taken_port_is_named_with_the_fix() {
     let text = errors(&output);
     assert!(text.contains(&address) && text.contains("--listen"), "{text}");
 }
+
+#[test]
+fn no_part_of_an_address_is_echoed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (dir, root) = (directory.path().to_str().unwrap(), "0".repeat(64));
+    for (address, field) in [
+        ("ftp://models.example/x?signature=SECRET", "--from, number 2"),
+        ("https://SECRET@models.example/x", "--from, number 2"),
+        ("https://models.example/x?signature=SECRET", "--authorities"),
+        ("https://models.example/x?signature=SEC RET", "--from, number 2"),
+    ] {
+        for form in [&[][..], &["--json"]] {
+            let arguments = ["cache", "fetch", "--dir", dir, "--root", &root, "--authorities", "/nonexistent"];
+            let output = agent(&[&arguments[..], &["--from", "/", "--from", address], form].concat());
+            assert_eq!(output.status.code(), Some(2), "{address}");
+            let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(text.contains(field) && !text.contains("cache.dir"), "{text}");
+            assert!(!text.contains("SEC") && !text.contains("models.example"), "{text}");
+        }
+    }
+}
