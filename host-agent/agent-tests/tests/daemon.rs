@@ -356,3 +356,27 @@ fn a_damaged_model_is_found_removed_and_fetched_anew_and_a_good_one_stays() {
     assert_eq!(rig.guest("a")["active"]["number"], 1);
     rig.assert_no_leak();
 }
+
+#[test]
+fn a_guest_whose_keeper_could_not_write_for_a_while_is_seen() {
+    let mut rig = Rig::new(&["a"]);
+    rig.say("manner", "wait");
+    rig.start();
+    rig.wait("half a boot", |rig| {
+        rig.guest("a")["active"]["phases"].as_array().is_some_and(|phases| phases.len() == 4)
+    });
+    let run_dir = rig.root.join("s/guests/a/g1");
+    let obstacle = run_dir.join("progress.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    rig.say("manner", "");
+    // The guest serves, and nobody knows; the keeper says why.
+    rig.wait("the keeper's word", |_| {
+        let log = std::fs::read_to_string(run_dir.join("keeper.log")).unwrap();
+        log.contains("\"event\":\"serving\"") && log.contains("tried again every second")
+    });
+    assert_eq!(rig.guest("a")["active"]["serving"], false);
+    std::fs::remove_dir(&obstacle).unwrap();
+    rig.wait_serving();
+    assert_eq!((&rig.guest("a")["restarts"], &rig.guest("a")["active"]["attempt"]), (&0.into(), &1.into()));
+    rig.assert_no_leak();
+}

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Starting a guest and watching over it.
 
-use std::cell::RefCell;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,8 @@ use crate::claim::Claim;
 use crate::cli::StartArgs;
 use crate::events::Event;
 use crate::process::Guarded;
-use crate::progress::Progress;
 use crate::qmp::Qmp;
+use crate::report::Reporter;
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
 use crate::{files, image, orphans};
 
@@ -29,7 +28,7 @@ use crate::{files, image, orphans};
 pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
     let run_dir = run_dir.canonicalize().context("run directory")?;
     let _claim = Claim::take(&run_dir.join(PID_FILE))?;
-    let report = Reporter::new(args, &run_dir);
+    let report = Reporter::new(args.json, args.attempt, &run_dir);
     orphans::end(&run_dir);
     // A cache keeps a pack that somebody holds.
     let _model = HeldPack::lock_disk(&record.model_disk)
@@ -114,31 +113,6 @@ enum Outcome {
     Failed(String),
 }
 
-struct Reporter {
-    json: bool,
-    run_dir: PathBuf,
-    progress: RefCell<Progress>,
-}
-
-impl Reporter {
-    fn new(args: &StartArgs, run_dir: &Path) -> Self {
-        let progress = Progress::new(args.attempt);
-        // Others read it; a launch does not fail because it cannot be written.
-        let _ = progress.store(run_dir);
-        Self { json: args.json, run_dir: run_dir.to_owned(), progress: RefCell::new(progress) }
-    }
-
-    fn tell(&self, event: &Event) {
-        event.print(self.json);
-        let mut progress = self.progress.borrow_mut();
-        progress.note(event);
-        let _ = progress.store(&self.run_dir);
-        if let Ok(bytes) = serde_json::to_vec(event) {
-            let _ = files::write_atomically(&self.run_dir.join(STATE), &bytes);
-        }
-    }
-}
-
 struct Guest {
     qemu: Guarded,
     vsock: Option<Guarded>,
@@ -205,6 +179,7 @@ impl Guest {
                 }
                 reason = ended(&mut self.vsock) => return Outcome::Failed(reason),
                 reason = ended(&mut self.simulator) => return Outcome::Failed(reason),
+                () = report.due() => report.store(),
                 () = tokio::time::sleep_until(deadline.into()), if !serving => {
                     let reason = format!("the guest did not serve within {boot_timeout} s: see qemu.log in the run directory");
                     return Outcome::Failed(reason);

@@ -24,6 +24,7 @@ mod process;
 mod progress;
 mod qmp;
 mod record;
+mod report;
 mod top;
 
 pub use cli::run;
