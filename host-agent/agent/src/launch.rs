@@ -20,8 +20,8 @@ use crate::cli::StartArgs;
 use crate::events::Event;
 use crate::process::Guarded;
 use crate::qmp::Qmp;
-use crate::report::Reporter;
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
+use crate::report::Reporter;
 use crate::{files, image, orphans};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.

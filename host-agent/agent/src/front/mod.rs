@@ -5,9 +5,10 @@
 //! connections that go elsewhere. It sees ciphertext only: TLS ends in the guest.
 
 mod client;
+mod places;
 mod splice;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::os::unix::fs::PermissionsExt as _;
@@ -26,6 +27,8 @@ use tokio::sync::Notify;
 use crate::claim::Claim;
 
 pub(crate) use client::ask;
+use places::{Most, Peer, Places};
+use splice::Patience;
 
 /// A guest's front, as the daemon starts it.
 #[derive(Debug, Args)]
@@ -60,7 +63,7 @@ pub(crate) struct FrontStatus {
     pub(crate) connections: BTreeMap<u64, u64>,
     /// Connections that were passed on.
     pub(crate) accepted: u64,
-    /// Connections that were closed at once: nobody serves, or too many were open.
+    /// Connections that were closed at once: nobody serves, or too many were open, or too many of one peer.
     pub(crate) turned_away: u64,
     /// What was asked could not be done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +79,7 @@ pub(crate) fn run(args: &FrontArgs) -> anyhow::Result<ExitCode> {
     let _claim = Claim::take(&args.dir.join(PID_FILE))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(args))
+    local.block_on(&runtime, serve(args, Limits::default()))
 }
 
 #[derive(Default)]
@@ -84,10 +87,18 @@ struct Shared {
     status: RefCell<FrontStatus>,
     next_listener: RefCell<Option<TcpListener>>,
     exchange: Notify,
-    open: Cell<u64>,
+    places: RefCell<Places>,
+    patience: Patience,
 }
 
-async fn serve(args: &FrontArgs) -> anyhow::Result<ExitCode> {
+/// What clients may take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Limits {
+    most: Most,
+    patience: Patience,
+}
+
+async fn serve(args: &FrontArgs, limits: Limits) -> anyhow::Result<ExitCode> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let socket = args.dir.join(SOCKET);
@@ -95,7 +106,8 @@ async fn serve(args: &FrontArgs) -> anyhow::Result<ExitCode> {
     let _ = std::fs::remove_file(&socket);
     let control = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600)).context("rights of the socket")?;
-    let shared = Rc::new(Shared::default());
+    let places = RefCell::new(Places::new(limits.most));
+    let shared = Rc::new(Shared { places, patience: limits.patience, ..Shared::default() });
     shared.status.borrow_mut().listen = Some(args.listen);
     tokio::select! {
         () = accept(listener, Rc::clone(&shared)) => {}
@@ -117,42 +129,43 @@ async fn accept(mut listener: TcpListener, shared: Rc<Shared>) {
                 continue;
             }
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, from)) = accepted else {
             // No descriptors are left, say: some connection will end.
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let target = shared.status.borrow().target.filter(|_| shared.open.get() < MAX_CONNECTIONS);
-        let Some((generation, address)) = target else {
+        let target = shared.status.borrow().target;
+        let peer = Peer::of(from.ip());
+        let Some((generation, address)) = target.filter(|_| shared.places.borrow_mut().take(peer)) else {
             shared.status.borrow_mut().turned_away += 1;
             continue;
         };
         shared.status.borrow_mut().accepted += 1;
-        let counted = Counted::new(Rc::clone(&shared), generation);
+        let counted = Counted::new(Rc::clone(&shared), generation, peer);
         tokio::task::spawn_local(async move {
-            splice::splice(stream, address).await;
+            splice::splice(stream, address, counted.shared.patience).await;
             drop(counted);
         });
     }
 }
 
-/// One open connection in the count of its generation.
+/// One open connection in the count of its generation, with the place that its peer has taken.
 struct Counted {
     shared: Rc<Shared>,
     generation: u64,
+    peer: Peer,
 }
 
 impl Counted {
-    fn new(shared: Rc<Shared>, generation: u64) -> Self {
+    fn new(shared: Rc<Shared>, generation: u64, peer: Peer) -> Self {
         *shared.status.borrow_mut().connections.entry(generation).or_default() += 1;
-        shared.open.set(shared.open.get().saturating_add(1));
-        Self { shared, generation }
+        Self { shared, generation, peer }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.shared.open.set(self.shared.open.get().saturating_sub(1));
+        self.shared.places.borrow_mut().leave(self.peer);
         let mut status = self.shared.status.borrow_mut();
         if let Some(count) = status.connections.get_mut(&self.generation) {
             *count = count.saturating_sub(1);
@@ -204,8 +217,6 @@ fn socket(guest_dir: &Path) -> PathBuf {
     guest_dir.join(SOCKET)
 }
 
-/// Open connections of one guest at once.
-const MAX_CONNECTIONS: u64 = 8192;
 const PAUSE: Duration = Duration::from_millis(50);
 const ANSWER: Duration = Duration::from_secs(2);
 const MAX_REQUEST: u64 = 4096;

@@ -1,20 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One connection, byte by byte both ways.
 
+use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-/// Passes bytes on until both sides are done, or one is broken.
-pub(super) async fn splice(mut client: TcpStream, address: SocketAddrV4) {
-    let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+/// How long a connection may keep its place for nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the other direction once one has ended.
+    pub(super) last: Duration,
+    /// For a client to take the next bytes.
+    pub(super) taking: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { last: Duration::from_secs(30), taking: Duration::from_secs(120) }
+    }
+}
+
+/// Passes bytes on until both sides are done, one is broken, or only one is left and takes too long.
+pub(super) async fn splice(mut client: TcpStream, address: SocketAddrV4, patience: Patience) {
+    let connected = timeout(CONNECT, TcpStream::connect(address)).await;
     let Ok(Ok(mut guest)) = connected else { return };
     // A token at a time: nothing waits for more. Without the option it is only slower.
     let _ = (client.set_nodelay(true), guest.set_nodelay(true));
+    let (from_client, to_client) = client.split();
+    let (from_guest, to_guest) = guest.split();
+    // A guest may let its clients wait; a client that takes nothing holds a place that others need.
+    let up = pass(from_client, to_guest, None);
+    let down = pass(from_guest, to_client, Some(patience.taking));
+    tokio::pin!(up, down);
     // How a connection ends is its two sides' matter.
-    let _ = copy_bidirectional(&mut client, &mut guest).await;
+    let _ = tokio::select! {
+        ended = &mut up => match ended {
+            Ok(()) => timeout(patience.last, down).await.unwrap_or(Ok(())),
+            broken => broken,
+        },
+        ended = &mut down => match ended {
+            Ok(()) => timeout(patience.last, up).await.unwrap_or(Ok(())),
+            broken => broken,
+        },
+    };
+}
+
+/// Passes bytes on until `from` ends, and its end, too.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    patience: Option<Duration>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        let part = buffer.get(..length).unwrap_or_default();
+        match (length, patience) {
+            (0, _) => return to.shutdown().await,
+            (_, Some(patience)) => timeout(patience, to.write_all(part)).await??,
+            (_, None) => to.write_all(part).await?,
+        }
+    }
 }
 
 const CONNECT: Duration = Duration::from_secs(10);
+const BUFFER: usize = 8 * 1024;

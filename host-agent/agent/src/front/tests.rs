@@ -51,7 +51,7 @@ async fn connections_stay_where_they_are_and_new_ones_go_where_it_points() {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {
-            let front = tokio::task::spawn_local(async move { drop(serve(&args).await) });
+            let front = tokio::task::spawn_local(async move { drop(serve(&args, Limits::default()).await) });
             wait_for(&dir, |status| status.listen == Some(listen)).await;
             assert!(hello(listen).await.is_none(), "nobody serves yet");
             let (one, two) = (guest(b"one").await, guest(b"two").await);
@@ -89,11 +89,95 @@ async fn a_port_that_is_taken_leaves_the_old_one() {
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {
-            let front = tokio::task::spawn_local(async move { drop(serve(&args).await) });
+            let front = tokio::task::spawn_local(async move { drop(serve(&args, Limits::default()).await) });
             wait_for(&dir, |status| status.listen == Some(listen)).await;
             let status = ask(&dir, &FrontRequest::Listen(address)).await.unwrap();
             assert!(status.error.unwrap().contains(&address.to_string()));
             assert_eq!(status.listen, Some(listen));
+            front.abort();
+        })
+        .await;
+}
+
+/// A guest that says three letters and closes; it reads nothing.
+async fn short_guest() -> SocketAddrV4 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("IPv4") };
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"bye").await.unwrap();
+        }
+    });
+    address
+}
+
+/// A guest that writes without end.
+async fn endless_guest() -> SocketAddrV4 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("IPv4") };
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move { while stream.write_all(&[7; 65536]).await.is_ok() {} });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_client_that_stays_without_need_loses_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = FrontArgs { dir: directory.path().to_owned(), listen: free() };
+    let (dir, listen) = (args.dir.clone(), args.listen);
+    let short = Duration::from_millis(50);
+    let limits = Limits { patience: Patience { last: short, taking: short }, ..Limits::default() };
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let front = tokio::task::spawn_local(async move { drop(serve(&args, limits).await) });
+            wait_for(&dir, |status| status.listen == Some(listen)).await;
+            // The guest has closed; the client never does.
+            ask(&dir, &FrontRequest::Point(Some((1, short_guest().await)))).await.unwrap();
+            let (stays, name) = hello(listen).await.unwrap();
+            assert_eq!(name, b"bye");
+            wait_for(&dir, |status| status.accepted == 1 && status.connections.is_empty()).await;
+            drop(stays);
+            // The client takes nothing of what the guest says.
+            ask(&dir, &FrontRequest::Point(Some((2, endless_guest().await)))).await.unwrap();
+            let deaf = TcpStream::connect(listen).await.unwrap();
+            wait_for(&dir, |status| status.accepted == 2 && status.connections.is_empty()).await;
+            drop(deaf);
+            front.abort();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_every_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = FrontArgs { dir: directory.path().to_owned(), listen: free() };
+    let (dir, listen) = (args.dir.clone(), args.listen);
+    let limits = Limits { most: Most { all: 3, of_one: 2 }, ..Limits::default() };
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let front = tokio::task::spawn_local(async move { drop(serve(&args, limits).await) });
+            wait_for(&dir, |status| status.listen == Some(listen)).await;
+            ask(&dir, &FrontRequest::Point(Some((1, guest(b"one").await)))).await.unwrap();
+            let (first, _) = hello(listen).await.unwrap();
+            let (_second, _) = hello(listen).await.unwrap();
+            assert!(hello(listen).await.is_none());
+            // Another address of this machine.
+            let other = tokio::net::TcpSocket::new_v4().unwrap();
+            other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            let mut other = other.connect(listen.into()).await.unwrap();
+            let mut name = [0; 3];
+            other.read_exact(&mut name).await.unwrap();
+            assert_eq!(&name, b"one");
+            let status = wait_for(&dir, |status| status.accepted == 3).await;
+            assert_eq!(status.turned_away, 1);
+            drop(first);
+            wait_for(&dir, |status| status.connections.get(&1) == Some(&2)).await;
+            assert!(hello(listen).await.is_some());
             front.abort();
         })
         .await;
