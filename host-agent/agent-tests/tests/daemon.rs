@@ -380,3 +380,26 @@ fn a_guest_whose_keeper_could_not_write_for_a_while_is_seen() {
     assert_eq!((&rig.guest("a")["restarts"], &rig.guest("a")["active"]["attempt"]), (&0.into(), &1.into()));
     rig.assert_no_leak();
 }
+
+#[test]
+fn what_is_not_on_the_disk_is_not_acknowledged() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let obstacle = rig.root.join("s/state.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    for command in ["stop", "restart"] {
+        let (exit, reasons) = rig.tell(&[command, "a"]);
+        assert_eq!((exit, reasons[0]["code"].as_str()), (2, Some("state_not_written")), "{command}");
+    }
+    assert!(rig.serves("a"));
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(rig.tell(&["stop", "a"]).0, 0);
+    // At once, and not with the next step.
+    assert!(std::fs::read_to_string(rig.root.join("s/state.json")).unwrap().contains("\"stopped\":true"));
+    rig.signal_daemon(Signal::SIGKILL);
+    rig.start();
+    rig.wait("the guest's end", |rig| rig.guest("a")["state"] == "stopped");
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait_serving();
+}

@@ -341,9 +341,11 @@ impl Daemon {
     fn known(&mut self, guest: &GuestName, change: impl Fn(&mut FleetState, &GuestName) -> bool) -> Answer {
         let mut next = self.state.clone();
         if change(&mut next, guest) {
-            // The next step writes it down, with what follows from it.
-            self.state = next;
-            return Answer::Done;
+            // Who is told that it is done can rely on it, whatever happens to this process.
+            return match self.write_down(next) {
+                Ok(()) => Answer::Done,
+                Err(reason) => Answer::Refused(vec![reason]),
+            };
         }
         let detail = format!("there is no guest {guest}");
         Answer::Refused(vec![Refusal::new("guest_unknown", "guest", detail, "`host-agent status` names them")])
