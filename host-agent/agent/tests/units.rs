@@ -76,3 +76,15 @@ fn the_daemons_end_ends_no_guest() {
     assert!(text.contains("\nKillMode=process\n") && text.contains("\nPrivateTmp=no\n"), "{text}");
     assert!(text.contains("\nRuntimeDirectoryPreserve=restart\n"), "{text}");
 }
+
+#[test]
+fn the_daemon_is_started_again_however_often_it_fails() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units/chrysalis-agent.service");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (unit, service) = text.split_once("\n[Service]\n").unwrap();
+    // systemd's default gives up after 5 starts in 10 s.
+    assert!(unit.lines().any(|line| line == "StartLimitIntervalSec=0"), "{unit}");
+    for line in ["Restart=on-failure", "RestartSec=5", "RestartPreventExitStatus=2 64"] {
+        assert!(service.lines().any(|found| found == line), "{line}");
+    }
+}
