@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,22 +35,21 @@ impl Claim {
     /// # Errors
     /// Somebody else has it.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
+        let mut file = open(path)?;
         // Who only looks holds the lock for a moment.
         for _ in 0..LOOKS {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut file) => {
-                    file.set_len(0).context("pid file")?;
+                Ok(mut locked) if names(path, &locked) => {
+                    locked.set_len(0).context("pid file")?;
                     let pid = i32::try_from(std::process::id()).context("process number")?;
                     let started = started(pid).context("/proc does not show this process")?;
-                    writeln!(file, "{pid} {started}").context("pid file")?;
-                    return Ok(Self { _file: file, path: path.to_owned() });
+                    writeln!(locked, "{pid} {started}").context("pid file")?;
+                    return Ok(Self { _file: locked, path: path.to_owned() });
+                }
+                // Removed by its holder between opening and locking: nobody would see this lock.
+                Ok(_) => {
+                    file = open(path)?;
+                    continue;
                 }
                 Err((returned, _)) => file = returned,
             }
@@ -92,6 +92,20 @@ impl Drop for Claim {
     }
 }
 
+fn open(path: &Path) -> anyhow::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    options.open(path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Whether this is the file that `path` names now.
+fn names(path: &Path, file: &fs::File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+        _ => false,
+    }
+}
+
 /// Start time of a process in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
 fn started(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -127,5 +141,28 @@ mod tests {
         drop(claim);
         assert_eq!(Claim::holder(&path), None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_claim_is_on_the_file_that_others_see() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for milliseconds in [0, 1, 5, 15] {
+            // The holder goes, with the file's name, while another waits for its lock.
+            let first = Claim::take(&path).unwrap();
+            let (waits, waiting) = (path.clone(), std::sync::Barrier::new(2));
+            std::thread::scope(|scope| {
+                let second = scope.spawn(|| {
+                    waiting.wait();
+                    Claim::take(&waits).unwrap()
+                });
+                waiting.wait();
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                drop(first);
+                let second = second.join().unwrap();
+                assert!(Claim::holder(&path).is_some(), "nobody sees it");
+                drop(second);
+            });
+        }
     }
 }
