@@ -227,6 +227,10 @@ impl Keeper {
         Ok(kinds)
     }
 
+    pub(crate) const fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
     pub(crate) fn record(&self, fmspc: Fmspc) -> Result<Option<Record>, KeepError> {
         let path = self.record_path(fmspc);
         let Some(bytes) = read(&path)? else { return Ok(None) };

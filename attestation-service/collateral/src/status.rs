@@ -79,13 +79,7 @@ impl Keeper {
             Ok(None) => (State::Refused, Some(missing()), None),
             Err(error) => (State::Refused, Some(error.refusal()), None),
         };
-        let early = self.early(fmspc, now).ok().flatten();
-        let early = early.zip(record.and_then(|record| record.early)).map(|(early, (number, first_seen))| Early {
-            tcb_evaluation_data_number: number,
-            newest_level: early.facts.newest_level,
-            first_seen,
-            expected: first_seen.saturating_add(6 * WEEK),
-        });
+        let early = self.early_of(fmspc, now);
         Ok(Status {
             fmspc,
             state,
@@ -95,6 +89,20 @@ impl Keeper {
             fetched: record.map(|record| record.fetched),
             facts,
             early,
+        })
+    }
+}
+
+impl Keeper {
+    /// The next TCB evaluation for one kind of platform, where one is kept that may be used at `now`.
+    pub(crate) fn early_of(&self, fmspc: Fmspc, now: u64) -> Option<Early> {
+        let early = self.early(fmspc, now).ok().flatten()?;
+        let (number, first_seen) = self.record(fmspc).ok().flatten()?.early?;
+        Some(Early {
+            tcb_evaluation_data_number: number,
+            newest_level: early.facts.newest_level,
+            first_seen,
+            expected: first_seen.saturating_add(6 * WEEK),
         })
     }
 }

@@ -248,6 +248,20 @@ impl ChainRule {
 }
 
 impl QuoteFault {
+    /// Whether this says that the platform's own versions, or its certificate, are not good enough; anything else is wrong
+    /// with the quote, the collateral or the time, and tells nothing about the platform.
+    #[must_use]
+    pub const fn is_of_platform(&self) -> bool {
+        use ChainRule as R;
+        match self {
+            Self::TcbStatus { .. } | Self::Advisory(_) | Self::PlatformNotAllowed(_) => true,
+            Self::Chain { rule, .. } => {
+                matches!(rule, R::TcbRevoked | R::TcbLevelNone | R::TdxModule | R::QeRevoked | R::PckRevoked)
+            }
+            _ => false,
+        }
+    }
+
     /// Stable code of the rule.
     #[must_use]
     pub const fn code(&self) -> &'static str {

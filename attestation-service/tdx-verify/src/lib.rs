@@ -9,6 +9,7 @@
 //! Pure: bytes and the time are arguments.
 
 mod anchors;
+mod behind;
 mod body;
 mod chain;
 mod collateral;
@@ -25,6 +26,7 @@ mod warm;
 use tdx_spec::Quote;
 
 pub use anchors::{Hardware, TrustAnchors};
+pub use behind::{Behind, Component};
 pub use body::{ATTRIBUTES_ALLOWED, XFAM_ALLOWED, XFAM_REQUIRED};
 pub use collateral::{Collateral, CollateralError, MAX_COLLATERAL_LEN};
 pub use examine::Examined;
@@ -63,6 +65,16 @@ pub fn unreadable(quote: &[u8]) -> Option<QuoteRefused> {
         Err(refused) => Some(refused),
         Ok(_) => collateral::fmspc(quote).is_none().then(|| QuoteRefused { faults: vec![nameless()] }),
     }
+}
+
+/// The kind of platform (FMSPC) that `quote` claims, and whether the processor's CA, not the platform's, is said to have
+/// issued its PCK certificate. **Verifies nothing**: it tells which collateral to ask for.
+#[must_use]
+pub fn claimed_platform(quote: &[u8]) -> Option<([u8; 6], bool)> {
+    let parsed = dcap_qvl::quote::Quote::parse(quote).ok()?;
+    let fmspc = dcap_qvl::intel::quote_fmspc(&parsed).ok()?;
+    let processor = matches!(dcap_qvl::intel::quote_ca(&parsed), Ok(dcap_qvl::config::PckCa::Processor));
+    Some((fmspc, processor))
 }
 
 /// Cuts the zeros with which two known sources pad quotes: cloud guest agents to 8,000 bytes, and the quote

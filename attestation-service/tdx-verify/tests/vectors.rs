@@ -108,6 +108,27 @@ fn grace_admits_an_out_of_date_platform_until_its_date() {
     assert_eq!(refused.faults[0].code(), "tcb_grace_ended");
 }
 
+/// What the two platforms that were refused lack, in Intel's own words; those that were accepted lack nothing.
+#[test]
+fn what_a_real_platform_lacks_is_named() {
+    let Some(dir) = vectors() else { return };
+    let lacks = |quote, collateral| {
+        let case = Case::load(&dir, quote, collateral);
+        let collateral = Collateral::from_json(&case.collateral).unwrap();
+        let lacks = collateral.behind(strip_padding(&case.quote));
+        lacks.iter().map(|lack| format!("{lack}: update {}", lack.update())).collect::<Vec<_>>()
+    };
+    let old = lacks("dcaprs_v4_00806f05_outofdate", "dcaprs_00806f05_2025-02");
+    assert!(!old.is_empty());
+    println!("{old:#?}");
+    let none = lacks("dq_v5_90c06f_nomatch", "dq_v5_90c06f_nomatch");
+    assert!(!none.is_empty());
+    println!("{none:#?}");
+    for (quote, collateral) in [("dq_v4_b0c06f", "dq_v4_b0c06f"), ("gtg_v5_90c06f", "ars_90c06f_2026-03")] {
+        assert_eq!(lacks(quote, collateral), [""; 0], "{quote}");
+    }
+}
+
 /// Attacks 6, 12, 13, and a changed byte in each part that a signature covers.
 #[test]
 fn changed_bytes_are_refused_with_their_rule() {

@@ -11,9 +11,73 @@
 mod rig;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::SystemTime;
 
+use collateral::{Keeper, Wanted};
 use nix::sys::signal::Signal;
 use rig::{Client, Rig, ask};
+use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdParams, TdReport};
+use tdx_verify::TrustAnchors;
+use types::{Registers, Sha384Digest};
+
+/// A host that falls out with the next TCB evaluation says so everywhere, and its guests serve on.
+#[test]
+fn a_host_that_falls_out_says_so() {
+    let mut rig = Rig::new(&["a"]);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let platform = SimulatedPlatform::generate(now).unwrap();
+    let (root, directory) = (rig.root.join("root.der"), rig.root.join("collateral"));
+    std::fs::write(&root, platform.root_der()).unwrap();
+    let quote = sample_quote(&platform);
+    let keeper = Keeper::open(&directory, TrustAnchors::custom(platform.root_der().to_vec())).unwrap();
+    let issue = |number, fault| platform.collateral_numbered(now, number, fault).unwrap().to_json();
+    let early = issue(18, Some(Fault::OutOfDateTcb));
+    let wanted = Wanted::of_quote(&quote).unwrap();
+    keeper.keep(&wanted, issue(17, None).as_bytes(), Some(early.as_bytes()), now).unwrap();
+    std::fs::write(rig.root.join("quote"), quote).unwrap();
+    rig.flags = vec!["--sim-root".to_owned(), root.to_str().unwrap().to_owned()];
+    rig.sections =
+        format!("[tcb]\ncollateral_dir = \"{}\"\nquote = \"{}/quote\"\n", directory.display(), rig.root.display());
+    rig.start();
+    rig.wait_serving();
+    rig.wait("the watch", |rig| rig.status().unwrap()["tcb"]["state"] == "falls-out");
+    let tcb = rig.status().unwrap()["tcb"].clone();
+    let days = tcb["days_left"].as_u64().unwrap();
+    assert!((41..=42).contains(&days), "{tcb}");
+    assert!(tcb["reasons"][0]["fix"].as_str().unwrap().starts_with("update "), "{tcb}");
+    let metrics = rig.metrics();
+    for line in [
+        "chrysalis_host_tcb_state{state=\"falls-out\"} 1".to_owned(),
+        "chrysalis_host_tcb_state{state=\"good\"} 0".to_owned(),
+        format!("chrysalis_host_tcb_days_left {days}"),
+    ] {
+        assert!(metrics.contains(&line), "{line}:\n{metrics}");
+    }
+    let socket = rig.socket();
+    let text = rig.agent(&["status", "--socket", socket.to_str().unwrap()]).stdout;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("TCB of this host: falls-out") && text.contains("tcb_falls_out"), "{text}");
+    let log = std::fs::read_to_string(rig.root.join("agent.log")).unwrap();
+    assert_eq!(log.matches("this host falls out on").count(), 1, "{log}");
+    assert_eq!(ask(rig.guests[0].port, "hello").unwrap(), "first hello");
+}
+
+fn sample_quote(platform: &SimulatedPlatform) -> Vec<u8> {
+    let params = TdParams::with_config(Sha384Digest::ZERO);
+    let zero = Sha384Digest::ZERO;
+    let registers = Registers {
+        mr_td: zero,
+        rtmr_0: zero,
+        rtmr_1: zero,
+        rtmr_2: zero,
+        rtmr_3: zero,
+        mr_config_id: zero,
+        mr_owner: zero,
+        mr_owner_config: zero,
+    };
+    let report = TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [0; 64] };
+    platform.quote(&report, QuoteVersion::V4, None).unwrap()
+}
 
 #[test]
 fn guests_serve_and_are_adopted_by_the_next_daemon() {

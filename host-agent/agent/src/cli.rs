@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tdx_verify::TrustAnchors;
 use types::{ModelId, Sha256Digest};
 
 use crate::daemon::DaemonArgs;
@@ -191,9 +192,9 @@ pub(crate) enum TeeArg {
     Simulated,
 }
 
-/// Runs the command. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused, 64 for wrong usage.
+/// Runs the command. `anchors` say whose quotes and collateral count when the daemon watches this host's TCB. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused, 64 for wrong usage.
 #[must_use]
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(anchors: &TrustAnchors, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -212,7 +213,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Start(args) => {
             LaunchRecord::load(&args.run_dir).and_then(|record| launch::run(&args.start, &args.run_dir, &record))
         }
-        Command::Agent(args) => daemon::run(&args),
+        Command::Agent(args) => daemon::run(&args, anchors),
         Command::Status(args) => manage::status(&args),
         Command::Stop(args) => manage::stop(&args),
         Command::Restart(args) => manage::restart(&args),

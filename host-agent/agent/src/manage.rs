@@ -179,6 +179,11 @@ pub(crate) fn table(status: &Status) -> String {
         ));
         text.extend(reasons.iter().map(line));
     }
+    if let Some(tcb) = &status.tcb {
+        let days = tcb.days_left.map_or(String::new(), |days| format!(", {days} days left"));
+        text.push_str(&format!("TCB of this host: {}{days}\n", tcb.state.as_str()));
+        text.extend(tcb.reasons.iter().map(line));
+    }
     text.extend(status.reasons.iter().map(line));
     text
 }

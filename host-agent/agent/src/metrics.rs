@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::daemon::state_file;
 use crate::daemon::status::{GuestStatus, GuestWord, Status};
+use crate::daemon::tcb::TcbWord;
 
 type Shown = watch::Receiver<Option<Arc<Status>>>;
 
@@ -88,6 +89,21 @@ fn render(status: &Status) -> String {
     text.line("chrysalis_cache_quota_bytes", "", status.cache.quota);
     text.family("chrysalis_cache_packs", "gauge", "Encrypted packs.");
     text.line("chrysalis_cache_packs", "", status.cache.packs);
+    if let Some(tcb) = &status.tcb {
+        text.family("chrysalis_host_tcb_state", "gauge", "1 for how this host's TCB stands.");
+        for word in TcbWord::ALL {
+            let labels = format!("state=\"{}\"", word.as_str());
+            text.line("chrysalis_host_tcb_state", &labels, u64::from(tcb.state == word));
+        }
+        if let Some(days) = tcb.days_left {
+            text.family(
+                "chrysalis_host_tcb_days_left",
+                "gauge",
+                "Days until this host's TCB is out; absent where it stays.",
+            );
+            text.line("chrysalis_host_tcb_days_left", "", days);
+        }
+    }
     text.family("chrysalis_guest_state", "gauge", "1 for the state that a guest is in.");
     for guest in &status.guests {
         for word in GuestWord::ALL {

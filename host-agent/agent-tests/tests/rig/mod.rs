@@ -27,6 +27,10 @@ pub(crate) struct Rig {
     pub(crate) guests: Vec<Guest>,
     /// `drain_deadline_s` of all guests.
     pub(crate) drain: u32,
+    /// More sections.
+    pub(crate) sections: String,
+    /// What comes before the command.
+    pub(crate) flags: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -54,7 +58,18 @@ impl Rig {
             more: String::new(),
         });
         let guests = guests.collect();
-        Self { root, directory, daemon: None, metrics: free_port(), model, pack, guests, drain: 3 }
+        Self {
+            root,
+            directory,
+            daemon: None,
+            metrics: free_port(),
+            model,
+            pack,
+            guests,
+            drain: 3,
+            sections: String::new(),
+            flags: Vec::new(),
+        }
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -88,6 +103,7 @@ impl Rig {
                 self.drain
             ));
         }
+        text.push_str(&self.sections);
         std::fs::write(self.config(), text).unwrap();
     }
 
@@ -97,6 +113,7 @@ impl Rig {
         self.write();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_agent-under-test"))
+            .args(&self.flags)
             .args(["agent", "--config"])
             .arg(self.config())
             .stdin(Stdio::null())

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use fleet::{Backoff, GuestName, Strategy};
 use serde::Deserialize;
+use tdx_verify::AcceptedTcb;
 use types::{Blake3Digest, ModelId, Sha256Digest};
 use vfio::PciAddress;
 
@@ -21,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) hardware: HardwareSection,
     /// Its presence makes every guest a rehearsal: emulated, on simulated hardware.
     pub(crate) simulate: Option<SimulateSection>,
+    /// Its presence makes the daemon watch how long this host's TCB is good enough.
+    pub(crate) tcb: Option<TcbSection>,
     pub(crate) models: BTreeMap<String, ModelSection>,
     pub(crate) releases: BTreeMap<String, ReleaseSection>,
     pub(crate) services: BTreeMap<String, ServiceSection>,
@@ -107,11 +110,7 @@ pub(crate) struct CacheSection {
 
 impl Default for CacheSection {
     fn default() -> Self {
-        Self {
-            dir: "/var/lib/chrysalis/cache".into(),
-            quota_gib: 500,
-            authorities: "/etc/ssl/certs/ca-certificates.crt".into(),
-        }
+        Self { dir: "/var/lib/chrysalis/cache".into(), quota_gib: 500, authorities: default_authorities() }
     }
 }
 
@@ -147,6 +146,24 @@ pub(crate) struct SimulateSection {
     pub(crate) simulator: PathBuf,
     /// Its key directory.
     pub(crate) pki: PathBuf,
+}
+
+/// `[tcb]`: what the watch of this host's TCB goes by.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TcbSection {
+    /// Intel's collateral, as `attestation-service collateral fetch` writes it. An agent's own: it may write there.
+    pub(crate) collateral_dir: PathBuf,
+    /// A PCCS, or Intel's PCS, to renew it from; left out, others put the files there.
+    pub(crate) pccs: Option<String>,
+    /// Certificates that an https PCCS is judged by, PEM.
+    #[serde(default = "default_authorities")]
+    pub(crate) authorities: PathBuf,
+    /// A file with a quote of this host, for as long as no guest has served.
+    pub(crate) quote: Option<PathBuf>,
+    /// What your clients' and models' policies accept; `UpToDate` alone where it is left out.
+    #[serde(default = "super::tcb::up_to_date")]
+    pub(crate) accept: Vec<AcceptedTcb>,
 }
 
 /// `[models.NAME]`: an encrypted pack.
@@ -251,6 +268,10 @@ impl GuestSection {
     pub(crate) fn strategy(&self) -> Strategy {
         self.strategy.unwrap_or(if self.gpus.is_empty() { Strategy::Beside } else { Strategy::Replace })
     }
+}
+
+fn default_authorities() -> PathBuf {
+    "/etc/ssl/certs/ca-certificates.crt".into()
 }
 
 const fn default_context() -> u32 {

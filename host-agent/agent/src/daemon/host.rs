@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,6 +49,18 @@ pub(crate) struct Look {
     pub(crate) guests: BTreeMap<GuestName, Observed>,
     pub(crate) fronts: BTreeMap<GuestName, FrontStatus>,
     pub(crate) progress: HashMap<Key, Progress>,
+}
+
+impl Look {
+    /// Where guests serve.
+    pub(crate) fn serving(&self) -> BTreeSet<SocketAddrV4> {
+        let seen = self.guests.values().flat_map(|guest| guest.generations.values()).filter(|seen| seen.alive);
+        let address = |seen: &Seen| match seen.progress {
+            fleet::Progress::Serving(address) => Some(address),
+            fleet::Progress::Booting => None,
+        };
+        seen.filter_map(address).collect()
+    }
 }
 
 impl Host {

@@ -18,6 +18,7 @@ mod release;
 mod run;
 pub(crate) mod state_file;
 pub(crate) mod status;
+pub(crate) mod tcb;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use fleet::{Declared, FleetState, GuestName, Now, StepInput};
 use model_cache::Cache;
+use tdx_verify::TrustAnchors;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,6 +25,7 @@ use super::host::{Host, Look};
 use super::paths::Paths;
 use super::state_file;
 use super::status::{CacheStatus, Known, Status};
+use super::tcb;
 use crate::claim::Claim;
 use crate::record::VSOCK;
 use crate::{files, metrics};
@@ -55,7 +57,7 @@ enum LogForm {
 }
 
 /// Runs the daemon until it is ended. Exit code 2 when the configuration is refused.
-pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &DaemonArgs, anchors: &TrustAnchors) -> anyhow::Result<ExitCode> {
     if args.check {
         return Ok(check(args));
     }
@@ -73,7 +75,7 @@ pub(crate) fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("another agent works in {}", config.agent.state_dir.display()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("runtime")?;
-    runtime.block_on(async { Daemon::new(args.config.clone(), config, paths)?.run().await })
+    runtime.block_on(async { Daemon::new(args.config.clone(), config, paths)?.run(anchors).await })
 }
 
 fn check(args: &DaemonArgs) -> ExitCode {
@@ -135,6 +137,7 @@ struct Daemon {
     host: Host,
     effects: Effects,
     reasons: Vec<Refusal>,
+    tcb: tcb::Shared,
     status: watch::Sender<Option<Arc<Status>>>,
     /// Guests are drained, then the daemon ends.
     ending: bool,
@@ -158,6 +161,7 @@ impl Daemon {
             written: None,
             declarations: BTreeMap::new(),
             reasons: Vec::new(),
+            tcb: tcb::Shared::default(),
             status: watch::Sender::new(None),
             ending: false,
             tidied: None,
@@ -165,7 +169,7 @@ impl Daemon {
         })
     }
 
-    async fn run(mut self) -> anyhow::Result<ExitCode> {
+    async fn run(mut self, anchors: &TrustAnchors) -> anyhow::Result<ExitCode> {
         let (mut hangup, mut terminate) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (sender, mut commands) = mpsc::channel(16);
@@ -173,6 +177,10 @@ impl Daemon {
         let control = tokio::spawn(control::serve(listener, sender));
         let metrics = match self.config.agent.metrics_listen {
             Some(address) => Some(tokio::spawn(metrics::serve(metrics::bind(address).await?, self.status.subscribe()))),
+            None => None,
+        };
+        let tcb = match &self.config.tcb {
+            Some(section) => Some(tokio::spawn(tcb::Watch::new(section, anchors, self.tcb.clone())?.run())),
             None => None,
         };
         let mut links = self.take_links();
@@ -203,8 +211,8 @@ impl Daemon {
             }
         }
         control.abort();
-        if let Some(metrics) = metrics {
-            metrics.abort();
+        for task in [metrics, tcb].into_iter().flatten() {
+            task.abort();
         }
         let _ = std::fs::remove_file(&self.config.agent.control_socket);
         tracing::info!("ended");
@@ -298,6 +306,7 @@ impl Daemon {
     }
 
     fn publish(&self, look: &Look) {
+        *self.tcb.serving.lock().unwrap_or_else(PoisonError::into_inner) = look.serving();
         let packs = self.cache.list().unwrap_or_default();
         let cache = CacheStatus {
             bytes: packs.iter().fold(0, |sum, pack| sum.saturating_add(pack.bytes)),
@@ -312,6 +321,7 @@ impl Daemon {
             simulated: self.config.simulate.is_some(),
             guests: self.state.guests.iter().map(|(name, state)| known.guest(name, state)).collect(),
             cache,
+            tcb: self.tcb.status.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             reasons: self.reasons.clone(),
         };
         self.status.send_replace(Some(Arc::new(status)));
@@ -375,6 +385,7 @@ impl Daemon {
             ("agent.control_socket", config.agent.control_socket != self.config.agent.control_socket),
             ("agent.metrics_listen", config.agent.metrics_listen != self.config.agent.metrics_listen),
             ("cache", config.cache != self.config.cache),
+            ("tcb", config.tcb != self.config.tcb),
             ("simulate", config.simulate.is_some() != self.config.simulate.is_some()),
         ];
         let changed = fixed.iter().filter(|(_, changed)| *changed);

@@ -11,6 +11,7 @@ use types::{EventName, HaltCode, Refusal};
 use super::declare::Declaration;
 use super::effects::Effects;
 use super::host::Look;
+use super::tcb::TcbStatus;
 use crate::progress::Phase;
 
 /// The daemon and its guests.
@@ -24,6 +25,9 @@ pub(crate) struct Status {
     pub(crate) simulated: bool,
     pub(crate) guests: Vec<GuestStatus>,
     pub(crate) cache: CacheStatus,
+    /// How long this host is good enough, where that is watched.
+    #[serde(default)]
+    pub(crate) tcb: Option<TcbStatus>,
     /// What is wrong with the daemon itself, such as a configuration that was not taken.
     pub(crate) reasons: Vec<Refusal>,
 }

@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Table, TableState, Wrap};
 
 use crate::daemon::status::{GenerationStatus, GuestStatus, GuestWord, Status};
+use crate::daemon::tcb::TcbWord;
 
 /// The last status, and what is chosen.
 pub(super) struct Screen {
@@ -56,7 +57,7 @@ impl Screen {
     }
 
     fn head(&self) -> Paragraph<'_> {
-        let Status { version, pid, simulated, guests, cache, reasons, .. } = &self.status;
+        let Status { version, pid, simulated, guests, cache, tcb, reasons, .. } = &self.status;
         let serving = guests.iter().filter(|guest| guest.state == GuestWord::Serving).count();
         let mut first = vec![
             Span::styled(format!("Chrysalis host agent {version}"), Style::new().add_modifier(Modifier::BOLD)),
@@ -66,7 +67,17 @@ impl Screen {
             first.push(Span::styled("  HARDWARE SIMULATED", Style::new().fg(Color::Black).bg(Color::Yellow)));
         }
         let used = format!("cache {} of {}, {} packs", size(cache.bytes), size(cache.quota), cache.packs);
-        let alert = self.away.clone().or_else(|| reasons.first().map(ToString::to_string));
+        let used = match tcb {
+            Some(tcb) => format!(
+                "{used}  TCB {}{}",
+                tcb.state.as_str(),
+                tcb.days_left.map_or(String::new(), |days| format!(", {days} days left"))
+            ),
+            None => used,
+        };
+        let tcb_alert = tcb.as_ref().filter(|tcb| matches!(tcb.state, TcbWord::FallsOut | TcbWord::Out));
+        let tcb_alert = tcb_alert.and_then(|tcb| tcb.reasons.first());
+        let alert = self.away.clone().or_else(|| reasons.first().or(tcb_alert).map(ToString::to_string));
         let second = match alert {
             Some(alert) => Line::from(format!("{used}  {alert}")).style(Style::new().fg(Color::Red)),
             None => Line::from(used),
@@ -237,6 +248,7 @@ mod tests {
             simulated: true,
             guests: vec![guest("chat-1", GuestWord::Serving), second],
             cache: CacheStatus { bytes: 20 << 30, quota: 500 << 30, packs: 2 },
+            tcb: None,
             reasons: Vec::new(),
         })
     }
@@ -266,6 +278,23 @@ mod tests {
         screen.choose(-9);
         screen.update(Err("no agent answers".to_owned()));
         assert!(shown(&screen, 110, 20).contains("no agent answers"));
+    }
+
+    #[test]
+    fn a_host_that_falls_out_is_shown_as_long_as_nothing_is_worse() {
+        let mut screen = screen();
+        screen.status.tcb = Some(crate::daemon::tcb::TcbStatus {
+            state: TcbWord::FallsOut,
+            fmspc: None,
+            falls_out: Some(0),
+            days_left: Some(13),
+            reasons: vec![Refusal::new("tcb_falls_out", "tcb", "on a day", "update the microcode")],
+        });
+        let text = shown(&screen, 160, 20);
+        assert!(text.contains("TCB falls-out, 13 days left") && text.contains("update the microcode"), "{text}");
+        screen.status.reasons = vec![Refusal::new("state_not_written", "s", "full", "make room")];
+        let text = shown(&screen, 160, 20);
+        assert!(text.contains("TCB falls-out, 13 days left") && text.contains("make room"), "{text}");
     }
 
     #[test]

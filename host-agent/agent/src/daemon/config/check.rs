@@ -29,6 +29,16 @@ impl Config {
         if self.cache.quota_gib == 0 {
             reasons.push(refuse("cache.quota_gib", "it must be 1 or more", "name how much disk packs may take"));
         }
+        if let Some(tcb) = &self.tcb {
+            if tcb.accept.is_empty() {
+                reasons.push(refuse("tcb.accept", "nothing is accepted", "leave it out for UpToDate"));
+            }
+            // Certificates are read when they are used.
+            let source = tcb.pccs.as_deref().map(|url| collateral::Source::new(url, || Ok(Vec::new())));
+            if let Some(Err(collateral::SourceError::Url { .. })) = &source {
+                reasons.push(refuse("tcb.pccs", "it is no address", "write https://HOST:PORT"));
+            }
+        }
         for (name, model) in &self.models {
             let field = format!("models.{name}.sources");
             if model.sources.is_empty() {
@@ -60,6 +70,10 @@ impl Config {
         absolute("agent.state_dir", &self.agent.state_dir);
         absolute("agent.control_socket", &self.agent.control_socket);
         absolute("cache.dir", &self.cache.dir);
+        if let Some(tcb) = &self.tcb {
+            absolute("tcb.collateral_dir", &tcb.collateral_dir);
+            tcb.quote.iter().for_each(|path| absolute("tcb.quote", path));
+        }
         let most = MAX_SOCKET.saturating_sub(DEEPEST);
         let length = self.agent.state_dir.as_os_str().len();
         if length > most {
@@ -194,6 +208,25 @@ gpus = []
                 "agent.metrics_listen",
             ),
             ("[models.smol]", "[agent]\nstate_dir = \"x\"\n[models.smol]", "config_value", "agent.state_dir"),
+            (
+                "[models.smol]",
+                "[tcb]\ncollateral_dir = \"/c\"\npccs = \"localhost\"\n[models.smol]",
+                "config_value",
+                "tcb.pccs",
+            ),
+            (
+                "[models.smol]",
+                "[tcb]\ncollateral_dir = \"/c\"\naccept = []\n[models.smol]",
+                "config_value",
+                "tcb.accept",
+            ),
+            (
+                "[models.smol]",
+                "[tcb]\npccs = \"https://p\"\n[models.smol]",
+                "config_missing_field",
+                "tcb.collateral_dir",
+            ),
+            ("[models.smol]", "[tcb]\ncollateral_dir = \"c\"\n[models.smol]", "config_value", "tcb.collateral_dir"),
             ("[models.smol]", "[agnet]\n[models.smol]", "config_unknown_field", "agnet"),
             ("[models.smol]", "[models.smol", "config_syntax", "line 2"),
             ("m@1:00", "m1:00", "config_value", "models.smol.model"),
