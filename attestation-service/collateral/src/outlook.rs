@@ -87,7 +87,7 @@ impl Keeper {
                     date(at),
                     today.tcb().status
                 );
-                (Standing::FallsOut { at }, vec![Refusal::new("tcb_falls_out", "tcb", detail, &fix(&in_force, quote))])
+                (Standing::FallsOut { at }, vec![Refusal::new("tcb_falls_out", "tcb", detail, fix(&in_force, quote))])
             }
             None => (Standing::Good, Vec::new()),
         }
@@ -132,7 +132,7 @@ fn grace_ends(today: &VerifiedQuote, policy: &PlatformPolicy) -> Option<u64> {
 fn explain(code: &str, what: &str, refused: &QuoteRefused, collateral: &Collateral, quote: &[u8]) -> Refusal {
     let mut because: Vec<String> = refused.faults.iter().map(ToString::to_string).collect();
     because.extend(collateral.behind(quote).iter().map(ToString::to_string));
-    Refusal::new(code, "tcb", format!("{what}: {}", because.join("; ")), &fix(collateral, quote))
+    Refusal::new(code, "tcb", format!("{what}: {}", because.join("; ")), fix(collateral, quote))
 }
 
 fn fix(collateral: &Collateral, quote: &[u8]) -> String {

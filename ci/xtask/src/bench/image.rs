@@ -55,6 +55,21 @@ pub(super) fn run(cold: bool) -> anyhow::Result<Outcome> {
     Ok(Outcome { figures, details: Map::from_iter([("boots".to_owned(), boots.into())]) })
 }
 
+/// Boots `sim` on each of the machines, until it serves or ends. A machine that is larger than this host's memory boots,
+/// too: only what a guest touches is taken.
+pub(super) fn boots(machines: &[Machine]) -> anyhow::Result<Vec<Value>> {
+    let mut report = Report::new(true);
+    let programs = Programs::build(&mut report)?;
+    let scene = Scene::prepare(&programs, &mut report, machines)?;
+    let mut boots = Vec::new();
+    for machine in machines {
+        let booted = Booted::of(&programs, &scene, *machine, None)?;
+        eprintln!("{} vCPUs, {} MiB: {}", machine.vcpus, machine.memory_mib, booted.line());
+        boots.push(booted.document(*machine));
+    }
+    Ok(boots)
+}
+
 /// A finished build.
 struct Built {
     seconds: f64,

@@ -4,6 +4,7 @@
 mod attestation;
 mod demo;
 mod figure;
+mod host;
 mod image;
 mod measure;
 
@@ -21,6 +22,9 @@ pub(crate) struct BenchArgs {
     /// Build the image with an empty cache, and measure that, too: a quarter of an hour.
     #[arg(long)]
     cold: bool,
+    /// Of `host`: only try that it runs, with programs as they are built for tests.
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +37,8 @@ enum Bench {
     Attestation,
     /// The demo: its phases, the image's size, the guest's memory.
     Demo,
+    /// The host agent: launches, its idle daemon, filling the model cache, boots by memory and vCPUs.
+    Host,
 }
 
 /// Figures, and whatever else says what was measured.
@@ -44,22 +50,24 @@ struct Outcome {
 /// Measures and writes the figures. A goal that is missed is shown, not an error: machines are noisy.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let benches = args.name.map_or_else(|| Bench::value_variants().to_vec(), |name| vec![name]);
-    benches.into_iter().try_for_each(|bench| bench.run(args.cold))
+    benches.into_iter().try_for_each(|bench| bench.run(args))
 }
 
 impl Bench {
-    fn run(self, cold: bool) -> anyhow::Result<()> {
+    fn run(self, args: &BenchArgs) -> anyhow::Result<()> {
         let name = match self {
             Self::Measure => "measure",
             Self::Image => "image",
             Self::Attestation => "attestation",
             Self::Demo => "demo",
+            Self::Host => "host",
         };
         let Outcome { figures, mut details } = match self {
             Self::Measure => measure::run()?,
-            Self::Image => image::run(cold)?,
+            Self::Image => image::run(args.cold)?,
             Self::Attestation => attestation::run()?,
             Self::Demo => demo::run()?,
+            Self::Host => host::run(args.quick)?,
         };
         for figure in &figures {
             eprintln!("{}", figure.line());

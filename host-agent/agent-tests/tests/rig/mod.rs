@@ -112,7 +112,7 @@ impl Rig {
         assert!(self.daemon.is_none());
         self.write();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_agent-under-test"))
+        let child = Command::new(program("agent-under-test"))
             .args(&self.flags)
             .args(["agent", "--config"])
             .arg(self.config())
@@ -131,7 +131,7 @@ impl Rig {
     }
 
     pub(crate) fn agent(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_agent-under-test")).args(arguments).output().unwrap()
+        Command::new(program("agent-under-test")).args(arguments).output().unwrap()
     }
 
     /// A command to the daemon; its exit code and reasons' codes.
@@ -331,11 +331,18 @@ fn programs(root: &Path) {
     std::fs::create_dir(&bin).unwrap();
     for name in ["qemu", "vsock", "simulator"] {
         let path = bin.join(name);
-        let program = env!("CARGO_BIN_EXE_stand-in");
+        let program = program("stand-in").display().to_string();
         let text = format!("#!/bin/sh\nSTAND_IN_DIR={} exec {program} {name} \"$@\"\n", bin.display());
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
+}
+
+/// A program of this package, where cargo built it: beside the bench, or a directory above the tests.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let directories = here.ancestors().skip(1).take(2);
+    directories.map(|directory| directory.join(name)).find(|path| path.is_file()).unwrap()
 }
 
 static START: OnceLock<u64> = OnceLock::new();
