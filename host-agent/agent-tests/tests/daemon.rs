@@ -62,6 +62,163 @@ fn a_host_that_falls_out_says_so() {
     assert_eq!(ask(rig.guests[0].port, "hello").unwrap(), "first hello");
 }
 
+/// GPUs are bound before their guest starts, given to its QEMU, and given back when it is stopped; another guest's stay.
+#[test]
+fn gpus_are_bound_passed_on_and_given_back() {
+    let mut rig = Rig::new(&["a", "b"]);
+    rig.with_gpus();
+    let before = rig.bindings();
+    rig.guests[0].more = "gpus = [\"0000:17:00.0\"]".to_owned();
+    rig.guests[1].more = "gpus = [\"0000:3d:00.0\"]\nunpublished_shape = true".to_owned();
+    rig.start();
+    // No release has references for a machine with GPUs: that must be said by who knows its clients.
+    rig.wait("a to be refused", |rig| rig.guest("a")["state"] == "refused");
+    assert_eq!(rig.guest("a")["reasons"][0]["code"], "shape_not_published");
+    rig.wait("b", |rig| rig.serves("b"));
+    let vfio = ("vfio-pci".to_owned(), "vfio-pci".to_owned());
+    assert_eq!(rig.bindings(), [before[0].clone(), before[1].clone(), vfio.clone()]);
+    rig.guests[0].more.push_str("\nunpublished_shape = true");
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait_serving();
+    assert_eq!(rig.bindings(), vec![vfio.clone(); 3]);
+    let qemu = rig.guest("a")["active"]["qemu_pid"].as_u64().unwrap();
+    let line = std::fs::read(format!("/proc/{qemu}/cmdline")).unwrap();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    assert!(line.contains("vfio-pci,host=0000:17:00.0,bus=gpu0,rombar=0"), "{line}");
+    assert!(!line.contains("17:00.1") && !line.contains("3d:00.0"), "{line}");
+    assert_eq!(rig.tell(&["stop", "a"]).0, 0);
+    rig.wait("a's GPU to come back", |rig| rig.bindings() == [before[0].clone(), before[1].clone(), vfio.clone()]);
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait_serving();
+    assert_eq!(rig.bindings(), vec![vfio; 3]);
+    // The daemon goes with its guests, and nothing stays bound.
+    assert_eq!(rig.tell(&["stop", "--all"]).0, 0);
+    rig.wait("the end", |rig| rig.processes().is_empty());
+    assert_eq!(rig.bindings(), before);
+}
+
+/// A full disk stops no guest and changes nothing, and says so; with room it goes on by itself.
+#[test]
+fn a_full_state_directory_changes_nothing() {
+    let mut rig = Rig::new(&["a"]);
+    let state = rig.root.join("s");
+    std::fs::create_dir(&state).unwrap();
+    let Some(_mounted) = Small::mount(&state, "size=64m") else { return };
+    rig.start();
+    rig.wait_serving();
+    let qemu = rig.guest("a")["active"]["qemu_pid"].clone();
+    let filler = state.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    // To the last page.
+    while std::io::Write::write(&mut file, &[0; 65_536]).is_ok_and(|written| written > 0) {}
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    let codes = |rig: &Rig| {
+        let reasons = rig.status().unwrap_or_default()["reasons"].as_array().cloned().unwrap_or_default();
+        reasons.iter().map(|reason| reason["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    rig.wait("the reason", |rig| codes(rig) == ["state_not_written"]);
+    assert_eq!(rig.guest("a")["active"]["qemu_pid"], qemu);
+    assert_eq!(ask(rig.guests[0].port, "hello").unwrap(), "first hello");
+    // A daemon that dies meanwhile finds what runs, too.
+    rig.signal_daemon(Signal::SIGKILL);
+    rig.start();
+    rig.wait("the next daemon", |rig| rig.guest("a")["active"]["serving"] == true);
+    assert_eq!(rig.guest("a")["active"]["qemu_pid"], qemu);
+    std::fs::remove_file(&filler).unwrap();
+    drop(file);
+    rig.wait("room", |rig| codes(rig).is_empty());
+    assert_eq!(rig.tell(&["restart", "a"]).0, 0);
+    rig.wait("another generation", |rig| rig.serves("a") && rig.guest("a")["active"]["qemu_pid"] != qemu);
+    rig.assert_no_leak();
+}
+
+/// A small file system, until it is dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: &std::path::Path, options: &str) -> Option<Self> {
+        let mounted = nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), nix::mount::MsFlags::empty(), Some(options));
+        if mounted.is_err() {
+            println!("SKIPPED: a small file system cannot be mounted");
+        }
+        mounted.ok().map(|()| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// Attack 57, as far as the agent goes: what clients and guests say to each other is in no byte that it writes, shows or
+/// tells. The stand-in guest takes it in the clear, so that nothing but the agent's own conduct keeps it from being seen.
+#[test]
+fn what_passes_is_written_nowhere() {
+    const CANARY: &str = "canary-5b1d7e";
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    let mut kept = Client::connect(port).unwrap();
+    for line in [CANARY.to_owned(), format!("GET /{CANARY} HTTP/1.1"), CANARY.repeat(10_000)] {
+        assert!(ask(port, &line).unwrap().contains(CANARY));
+        assert!(kept.ask(&line).unwrap().contains(CANARY));
+    }
+    // Over an exchange of the guest, a death of everything that carries it, and while nobody serves.
+    rig.guests[0].context += 1;
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait("the next generation", |rig| rig.guest("a")["active"]["number"] == 2 && rig.serves("a"));
+    // The old one is drained, and cut at the deadline.
+    let _ = kept.ask(CANARY);
+    for kind in ["qemu", "start", "front"] {
+        let _ = kept.ask(CANARY);
+        let found = rig.processes().into_iter().find(|(_, found)| found == kind).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(found.0), Signal::SIGKILL).unwrap();
+        let _ = ask(port, CANARY);
+        rig.wait_serving();
+        kept = Client::connect(port).unwrap();
+    }
+    assert!(kept.ask(CANARY).unwrap().contains(CANARY));
+    let mut seen = vec![("metrics".to_owned(), rig.metrics().into_bytes())];
+    let (socket, state) = (rig.socket(), rig.root.join("s"));
+    let (socket, state) = (socket.to_str().unwrap(), state.to_str().unwrap());
+    for words in [
+        &["status", "--socket", socket][..],
+        &["status", "--json", "--socket", socket],
+        &["logs", "a", "--state-dir", state],
+    ] {
+        seen.push((words.join(" "), rig.agent(words).stdout));
+    }
+    for (pid, kind) in rig.processes() {
+        for file in ["cmdline", "environ"] {
+            seen.push((format!("{kind}'s {file}"), std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()));
+        }
+    }
+    files(&rig.root, &mut seen);
+    assert!(seen.len() > 20, "{}", seen.len());
+    for (place, bytes) in seen {
+        let found = bytes.windows(CANARY.len()).position(|window| window == CANARY.as_bytes());
+        assert_eq!(found, None, "{place}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]));
+    }
+}
+
+/// Everything below a directory: names and contents.
+fn files(directory: &std::path::Path, seen: &mut Vec<(String, Vec<u8>)>) {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        seen.push((path.display().to_string(), path.display().to_string().into_bytes()));
+        if kind.is_dir() {
+            files(&path, seen);
+        } else if kind.is_file() {
+            // What goes away meanwhile was a temporary file's name.
+            seen.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
+        }
+    }
+}
+
 fn sample_quote(platform: &SimulatedPlatform) -> Vec<u8> {
     let params = TdParams::with_config(Sha384Digest::ZERO);
     let zero = Sha384Digest::ZERO;

@@ -11,6 +11,7 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -22,24 +23,7 @@ fn a_hundred_kills_converge() {
     let mut rig = Rig::new(&["a", "b"]);
     rig.start();
     rig.wait_serving();
-    let seed = std::env::var("CHRYSALIS_SEED").ok().and_then(|seed| seed.parse().ok());
-    let mut random = Random(seed.unwrap_or_else(|| u64::from(std::process::id()) | 1));
-    println!("CHRYSALIS_SEED={}", random.0);
-    let mut killed: BTreeMap<String, u32> = BTreeMap::new();
-    let mut kills = 0;
-    while kills < 100 {
-        let processes = rig.processes();
-        let (pid, kind) = processes[random.below(processes.len())].clone();
-        if kind == "agent" {
-            rig.signal_daemon(Signal::SIGKILL);
-            rig.start();
-        } else if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
-            continue;
-        }
-        kills += 1;
-        *killed.entry(kind).or_default() += 1;
-        std::thread::sleep(Duration::from_millis(u64::try_from(random.below(250)).unwrap()));
-    }
+    let killed = kill_at_random(&mut rig, 100);
     println!("killed: {killed:?}");
     rig.wait_serving();
     rig.assert_no_leak();
@@ -50,6 +34,74 @@ fn a_hundred_kills_converge() {
     assert_eq!((sockets("a"), sockets("b")), (1, 1), "one front each");
     assert_eq!(std::fs::read_dir(rig.root.join("s/releases")).unwrap().count(), 1);
 }
+
+/// The same with GPUs that the daemon binds and gives back meanwhile: no binding is left over, and none is missing.
+#[test]
+fn kills_leave_no_gpu_bound() {
+    let mut rig = Rig::new(&["a", "b"]);
+    rig.with_gpus();
+    let before = rig.bindings();
+    rig.guests[0].more = "gpus = [\"0000:17:00.0\"]\nunpublished_shape = true".to_owned();
+    rig.guests[1].more = "gpus = [\"0000:3d:00.0\"]\nunpublished_shape = true".to_owned();
+    rig.start();
+    rig.wait_serving();
+    let bound = vec![("vfio-pci".to_owned(), "vfio-pci".to_owned()); 3];
+    assert_eq!(rig.bindings(), bound);
+    let mut killed = BTreeMap::new();
+    for _ in 0..8 {
+        // While the first guest's GPU comes and goes; whoever is asked may be dead at the moment.
+        let _ = rig.tell(&["stop", "a"]);
+        add(&mut killed, kill_at_random(&mut rig, 3));
+        rig.wait("a daemon", |rig| rig.tell(&["restart", "a"]).0 == 0);
+        add(&mut killed, kill_at_random(&mut rig, 2));
+    }
+    println!("killed: {killed:?}");
+    rig.wait("a daemon", |rig| rig.tell(&["restart", "a"]).0 == 0);
+    rig.wait_serving();
+    rig.assert_no_leak();
+    rig.wait("both bound", |rig| rig.bindings() == bound);
+    rig.wait("the end of a", |rig| rig.tell(&["stop", "a"]).0 == 0);
+    rig.wait("a's GPU to come back", |rig| rig.bindings() == [&before[..2], &bound[..1]].concat());
+    rig.wait("the end of all", |rig| rig.tell(&["stop", "--all"]).0 == 0);
+    rig.wait("no process", |rig| rig.processes().is_empty());
+    assert_eq!(rig.bindings(), before);
+}
+
+fn add(sum: &mut BTreeMap<String, u32>, more: BTreeMap<String, u32>) {
+    for (kind, count) in more {
+        *sum.entry(kind).or_default() += count;
+    }
+}
+
+/// Kills so many processes of the rig, with pauses; a daemon that was killed is started again.
+fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
+    let seed = std::env::var("CHRYSALIS_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ SEED.fetch_add(1 << 20, Ordering::Relaxed));
+    let mut random = Random(seed | 1);
+    println!("CHRYSALIS_SEED={}", random.0);
+    let mut killed: BTreeMap<String, u32> = BTreeMap::new();
+    let mut done = 0;
+    while done < kills {
+        let processes = rig.processes();
+        if processes.is_empty() {
+            continue;
+        }
+        let (pid, kind) = processes[random.below(processes.len())].clone();
+        if kind == "agent" {
+            rig.signal_daemon(Signal::SIGKILL);
+            rig.start();
+        } else if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
+            continue;
+        }
+        done += 1;
+        *killed.entry(kind).or_default() += 1;
+        std::thread::sleep(Duration::from_millis(u64::try_from(random.below(250)).unwrap()));
+    }
+    killed
+}
+
+/// Makes each call another one.
+static SEED: AtomicU64 = AtomicU64::new(0);
 
 struct Random(u64);
 

@@ -40,10 +40,12 @@ impl Claim {
         for _ in 0..LOOKS {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(mut locked) if names(path, &locked) => {
-                    locked.set_len(0).context("pid file")?;
                     let pid = i32::try_from(std::process::id()).context("process number")?;
                     let started = started(pid).context("/proc does not show this process")?;
-                    writeln!(locked, "{pid} {started}").context("pid file")?;
+                    // In place: a disk that is full since then still has the room that a dead process's line takes.
+                    let line = format!("{pid} {started}\n");
+                    locked.write_all(line.as_bytes()).context("pid file")?;
+                    locked.set_len(line.len() as u64).context("pid file")?;
                     return Ok(Self { _file: locked, path: path.to_owned() });
                 }
                 // Removed by its holder between opening and locking: nobody would see this lock.

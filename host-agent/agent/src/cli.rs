@@ -9,9 +9,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tdx_verify::TrustAnchors;
 use types::{ModelId, Sha256Digest};
+use vfio::PciAddress;
 
 use crate::daemon::DaemonArgs;
 use crate::front::FrontArgs;
+use crate::gpu::passing::{self, OpenSysfs};
 use crate::record::LaunchRecord;
 use crate::{cache, daemon, front, gpu, launch, manage, manual, preflight, prepare, top};
 
@@ -95,10 +97,17 @@ pub(crate) struct PrepareArgs {
     /// Memory in MiB.
     #[arg(long, default_value_t = 1024)]
     pub(crate) memory_mib: u32,
-    /// NVIDIA GPUs that the guest shall find, 0 to 16; it halts when it finds another number. QEMU gets none from this
-    /// program yet: a guest that shall find one halts.
+    /// NVIDIA GPUs that the guest shall find, 0 to 16; it halts when it finds another number. As many as --gpu names,
+    /// where it names some.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub(crate) gpus: u8,
+    /// A GPU of this host that the guest gets, by its PCI address; several can be named. Bind it first (`host-agent gpu
+    /// bind`). Such a guest is accepted only by clients whose policy takes ACPI tables from the guest's log.
+    #[arg(long = "gpu", value_name = "ADDRESS")]
+    pub(crate) gpu: Vec<PciAddress>,
+    /// Root of the files in which GPUs are looked up: another than / for tests only.
+    #[arg(long, hide = true, default_value = "/")]
+    pub(crate) hardware_root: PathBuf,
     /// Width of the guest's physical addresses in bits, part of its measured shape. Left out: that of this host's
     /// processor under KVM (TDX allows no other), 40 under emulation.
     #[arg(long)]
@@ -192,9 +201,26 @@ pub(crate) enum TeeArg {
     Simulated,
 }
 
-/// Runs the command. `anchors` say whose quotes and collateral count when the daemon watches this host's TCB. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused, 64 for wrong usage.
+/// What the program takes the machine for. A test takes another.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Whose quotes and collateral count when the daemon watches this host's TCB.
+    pub anchors: TrustAnchors,
+    /// How GPUs are bound.
+    pub sysfs: OpenSysfs,
+}
+
+impl Surroundings {
+    /// Intel's root, and the kernel.
+    #[must_use]
+    pub const fn real() -> Self {
+        Self { anchors: TrustAnchors::intel(), sysfs: passing::kernel }
+    }
+}
+
+/// Runs the command. Exit code 0 for success, 1 for a failure, 2 for a guest or host that was refused, 64 for wrong usage.
 #[must_use]
-pub fn run(anchors: &TrustAnchors, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(surroundings: &Surroundings, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -213,7 +239,7 @@ pub fn run(anchors: &TrustAnchors, arguments: impl IntoIterator<Item = OsString>
         Command::Start(args) => {
             LaunchRecord::load(&args.run_dir).and_then(|record| launch::run(&args.start, &args.run_dir, &record))
         }
-        Command::Agent(args) => daemon::run(&args, anchors),
+        Command::Agent(args) => daemon::run(&args, surroundings),
         Command::Status(args) => manage::status(&args),
         Command::Stop(args) => manage::stop(&args),
         Command::Restart(args) => manage::restart(&args),

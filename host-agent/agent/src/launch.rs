@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use guest_link::{LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
 use model_cache::HeldPack;
 use nix::sys::signal::Signal;
-use qemu::{Accelerator, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
+use qemu::{Accelerator, HostGpus, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use types::EventName;
@@ -233,6 +233,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
         config_disk: run_dir.join(CONFIG_DISK),
         model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
+        gpus: HostGpus { addresses: record.gpus.clone(), iommufd: record.iommufd },
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: if record.simulated {
             VsockBackend::VhostUser { socket: run_dir.join("vhost.sock") }

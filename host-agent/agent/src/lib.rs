@@ -27,5 +27,6 @@ mod record;
 mod report;
 mod top;
 
-pub use cli::run;
+pub use cli::{Surroundings, run};
 pub use events::Event;
+pub use gpu::passing::OpenSysfs;

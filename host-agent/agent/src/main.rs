@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    host_agent::run(&tdx_verify::TrustAnchors::intel(), std::env::args_os())
+    host_agent::run(&host_agent::Surroundings::real(), std::env::args_os())
 }

@@ -10,6 +10,7 @@ use types::config::{EngineSettings, Fixed, Free, Network, Policy, ServiceLink};
 use types::{Device, Document, GuestConfig, MachineShape, QemuVersion, Role, Sha384Digest, shape::ShapeFacts};
 
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
+use crate::gpu::passing as gpus;
 use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, TD_PARAMS};
 use crate::{files, image};
 
@@ -25,14 +26,15 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
     );
     let image = args.image.canonicalize().with_context(|| format!("image {}", args.image.display()))?;
     let devices = image::devices(&image)?;
+    let count = gpu_count(args)?;
     anyhow::ensure!(
-        args.gpus == 0 || devices.contains(&Device::RootDisk),
+        count == 0 || devices.contains(&Device::RootDisk),
         "the image {} has no driver for a GPU: take the release's image for GPUs, or leave --gpus out",
         image.display()
     );
     let listen = free_port(args.listen)?;
     let shape = shape(args, devices)?;
-    let config = guest_config(args, &shape);
+    let config = GuestConfig { gpus: Free(count), ..guest_config(args, &shape) };
     let bytes = config.to_canonical().context("guest configuration")?;
     GuestConfig::parse(&bytes).context("guest configuration")?;
     let mr_config_id = GuestConfig::mr_config_id(&bytes);
@@ -65,6 +67,8 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         listen,
         guest_address: args.guest_address,
         guest_port: args.guest_port,
+        gpus: args.gpu.iter().map(ToString::to_string).collect(),
+        iommufd: gpus::over_iommufd(&args.hardware_root, &args.gpu),
     };
     record.store(&run_dir)?;
     Ok(record)
@@ -110,6 +114,15 @@ fn physical_bits(args: &PrepareArgs) -> anyhow::Result<u8> {
     }
 }
 
+/// How many GPUs the guest shall find.
+fn gpu_count(args: &PrepareArgs) -> anyhow::Result<u8> {
+    let named = u8::try_from(args.gpu.len()).unwrap_or(u8::MAX);
+    anyhow::ensure!(named <= 16, "--gpu: a guest has at most 16, {named} are named");
+    let fits = named == 0 || args.gpus == 0 || args.gpus == named;
+    anyhow::ensure!(fits, "--gpus says {}, --gpu names {named}: leave --gpus out", args.gpus);
+    Ok(named.max(args.gpus))
+}
+
 fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
     GuestConfig {
         schema: GuestConfig::SCHEMA.to_owned(),
@@ -123,7 +136,7 @@ fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
             threads_decode: Free(args.threads_decode),
             threads_prefill: Free(args.threads_prefill),
         },
-        gpus: Free(args.gpus),
+        gpus: Free(0),
     }
 }
 

@@ -30,6 +30,17 @@ pub(crate) struct LaunchRecord {
     pub(crate) listen: SocketAddrV4,
     pub(crate) guest_address: Ipv4Addr,
     pub(crate) guest_port: u16,
+    /// PCI addresses of the host's GPUs that QEMU passes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gpus: Vec<String>,
+    /// Over iommufd; what the host had when it was last looked at, before the start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) iommufd: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Document for LaunchRecord {

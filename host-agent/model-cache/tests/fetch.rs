@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use model_cache::{Cache, CacheError, FetchProgress, HeldPack, Limits, Request, Source, SourceError};
-use server::{Manner, Pack, pack, serve};
+use server::{Authority, Manner, Pack, pack, serve, serve_tls};
 use types::Blake3Digest;
 
 fn limits() -> Limits {
@@ -72,6 +72,32 @@ async fn a_pack_comes_over_http_and_goes_on_after_each_cut() {
     let held = fetch(&cache, &pack, &[cut.source.clone(), good.source.clone()]).await.unwrap();
     assert_good(&cache, &pack, &held);
     assert!(cut.asked("objects/") >= 1 && good.asked("objects/") >= 1);
+}
+
+#[tokio::test]
+async fn a_pack_comes_over_https_from_who_the_authority_certified() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 700_000));
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let cut = serve_tls(&pack, Manner::CutAfter(100_000), &ours, "127.0.0.1", &ours.pem).await;
+    let good = serve_tls(&pack, Manner::Good, &ours, "127.0.0.1", &ours.pem).await;
+    // Another authority's, and another host's: neither is asked for anything.
+    let foreign = serve_tls(&pack, Manner::Good, &theirs, "127.0.0.1", &ours.pem).await;
+    let elsewhere = serve_tls(&pack, Manner::Good, &ours, "models.example", &ours.pem).await;
+    for bad in [&foreign, &elsewhere] {
+        let error = failure(fetch(&cache, &pack, std::slice::from_ref(&bad.source)).await);
+        assert!(matches!(error, SourceError::Io { what: "connecting", .. }), "{error}");
+        assert_eq!(bad.asked("/"), 0);
+    }
+    let sources = [foreign.source.clone(), elsewhere.source.clone(), cut.source.clone(), good.source.clone()];
+    let held = fetch(&cache, &pack, &sources).await.unwrap();
+    assert_good(&cache, &pack, &held);
+    assert!(cut.asked("objects/") >= 1 && good.asked("objects/") >= 1);
+    assert_eq!(foreign.asked("/") + elsewhere.asked("/"), 0);
+    // A list of authorities that cannot be used is told when the address is read.
+    for bad in [&b""[..], b"no certificate", &pack.path.join("pack.json").display().to_string().into_bytes()] {
+        assert!(Source::parse("https://models.example/m", || Ok(bad.to_vec())).is_err());
+    }
 }
 
 #[tokio::test]
@@ -329,8 +355,16 @@ async fn a_full_disk_is_said_and_can_be_mended() {
     }
     let pack = pack(directory.path(), "m", 400_000);
     let cache = Cache::open(&small, 1 << 30).unwrap();
-    let result = fetch(&cache, &pack, &[Source::directory(pack.path.clone())]).await;
+    let sources = [Source::directory(pack.path.clone())];
+    let full = fetch(&cache, &pack, &sources).await;
+    let room: Option<&str> = Some("size=2m");
+    let none = None::<&str>;
+    nix::mount::mount(none, &small, none, nix::mount::MsFlags::MS_REMOUNT, room).unwrap();
+    let mended = fetch(&cache, &pack, &sources).await;
+    let verified = mended.as_ref().ok().map(|_| cache.verify(&pack.root, &|_| ()).is_ok());
+    drop(mended);
     nix::mount::umount(&small).unwrap();
-    let error = result.unwrap_err();
+    let error = full.unwrap_err();
     assert_eq!((error.code(), error.refusal().field.as_str()), ("disk_full", "cache.dir"), "{error}");
+    assert_eq!(verified, Some(true), "with room it is fetched");
 }

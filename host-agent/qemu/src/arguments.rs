@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::launch::{LaunchError, PortForward, VsockBackend};
+use crate::launch::{HostGpus, LaunchError, PortForward, VsockBackend};
 
 /// The argument list under construction.
 #[derive(Default)]
@@ -73,6 +73,22 @@ impl Arguments {
             }
         }
         Ok(())
+    }
+
+    /// Each GPU behind a root port, as on the host's own board. Nothing is plugged in later, and the guest sees no option
+    /// ROM: firmware would run and measure it.
+    pub(crate) fn gpus(&mut self, gpus: &HostGpus, first_slot: usize) {
+        let HostGpus { addresses, iommufd } = gpus;
+        if *iommufd && !addresses.is_empty() {
+            self.option("-object", "iommufd,id=iommufd0");
+        }
+        let by = if *iommufd { ",iommufd=iommufd0" } else { "" };
+        for (index, address) in addresses.iter().enumerate() {
+            let (slot, chassis) = (first_slot + index, index + 1);
+            let port = format!("pcie-root-port,id=gpu{index},bus=pcie.0,chassis={chassis},hotplug=off,addr={slot:#x}");
+            self.option("-device", &port);
+            self.option("-device", &format!("vfio-pci,host={address},bus=gpu{index},rombar=0{by}"));
+        }
     }
 
     pub(crate) fn into_vec(self) -> Vec<String> {

@@ -23,6 +23,8 @@ pub struct LaunchSpec {
     pub model_disk: PathBuf,
     /// The raw disk with the image's root and its hash tree, where the shape has [`Device::RootDisk`].
     pub root_disk: Option<PathBuf>,
+    /// The host's GPUs that the guest gets.
+    pub gpus: HostGpus,
     /// The one port that reaches the guest.
     pub network: PortForward,
     /// Who answers the guest's vsock.
@@ -31,6 +33,19 @@ pub struct LaunchSpec {
     pub qmp: PathBuf,
     /// Wait for `cont` on the control socket before the first instruction.
     pub paused: bool,
+}
+
+/// GPUs of the host, bound to `vfio-pci`, each behind a root port of its own after the shape's devices.
+///
+/// They are no part of [`MachineShape`]: the ACPI tables of a machine that has some are others than those of its shape, and
+/// a verifier accepts it only where the policy takes ACPI from the guest's log. Which GPUs a guest really got is for its
+/// evidence to say.
+#[derive(Debug, Clone, Default)]
+pub struct HostGpus {
+    /// Addresses as sysfs writes them: domain, bus, device and function, lower-case hexadecimal (`0000:b8:00.0`).
+    pub addresses: Vec<String>,
+    /// Over iommufd; over the older VFIO container otherwise.
+    pub iommufd: bool,
 }
 
 /// The measured files and the measured command line.
@@ -133,6 +148,24 @@ pub enum LaunchError {
     /// The image has a root, and the shape has no disk for it.
     #[error("the image has a file rootfs, and shape.devices lacks root-disk: add it after the other devices")]
     RootDiskWithoutDevice,
+    /// An address of a GPU is of another form.
+    #[error("gpus[{index}]: a PCI address is written 0000:b8:00.0")]
+    GpuAddress {
+        /// Which of them.
+        index: usize,
+    },
+    /// A GPU is named twice.
+    #[error("gpus[{index}]: the same GPU stands before it")]
+    GpuTwice {
+        /// Which of them.
+        index: usize,
+    },
+    /// More GPUs than a guest can have.
+    #[error("gpus: at most {MAX_GPUS}, found {found}")]
+    TooManyGpus {
+        /// How many.
+        found: usize,
+    },
     /// The root disk's place is part of what ACPI references are published for.
     #[error("shape.devices must have root-disk after the other devices")]
     RootDiskOrder,
@@ -163,6 +196,7 @@ impl LaunchSpec {
             }
             _ => {}
         }
+        self.gpus.check()?;
         if let VsockBackend::Kernel { cid: 0..=2 } = self.vsock {
             return Err(LaunchError::ReservedCid);
         }
@@ -177,3 +211,34 @@ impl LaunchSpec {
         Ok(())
     }
 }
+
+impl HostGpus {
+    fn check(&self) -> Result<(), LaunchError> {
+        let found = self.addresses.len();
+        if found > MAX_GPUS {
+            return Err(LaunchError::TooManyGpus { found });
+        }
+        for (index, address) in self.addresses.iter().enumerate() {
+            if !is_address(address) {
+                return Err(LaunchError::GpuAddress { index });
+            }
+            if self.addresses.iter().take(index).any(|before| before == address) {
+                return Err(LaunchError::GpuTwice { index });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `dddd:bb:dd.f`, so that nothing in it can add an option.
+fn is_address(text: &str) -> bool {
+    let form = "xxxx:xx:xx.x".bytes();
+    let fits = |(found, wanted): (u8, u8)| match wanted {
+        b'x' => matches!(found, b'0'..=b'9' | b'a'..=b'f'),
+        other => found == other,
+    };
+    text.len() == form.len() && text.bytes().zip(form).all(fits)
+}
+
+/// As many as a guest's configuration can name.
+pub(crate) const MAX_GPUS: usize = 16;

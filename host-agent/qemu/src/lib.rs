@@ -7,7 +7,7 @@
 mod arguments;
 mod launch;
 
-pub use launch::{Accelerator, ImageFiles, LaunchError, LaunchSpec, PortForward, Tee, VsockBackend};
+pub use launch::{Accelerator, HostGpus, ImageFiles, LaunchError, LaunchSpec, PortForward, Tee, VsockBackend};
 
 use types::{Device, MachineShape, shape::ShapeFacts};
 
@@ -28,8 +28,20 @@ pub const FIRST_SLOT: usize = 2;
 /// [`LaunchError`] names the field and the rule.
 pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
     spec.check()?;
-    let LaunchSpec { shape, image, tee, accelerator, config_disk, model_disk, root_disk, network, vsock, qmp, paused } =
-        spec;
+    let LaunchSpec {
+        shape,
+        image,
+        tee,
+        accelerator,
+        config_disk,
+        model_disk,
+        root_disk,
+        gpus,
+        network,
+        vsock,
+        qmp,
+        paused,
+    } = spec;
     let ShapeFacts { vcpus, memory_mib, physical_bits, qemu: _, devices } = shape.facts();
     let mut out = Arguments::default();
     machine(&mut out, tee);
@@ -55,6 +67,7 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
             }
         }
     }
+    out.gpus(gpus, FIRST_SLOT + devices.len());
     out.option("-qmp", &format!("unix:{},server=on,wait=off", arguments::escaped("qmp", qmp)?));
     if *paused {
         out.flag("-S");

@@ -31,6 +31,7 @@ fn spec() -> LaunchSpec {
         config_disk: "/r/config.disk".into(),
         model_disk: "/r/model.disk".into(),
         root_disk: None,
+        gpus: HostGpus::default(),
         network: PortForward {
             listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443),
             address: Ipv4Addr::new(10, 0, 2, 15),
@@ -83,6 +84,59 @@ fn the_root_disk_stands_last_and_only_with_its_device() {
     assert_eq!(arguments(&without), Err(LaunchError::RootDiskWithoutDevice));
     let first = with_root([vec![Device::RootDisk], shape("7.2").facts().devices].concat());
     assert_eq!(arguments(&first), Err(LaunchError::RootDiskOrder));
+}
+
+#[test]
+fn gpus_stand_behind_root_ports_after_the_shapes_devices() {
+    let addresses = vec!["0000:17:00.0".to_owned(), "0001:b8:1f.7".to_owned()];
+    let with = |iommufd| {
+        let spec = LaunchSpec { gpus: HostGpus { addresses: addresses.clone(), iommufd }, ..spec() };
+        let all = arguments(&spec).unwrap();
+        let bare = arguments(&LaunchSpec { gpus: HostGpus::default(), ..spec }).unwrap();
+        all.into_iter().filter(|word| !bare.contains(word)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        with(true),
+        [
+            "iommufd,id=iommufd0",
+            "pcie-root-port,id=gpu0,bus=pcie.0,chassis=1,hotplug=off,addr=0x6",
+            "vfio-pci,host=0000:17:00.0,bus=gpu0,rombar=0,iommufd=iommufd0",
+            "pcie-root-port,id=gpu1,bus=pcie.0,chassis=2,hotplug=off,addr=0x7",
+            "vfio-pci,host=0001:b8:1f.7,bus=gpu1,rombar=0,iommufd=iommufd0",
+        ]
+    );
+    assert_eq!(
+        with(false),
+        [
+            "pcie-root-port,id=gpu0,bus=pcie.0,chassis=1,hotplug=off,addr=0x6",
+            "vfio-pci,host=0000:17:00.0,bus=gpu0,rombar=0",
+            "pcie-root-port,id=gpu1,bus=pcie.0,chassis=2,hotplug=off,addr=0x7",
+            "vfio-pci,host=0001:b8:1f.7,bus=gpu1,rombar=0",
+        ]
+    );
+    // No GPU, no iommufd: nothing else changes.
+    let none = LaunchSpec { gpus: HostGpus { addresses: vec![], iommufd: true }, ..spec() };
+    assert_eq!(arguments(&none), arguments(&spec()));
+}
+
+#[test]
+fn a_gpu_is_named_once_and_by_its_address() {
+    let with = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        arguments(&LaunchSpec { gpus: HostGpus { addresses, iommufd: true }, ..spec() })
+    };
+    for bad in
+        ["", "b8:00.0", "0000:b8:00.0,x-no-mmap=on", "0000:B8:00.0", "0000:b8:00:0", "0000:b8:00.g", "0000:b8:00.0 "]
+    {
+        assert_eq!(with(&["0000:17:00.0", bad]), Err(LaunchError::GpuAddress { index: 1 }), "{bad:?}");
+    }
+    assert_eq!(with(&["0000:17:00.0", "0000:17:00.0"]), Err(LaunchError::GpuTwice { index: 1 }));
+    let many: Vec<String> = (0..17).map(|bus| format!("0000:{bus:02x}:00.0")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(with(&many), Err(LaunchError::TooManyGpus { found: 17 }));
+    // The last of 16 still has a slot of the root bus; 31 is the chipset's.
+    let all = with(&many[..16]).unwrap();
+    assert!(all.iter().any(|word| word.ends_with("addr=0x15")), "{all:?}");
 }
 
 /// Attack 26: newline and path tricks in what the host composes.

@@ -75,6 +75,42 @@ impl<'a> Binder<'a> {
         self.change(addresses, Self::unbind_devices)
     }
 
+    /// Gives back everything that this journal says was bound, but for the devices at `keep` and all that share their IOMMU
+    /// groups; undoes what an interrupted run left half done. What is in use stays, and `not_recovered` says why: a later
+    /// call gives it back.
+    ///
+    /// # Errors
+    /// [`BindError`]: the journal or the devices can't be read, or one could not be restored.
+    pub fn release(&mut self, keep: &[PciAddress]) -> Result<Outcome, BindError> {
+        let Undone { restored, failed } = self.undo(self.journal.unfinished())?;
+        let mut not_recovered: Vec<Refusal> = failed.iter().map(|(_, error)| error.refusal()).collect();
+        let bound = self.journal.bound();
+        if bound.is_empty() {
+            return Ok(Outcome { recovered: restored, not_recovered, ..Outcome::default() });
+        }
+        let devices = inventory(self.tree)?;
+        let mut kept = keep.to_vec();
+        for &address in keep {
+            // Of a device that is gone nothing else is kept.
+            let members = iommu_group(&devices, address).map(|group| group.members).unwrap_or_default();
+            kept.extend(members.iter().map(|member| member.address));
+        }
+        let mut entries = Vec::new();
+        for entry in bound.into_iter().filter(|entry| !kept.iter().any(|kept| kept.to_string() == entry.address)) {
+            let device = devices.iter().find(|device| device.address.to_string() == entry.address);
+            match device.map_or(Ok(()), |device| self.refuse_busy(std::slice::from_ref(device))) {
+                Ok(()) => entries.push(Entry { phase: Phase::Changing, ..entry }),
+                Err(error) => not_recovered.push(error.refusal()),
+            }
+        }
+        if !entries.is_empty() {
+            self.journal.put(&entries)?;
+        }
+        let given_back = self.undo(entries)?.complete()?;
+        let changed = given_back.iter().filter_map(|address| address.parse().ok()).collect();
+        Ok(Outcome { changed, recovered: restored, not_recovered, ..Outcome::default() })
+    }
+
     /// Recovers, then acts. What cannot be recovered stops only what is about the same devices.
     fn change(
         &mut self,

@@ -141,6 +141,11 @@ impl Journal {
         self.document.entries.iter().find(|entry| entry.address == text)
     }
 
+    /// Devices that are bound and nothing else.
+    pub(crate) fn bound(&self) -> Vec<Entry> {
+        self.document.entries.iter().filter(|entry| entry.phase == Phase::Bound).cloned().collect()
+    }
+
     pub(crate) fn unfinished(&self) -> Vec<Entry> {
         self.document.entries.iter().filter(|entry| entry.phase == Phase::Changing).cloned().collect()
     }

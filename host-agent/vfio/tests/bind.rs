@@ -104,6 +104,53 @@ fn a_crash_while_giving_back_is_finished_by_the_next_run() {
     assert_eq!(writes, 6);
 }
 
+/// What a guest gave up goes back; what another guest is to have stays, with its group; what is in use waits.
+#[test]
+fn releasing_gives_back_all_but_what_is_kept() {
+    let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+    let before = kernel.bindings();
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0"), address("3d:00.0")])).unwrap();
+    let bound = kernel.bindings();
+    let all = [address("17:00.0"), address("3d:00.0")];
+    assert_eq!(act(&kernel, state.path(), |b| b.release(&all)).unwrap().changed, []);
+    assert_eq!(kernel.bindings(), bound);
+    kernel.open_by(77, "/dev/vfio/4");
+    let used = act(&kernel, state.path(), |b| b.release(&[])).unwrap();
+    assert_eq!(used.changed, [address("3d:00.0")]);
+    assert_eq!(used.not_recovered.iter().map(|reason| reason.code.as_str()).collect::<Vec<_>>(), ["gpu_busy"; 2]);
+    assert_eq!(kernel.driver("0000:17:00.1").as_deref(), Some("vfio-pci"), "with its whole group");
+    kernel.close(77);
+    let last = act(&kernel, state.path(), |b| b.release(&[])).unwrap();
+    assert_eq!((last.changed.len(), last.not_recovered.len()), (2, 0));
+    assert_eq!(kernel.bindings(), before);
+    // What somebody else bound is none of this journal's business.
+    let other = tempfile::tempdir().unwrap();
+    act(&kernel, other.path(), |b| b.bind(&[address("17:00.0")])).unwrap();
+    act(&kernel, state.path(), |b| b.bind(&[address("17:00.0")])).unwrap();
+    assert_eq!(act(&kernel, state.path(), |b| b.release(&[])).unwrap().changed, []);
+    assert_eq!(kernel.driver("0000:17:00.0").as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn a_crash_while_releasing_is_finished_by_the_next_release() {
+    let mut writes = 0;
+    loop {
+        let (kernel, state) = (machine(), tempfile::tempdir().unwrap());
+        let before = kernel.bindings();
+        act(&kernel, state.path(), |b| b.bind(&[address("17:00.0"), address("3d:00.0")])).unwrap();
+        kernel.die_after(writes);
+        let result = act(&kernel, state.path(), |b| b.release(&[]));
+        kernel.live();
+        act(&kernel, state.path(), |b| b.release(&[])).unwrap();
+        assert_eq!(kernel.bindings(), before, "dead after {writes} writes");
+        if result.is_ok() {
+            assert!(writes > 4, "{writes}");
+            return;
+        }
+        writes += 1;
+    }
+}
+
 #[test]
 fn a_driver_that_does_not_take_the_device_changes_nothing() {
     let (kernel, state) = (machine(), tempfile::tempdir().unwrap());

@@ -39,8 +39,7 @@ pub(super) fn run(quick: bool) -> anyhow::Result<Outcome> {
     let Document { figures, guests, rounds, quick: hurried } =
         serde_json::from_value(document).context("host-bench")?;
     let details = [("guests", guests), ("rounds", rounds), ("quick", hurried)];
-    let mut details: Map<String, Value> =
-        details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut details: Map<String, Value> = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     if !quick {
         details.insert("boots".to_owned(), image::boots(&MACHINES)?.into());
     }

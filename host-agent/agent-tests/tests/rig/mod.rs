@@ -31,6 +31,8 @@ pub(crate) struct Rig {
     pub(crate) sections: String,
     /// What comes before the command.
     pub(crate) flags: Vec<String>,
+    /// The daemon binds GPUs, in a tree of files.
+    kernel: bool,
 }
 
 #[derive(Clone)]
@@ -69,6 +71,7 @@ impl Rig {
             drain: 3,
             sections: String::new(),
             flags: Vec::new(),
+            kernel: false,
         }
     }
 
@@ -80,18 +83,60 @@ impl Rig {
         self.root.join("c.sock")
     }
 
+    /// Gives the rig a board with two GPUs, the first with a sound function in its group, that the daemon binds; and an
+    /// image for guests with GPUs.
+    pub(crate) fn with_gpus(&mut self) {
+        let pci = self.root.join("tree/sys/bus/pci");
+        for driver in ["vfio-pci", "nvidia", "snd_hda_intel"] {
+            let driver = pci.join("drivers").join(driver);
+            std::fs::create_dir_all(&driver).unwrap();
+            for file in ["bind", "unbind"] {
+                std::fs::write(driver.join(file), "").unwrap();
+            }
+        }
+        std::fs::write(pci.join("drivers_probe"), "").unwrap();
+        std::fs::create_dir_all(self.root.join("tree/proc/1/fd")).unwrap();
+        for (address, device, class, driver, group) in BOARD {
+            let place = pci.join("devices").join(address);
+            std::fs::create_dir_all(&place).unwrap();
+            for (file, value) in
+                [("vendor", "0x10de"), ("device", device), ("class", class), ("driver_override", "(null)")]
+            {
+                std::fs::write(place.join(file), format!("{value}\n")).unwrap();
+            }
+            let link = |target: String, name| std::os::unix::fs::symlink(target, place.join(name)).unwrap();
+            link(format!("../../../../kernel/iommu_groups/{group}"), "iommu_group");
+            link(format!("../../drivers/{driver}"), "driver");
+        }
+        self.kernel = true;
+        gpu_release(&self.root);
+    }
+
+    /// The driver of each device of the board, and its override.
+    pub(crate) fn bindings(&self) -> Vec<(String, String)> {
+        let devices = self.root.join("tree/sys/bus/pci/devices");
+        let of = |address: &str| {
+            let driver = std::fs::read_link(devices.join(address).join("driver")).unwrap_or_default();
+            let driver = driver.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
+            let wanted = std::fs::read_to_string(devices.join(address).join("driver_override")).unwrap();
+            (driver, wanted.trim().trim_start_matches("(null)").to_owned())
+        };
+        BOARD.iter().map(|(address, ..)| of(address)).collect()
+    }
+
     /// Writes the configuration as the fields say it.
     pub(crate) fn write(&self) {
         let root = self.root.display();
         let mut text = format!(
             "[agent]\nstate_dir = \"{root}/s\"\ncontrol_socket = \"{root}/c.sock\"\nmetrics_listen = \"127.0.0.1:{}\"\n\
              retry_first_ms = 50\nretry_cap_s = 1\n[cache]\ndir = \"{root}/cache\"\nquota_gib = 1\n\
-             [hardware]\nqemu = \"{root}/bin/qemu\"\nvhost_device_vsock = \"{root}/bin/vsock\"\nroot = \"{root}/tree\"\n\
+             [hardware]\nqemu = \"{root}/bin/qemu\"\nvhost_device_vsock = \"{root}/bin/vsock\"\nroot = \"{root}/tree\"\nbind_gpus = {}\n\
              [simulate]\nsimulator = \"{root}/bin/simulator\"\npki = \"{root}\"\n\
              [models.m]\nmodel = \"{}\"\npack = \"{}\"\nsources = [\"{root}/nowhere\", \"{root}/pack\"]\n\
              [releases.r]\nbundle = \"{root}/bundle\"\ntrust = \"{root}/trust\"\nimage = \"{root}/image\"\n\
              [services.s]\naddress = \"127.0.0.1:1\"\nspki_sha256 = \"{}\"\n",
             self.metrics,
+            self.kernel,
             self.model,
             self.pack,
             "2".repeat(64),
@@ -113,6 +158,7 @@ impl Rig {
         self.write();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("agent.log")).unwrap();
         let child = Command::new(program("agent-under-test"))
+            .envs(self.kernel.then_some(("CHRYSALIS_FAKE_KERNEL", "1")))
             .args(&self.flags)
             .args(["agent", "--config"])
             .arg(self.config())
@@ -303,14 +349,37 @@ fn model(root: &Path) -> (String, String) {
     (format!("m@1:{}", index.identity), model_cache::root_of(index).unwrap().to_string())
 }
 
-/// Publishes release number `number` of the sample image; the same number is the same release.
-pub(crate) fn release(root: &Path, number: u64) {
+/// Publishes the sample image with a root, as images for GPUs have one.
+fn gpu_release(root: &Path) {
+    let data = b"data and hashes";
+    let digest = types::Sha256Digest::of(data);
+    std::fs::write(root.join("image/rootfs"), data).unwrap();
+    let list = serde_json::json!({ "files": [{ "name": "rootfs", "sha256": digest }] });
+    std::fs::write(root.join("image/image.json"), list.to_string()).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let plain = sample_release::statement(sample_release::Hardware::Simulated, &[shape()], now);
+    let mut subjects = plain.subject;
+    let rootfs =
+        release::Subject { name: "rootfs".to_owned(), digest: release::statement::SubjectDigest { sha256: digest } };
+    subjects.push(rootfs);
+    subjects.sort_by(|a, b| a.name.cmp(&b.name));
+    let statement = release::Statement::new(subjects, plain.predicate).unwrap();
+    let (bundle, trust) = sample_release::publish(&statement, now);
+    std::fs::write(root.join("bundle"), bundle).unwrap();
+    std::fs::write(root.join("trust"), trust.to_canonical().unwrap()).unwrap();
+}
+
+fn shape() -> MachineShape {
     let shape = "{\"vcpus\":2,\"memory_mib\":1024,\"physical_bits\":40,\"qemu\":\"10.1\",\
                  \"devices\":[\"config-disk\",\"model-disk\",\"network\",\"vsock\"]}";
-    let shape: MachineShape = serde_json::from_str(shape).unwrap();
+    serde_json::from_str(shape).unwrap()
+}
+
+/// Publishes release number `number` of the sample image; the same number is the same release.
+pub(crate) fn release(root: &Path, number: u64) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let statement =
-        sample_release::statement(sample_release::Hardware::Simulated, &[shape], *START.get_or_init(|| now) - number);
+        sample_release::statement(sample_release::Hardware::Simulated, &[shape()], *START.get_or_init(|| now) - number);
     let (bundle, trust) = sample_release::publish(&statement, now);
     std::fs::write(root.join("bundle"), bundle).unwrap();
     std::fs::write(root.join("trust"), trust.to_canonical().unwrap()).unwrap();
@@ -345,5 +414,11 @@ pub(crate) fn program(name: &str) -> PathBuf {
     directories.map(|directory| directory.join(name)).find(|path| path.is_file()).unwrap()
 }
 
+/// Address, device, class, the host's driver, IOMMU group.
+pub(crate) const BOARD: [(&str, &str, &str, &str, u32); 3] = [
+    ("0000:17:00.0", "0x2330", "0x030200", "nvidia", 4),
+    ("0000:17:00.1", "0x22bc", "0x040300", "snd_hda_intel", 4),
+    ("0000:3d:00.0", "0x2330", "0x030200", "nvidia", 9),
+];
 static START: OnceLock<u64> = OnceLock::new();
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -123,6 +123,9 @@ pub(crate) struct HardwareSection {
     pub(crate) quote_socket: PathBuf,
     /// Used in a rehearsal, where the kernel's vhost-vsock is not.
     pub(crate) vhost_device_vsock: PathBuf,
+    /// The agent binds the GPUs of a guest before it starts and gives them back when no guest is to have them: it must be
+    /// allowed to write sysfs. Otherwise somebody binds them before (`host-agent gpu bind`, `chrysalis-gpus.service`).
+    pub(crate) bind_gpus: bool,
     /// Root of the files in which GPUs and free memory are looked up: another than `/` for tests only.
     pub(crate) root: PathBuf,
 }
@@ -133,6 +136,7 @@ impl Default for HardwareSection {
             qemu: "qemu-system-x86_64".into(),
             quote_socket: "/var/run/tdx-qgs/qgs.socket".into(),
             vhost_device_vsock: "vhost-device-vsock".into(),
+            bind_gpus: false,
             root: "/".into(),
         }
     }

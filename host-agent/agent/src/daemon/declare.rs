@@ -108,6 +108,8 @@ fn plan(
         vcpus: guest.vcpus,
         memory_mib: guest.memory_mib,
         gpus: u8::try_from(guest.gpus.len()).unwrap_or(u8::MAX),
+        gpu: guest.gpus.iter().map(|gpu| gpu.0).collect(),
+        hardware_root: config.hardware.root.clone(),
         physical_bits: guest.physical_bits,
         qemu: config.hardware.qemu.clone(),
         accel: if config.simulate.is_some() { AcceleratorArg::Tcg } else { AcceleratorArg::Kvm },

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use types::{Blake3Digest, Refusal, Sha256Digest};
+use vfio::PciAddress;
 
 use super::compose::{self, Fetching, Workshop};
 use super::config::Config;
@@ -24,6 +25,7 @@ use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
+use crate::gpu::passing::Hands;
 use crate::record::{LaunchRecord, PID_FILE};
 use crate::{files, orphans};
 
@@ -41,6 +43,10 @@ pub(crate) struct Effects {
     verified: HashMap<Key, u32>,
     /// Attempts that were begun, by what this process saw itself.
     started: HashMap<Key, u32>,
+    hands: Option<Hands>,
+    /// Guests may have given up GPUs since they were last looked after.
+    release_due: Option<Instant>,
+    releasing: Option<JoinHandle<Result<(), Vec<Refusal>>>>,
 }
 
 struct Task {
@@ -90,7 +96,7 @@ impl Front {
 }
 
 impl Effects {
-    pub(crate) fn new(paths: Paths, cache: Cache) -> Self {
+    pub(crate) fn new(paths: Paths, cache: Cache, hands: Option<Hands>) -> Self {
         Self {
             paths,
             cache,
@@ -102,6 +108,9 @@ impl Effects {
             cids: HashMap::new(),
             verified: HashMap::new(),
             started: HashMap::new(),
+            release_due: hands.is_some().then(Instant::now),
+            releasing: None,
+            hands,
         }
     }
 
@@ -111,6 +120,9 @@ impl Effects {
             self.tasks.iter().filter(|(_, task)| task.handle.is_finished()).map(|(key, _)| key.clone()).collect();
         for key in done {
             let Some(task) = self.tasks.remove(&key) else { continue };
+            if task.removes && self.hands.is_some() {
+                self.release_due = Some(Instant::now());
+            }
             match task.handle.await {
                 Ok(Ok(())) => self.started.extend(task.starts.map(|attempt| (key, attempt))),
                 Ok(Err(reasons)) => self.failed(key, reasons),
@@ -208,6 +220,7 @@ impl Effects {
                     attempt,
                     memory: Memory { root: config.hardware.root.clone(), yields_mib: 0 },
                     ended: Arc::clone(&self.wake),
+                    hands: self.hands.clone(),
                 };
                 let key = (guest, generation);
                 self.spawn(key.clone(), Fetching::default(), keeper::start(keeper, Arc::clone(config)));
@@ -249,6 +262,40 @@ impl Effects {
     /// How far the model of a generation is.
     pub(crate) fn fetching(&self, key: &Key) -> Option<FetchProgress> {
         *self.tasks.get(key)?.fetching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the host back the GPUs that no generation is to have. What cannot be given back yet is tried again.
+    pub(crate) fn release_gpus(&mut self) {
+        if self.releasing.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let Some(hands) = self.hands.clone() else { return };
+        if self.release_due.is_none_or(|due| Instant::now() < due) {
+            return;
+        }
+        // Once in a while anyway: what was in use when it was given up is free later.
+        self.release_due = Some(Instant::now() + RELEASE_AGAIN);
+        let paths = self.paths.clone();
+        let release = move || hands.release(|| gpus_of(&paths));
+        self.releasing = Some(tokio::spawn(async move {
+            let released = compose::blocking(release).await;
+            for reason in released.as_ref().err().into_iter().flatten() {
+                tracing::warn!(code = %reason.code, "a GPU is not given back yet: {reason}");
+            }
+            released
+        }));
+    }
+
+    /// The last release of a daemon whose guests are all gone.
+    pub(crate) async fn release_the_last(&mut self) {
+        if let Some(task) = self.releasing.take() {
+            drop(task.await);
+        }
+        self.release_due = self.hands.is_some().then(Instant::now);
+        self.release_gpus();
+        if let Some(task) = self.releasing.take() {
+            drop(task.await);
+        }
     }
 
     /// Ends processes whose keeper is gone, and removes copies of releases that nothing uses. Seldom needed.
@@ -407,6 +454,18 @@ fn verify_pack(cache: &Cache, pack: &Blake3Digest) -> Result<(), Vec<Refusal>> {
     Ok(())
 }
 
+/// The GPUs of all generations that have a run directory, running or not.
+fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
+    let mut gpus = Vec::new();
+    for guest in paths.guest_names() {
+        for number in paths.generations(&guest) {
+            let record = LaunchRecord::load(&paths.run_dir(&guest, number));
+            gpus.extend(record.iter().flat_map(|record| &record.gpus).filter_map(|gpu| gpu.parse::<PciAddress>().ok()));
+        }
+    }
+    gpus
+}
+
 fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
     if !run_dir.exists() {
         return Ok(());
@@ -428,6 +487,7 @@ fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
 
 /// A front that lived this long was well.
 const FRONT_SETTLED: Duration = Duration::from_secs(2);
+const RELEASE_AGAIN: Duration = Duration::from_secs(30);
 const FRONT_PAUSE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to end its guest.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);

@@ -57,7 +57,7 @@ impl Look {
         let seen = self.guests.values().flat_map(|guest| guest.generations.values()).filter(|seen| seen.alive);
         let address = |seen: &Seen| match seen.progress {
             fleet::Progress::Serving(address) => Some(address),
-            fleet::Progress::Booting => None,
+            fleet::Progress::Booting | fleet::Progress::Unknown => None,
         };
         seen.filter_map(address).collect()
     }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use types::Refusal;
+use vfio::PciAddress;
 
 use super::compose::{blocking, check_shape};
 use super::config::Config;
@@ -18,6 +19,7 @@ use super::memory::Memory;
 use super::paths::RunPlan;
 use super::release::CheckedRelease;
 use crate::claim::Claim;
+use crate::gpu::passing::{Hands, over_iommufd};
 use crate::record::{LaunchRecord, PID_FILE};
 use crate::{files, prepare};
 
@@ -32,6 +34,8 @@ pub(crate) struct Keeper {
     pub(crate) published: Option<Arc<CheckedRelease>>,
     /// Notified when a keeper that this process started ends.
     pub(crate) ended: Arc<Notify>,
+    /// Who binds the guest's GPUs, where the agent does.
+    pub(crate) hands: Option<Hands>,
 }
 
 /// Verifies what is to be launched once more, and starts its keeper. Done when the keeper holds the run directory.
@@ -43,9 +47,9 @@ pub(crate) async fn start(keeper: Keeper, config: Arc<Config>) -> Result<(), Vec
     if holds { Ok(()) } else { Err(vec![not_started(last_words(&keeper.run_dir))]) }
 }
 
-/// Checks release, files, shape, QEMU and memory, and finds a port.
+/// Checks release, files, shape, QEMU and memory, has the GPUs bound, and finds a port.
 fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
-    let Keeper { run_dir, releases, .. } = keeper;
+    let Keeper { run_dir, releases, hands, .. } = keeper;
     let unusable = |error: String| {
         let fix = "`host-agent restart` composes the guest anew";
         vec![Refusal::new("run_directory_unusable", "agent.state_dir", error, fix)]
@@ -66,6 +70,12 @@ fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
     }
     // Now, and not when it was composed: with `replace` the one before has gone meanwhile.
     keeper.memory.check(record.shape.facts().memory_mib)?;
+    let gpus = record.gpus.iter().map(|gpu| gpu.parse::<PciAddress>()).collect::<Result<Vec<_>, _>>();
+    let gpus = gpus.map_err(|error| unusable(error.to_string()))?;
+    if let (Some(hands), false) = (hands, gpus.is_empty()) {
+        hands.bind(&gpus)?;
+    }
+    record.iommufd = over_iommufd(&keeper.memory.root, &gpus);
     // A port that was free when the guest was composed may be taken by now; nothing measured depends on it.
     record.listen = private_port().map_err(|error| unusable(format!("no free port: {error}")))?;
     record.store(run_dir).map_err(|error| unusable(format!("{error:#}")))?;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! agent.pid, state.json          the daemon's lock and memory
+//! gpus/                          journal of the GPUs that the agent bound
 //! releases/<digest>/             copies of releases
 //! guests/NAME/front.pid, .sock   the front
 //! guests/NAME/gN/                run directory of generation N
@@ -33,6 +34,11 @@ impl Paths {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.root.join("state.json")
+    }
+
+    /// What the agent itself bound: a journal.
+    pub(crate) fn gpus(&self) -> PathBuf {
+        self.root.join("gpus")
     }
 
     pub(crate) fn releases(&self) -> PathBuf {

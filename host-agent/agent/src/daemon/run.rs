@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use types::Refusal;
 
-use super::config::{Config, OnStop};
+use super::config::{Config, HardwareSection, OnStop};
 use super::control::{self, Answer, Asked, Command};
 use super::declare::{Declaration, Fronts, declare};
 use super::effects::Effects;
@@ -27,6 +27,8 @@ use super::state_file;
 use super::status::{CacheStatus, Known, Status};
 use super::tcb;
 use crate::claim::Claim;
+use crate::cli::Surroundings;
+use crate::gpu::passing::Hands;
 use crate::record::VSOCK;
 use crate::{files, metrics};
 
@@ -57,7 +59,7 @@ enum LogForm {
 }
 
 /// Runs the daemon until it is ended. Exit code 2 when the configuration is refused.
-pub(crate) fn run(args: &DaemonArgs, anchors: &TrustAnchors) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &DaemonArgs, surroundings: &Surroundings) -> anyhow::Result<ExitCode> {
     if args.check {
         return Ok(check(args));
     }
@@ -75,7 +77,9 @@ pub(crate) fn run(args: &DaemonArgs, anchors: &TrustAnchors) -> anyhow::Result<E
         .with_context(|| format!("another agent works in {}", config.agent.state_dir.display()))?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("runtime")?;
-    runtime.block_on(async { Daemon::new(args.config.clone(), config, paths)?.run(anchors).await })
+    runtime.block_on(async {
+        Daemon::new(args.config.clone(), config, paths, surroundings)?.run(&surroundings.anchors).await
+    })
 }
 
 fn check(args: &DaemonArgs) -> ExitCode {
@@ -146,15 +150,15 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(path: PathBuf, config: Config, paths: Paths) -> anyhow::Result<Self> {
+    fn new(path: PathBuf, config: Config, paths: Paths, surroundings: &Surroundings) -> anyhow::Result<Self> {
         let quota = config.cache.quota_gib.saturating_mul(1 << 30);
         let cache = Cache::open(&config.cache.dir, quota)?;
         let state = state_file::load(&paths.state(), &boot_id()?)?;
         Ok(Self {
             path,
-            config: Arc::new(config),
             host: Host::new(paths.clone()),
-            effects: Effects::new(paths.clone(), cache.clone()),
+            effects: Effects::new(paths.clone(), cache.clone(), hands(&config, &paths, surroundings)),
+            config: Arc::new(config),
             cache,
             paths,
             state,
@@ -194,6 +198,7 @@ impl Daemon {
         loop {
             let acted = self.step().await;
             if self.ending && self.state.guests.is_empty() {
+                self.effects.release_the_last().await;
                 break;
             }
             let pause = if acted { SOON } else { LATER };
@@ -260,6 +265,7 @@ impl Daemon {
         }
         self.move_fronts(&look);
         self.publish(&look);
+        self.effects.release_gpus();
         let busy = !actions.is_empty();
         for action in actions {
             self.effects.act(action, &self.config, &self.declarations);
@@ -385,6 +391,8 @@ impl Daemon {
             ("agent.control_socket", config.agent.control_socket != self.config.agent.control_socket),
             ("agent.metrics_listen", config.agent.metrics_listen != self.config.agent.metrics_listen),
             ("cache", config.cache != self.config.cache),
+            ("hardware.bind_gpus", config.hardware.bind_gpus != self.config.hardware.bind_gpus),
+            ("hardware.root", config.hardware.root != self.config.hardware.root),
             ("tcb", config.tcb != self.config.tcb),
             ("simulate", config.simulate.is_some() != self.config.simulate.is_some()),
         ];
@@ -443,6 +451,13 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The hands that bind GPUs, where the agent is to.
+fn hands(config: &Config, paths: &Paths, surroundings: &Surroundings) -> Option<Hands> {
+    let HardwareSection { root, bind_gpus, .. } = &config.hardware;
+    let hands = Hands { root: root.clone(), journal: paths.gpus(), sysfs: surroundings.sysfs };
+    bind_gpus.then_some(hands)
 }
 
 fn boot_id() -> anyhow::Result<String> {

@@ -2,6 +2,7 @@
 //! `host-agent gpu`: GPUs handed to guests and taken back, and their modes.
 
 mod mode;
+pub(crate) mod passing;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use model::{Key, KeyName, Labels, Limits};
 use model_cache::Source;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use types::Blake3Digest;
 
 pub(crate) struct Pack {
@@ -90,8 +92,62 @@ pub(crate) async fn serve(pack: &Pack, manner: Manner) -> Server {
     Server { source, requests }
 }
 
+/// An authority of the test's own, and what it certifies.
+pub(crate) struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pub(crate) pem: Vec<u8>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority for a test");
+        let pem = params.self_signed(&key).unwrap().pem().into_bytes();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    fn server(&self, name: &str) -> TlsAcceptor {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// The same over TLS, with a certificate of `authority` for `name`, from a source that believes `believed`.
+pub(crate) async fn serve_tls(
+    pack: &Pack,
+    manner: Manner,
+    authority: &Authority,
+    name: &str,
+    believed: &[u8],
+) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let (path, log, acceptor) = (pack.path.clone(), Arc::clone(&requests), authority.server(name));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (path, log, acceptor) = (path.clone(), Arc::clone(&log), acceptor.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await?;
+                answer(stream, &path, manner, &log).await
+            });
+        }
+    });
+    let source = Source::parse(&format!("https://{address}/bucket/pack"), || Ok(believed.to_vec())).unwrap();
+    Server { source, requests }
+}
+
 async fn answer(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     root: &Path,
     manner: Manner,
     log: &Mutex<Vec<(String, usize)>>,
