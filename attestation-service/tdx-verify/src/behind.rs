@@ -88,6 +88,7 @@ impl Behind {
             Component::TdxModule => "the TDX module (firmware, or the loader's module file)",
             _ if named("TDX Module") => "the TDX module (firmware, or the loader's module file)",
             _ if named("Late Microcode") => "the microcode (package intel-microcode, or firmware)",
+            _ if named("SEAMLDR") => "the SEAM loader (firmware)",
             _ if named("SINIT") => "the SINIT module (firmware)",
             _ if named("BIOS") => "the firmware (BIOS) of the machine",
             _ => "firmware and microcode of the machine",

@@ -519,7 +519,7 @@ mod tests {
         };
         plan.store(&run_dir).unwrap();
         let cache = Cache::open(&directory.path().join("cache"), 0).unwrap();
-        Effects::new(paths.clone(), cache).tidy(std::iter::once(wanted).collect());
+        Effects::new(paths.clone(), cache, None).tidy(std::iter::once(wanted).collect());
         let there = |digest: &Sha256Digest| paths.releases().join(digest.to_string()).is_dir();
         assert!(there(&wanted) && there(&running) && !there(&unused));
     }
