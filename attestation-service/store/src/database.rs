@@ -55,6 +55,9 @@ pub enum DatabaseError {
         /// Ours.
         known: i64,
     },
+    /// The system gave no randomness for the mark of a change.
+    #[error("the system gave no randomness")]
+    Randomness,
     /// A row that can't have been written by this program.
     #[error("the database has a malformed row in {0}")]
     Row(&'static str),
@@ -64,9 +67,13 @@ pub enum DatabaseError {
 }
 
 /// A mark of the state of releases, revocations, policies and owners: while it stays, none of them changes, whoever
-/// writes, in whatever process.
+/// writes, in whatever process. Two are equal or not, and have no order: after a failover to a standby that lacked
+/// commits another change has the number of one that was lost, but not its random mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(u64);
+pub struct Generation {
+    number: u64,
+    mark: i64,
+}
 
 /// Where everything but SQLite's audit log is.
 pub(crate) enum Database {
@@ -94,7 +101,7 @@ impl Database {
     ) -> Result<T, E> {
         self.write(|tx| {
             // First, since its row is locked until the end: whoever changes something, too, waits here.
-            tx.execute("UPDATE changes SET number = number + 1", &[])?;
+            tx.execute("UPDATE changes SET number = number + 1, mark = ?1", &[Value::Int(random()?)])?;
             work(tx)
         })
     }
@@ -124,8 +131,15 @@ impl Database {
 
 /// The present mark.
 pub(crate) fn generation(tx: &mut Tx<'_>) -> Result<Generation, DatabaseError> {
-    let row = tx.first("SELECT number FROM changes", &[])?.ok_or(DatabaseError::Row("changes"))?;
-    Ok(Generation(row.number(0)?))
+    let row = tx.first("SELECT number, mark FROM changes", &[])?.ok_or(DatabaseError::Row("changes"))?;
+    Ok(Generation { number: row.number(0)?, mark: row.int(1)? })
+}
+
+/// A mark that nobody has seen.
+pub(crate) fn random() -> Result<i64, DatabaseError> {
+    let mut bytes = [0; 8];
+    key_wrap::random(&mut bytes).map_err(|_| DatabaseError::Randomness)?;
+    Ok(i64::from_be_bytes(bytes))
 }
 
 pub(crate) fn put_meta(tx: &mut Tx<'_>, name: &str, value: &[u8]) -> Result<(), DatabaseError> {

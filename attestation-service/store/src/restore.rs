@@ -271,10 +271,7 @@ impl Contents {
         let pruned: Option<[u8; 8]> = database::meta(tx, META_PRUNED)?.and_then(|bytes| bytes.try_into().ok());
         let until = pruned.map_or(0, i64::from_be_bytes).max(self.void_until);
         database::put_meta(tx, META_PRUNED, &until.to_be_bytes())?;
-        let mut random = [0; 8];
-        key_wrap::random(&mut random).map_err(KekError::from)?;
-        let number = i64::from_be_bytes(random) & i64::MAX >> 8;
-        tx.execute("UPDATE changes SET number = ?1", &[Value::Int(number)])?;
+        tx.execute("UPDATE changes SET mark = ?1", &[Value::Int(database::random()?)])?;
         Ok(())
     }
 }

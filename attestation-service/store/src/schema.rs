@@ -105,4 +105,11 @@ CREATE TABLE successors (
 ",
         postgres: "",
     },
+    // 5: what tells a change from one with the same number that a failover lost.
+    Step {
+        both: "
+ALTER TABLE changes ADD COLUMN mark INTEGER NOT NULL DEFAULT 0;
+",
+        postgres: "",
+    },
 ];

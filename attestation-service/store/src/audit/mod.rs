@@ -229,14 +229,14 @@ impl Store {
         };
         // Before the checkpoint, which another process may move on meanwhile.
         let head = self.database.read(database::audit_head)?;
-        let (mut key_releases, mut refusals) = (0, 0);
+        let (mut key_releases, mut refusals) = (0_u64, 0_u64);
         let look = |index, bytes: &[u8]| {
             let entry = AuditEntry::parse(bytes).map_err(|error| error.to_string())?;
             visit(index, &entry);
             match entry {
-                AuditEntry::KeyRelease(_) => key_releases += 1,
-                AuditEntry::Refusal(_) => refusals += 1,
-                AuditEntry::Refusals(entry) => refusals += entry.refusals,
+                AuditEntry::KeyRelease(_) => key_releases = key_releases.saturating_add(1),
+                AuditEntry::Refusal(_) => refusals = refusals.saturating_add(1),
+                AuditEntry::Refusals(entry) => refusals = refusals.saturating_add(entry.refusals),
                 AuditEntry::Owner(_) => {}
             }
             Ok(())

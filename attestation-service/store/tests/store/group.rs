@@ -92,6 +92,32 @@ pub(crate) fn marks_move_with_changes_and_not_with_redemptions(place: &Place) {
     }
 }
 
+/// A failover to a standby that lacked the newest commit: the next change has the number of the one that was lost. Its
+/// mark is another nevertheless, so that no replica takes the one for the other; a state that came back has its own.
+pub(crate) fn a_change_after_a_failover_is_not_taken_for_a_lost_one(place: &Place) {
+    let store = place.made();
+    let mut count = 0_u32;
+    let mut mark = || {
+        count += 1;
+        store.redeem(&Sha256Digest::of(&count.to_be_bytes()), NOW + 60, NOW).unwrap()
+    };
+    store.set_policy("p", b"old").unwrap();
+    let kept = mark();
+    let row = |column: &str| place.read(&format!("SELECT {column} FROM changes"));
+    let (number, written) = (row("number"), row("mark"));
+    store.set_policy("p", b"lost").unwrap();
+    let lost = mark();
+    let lost_number = row("number");
+    // What the standby had.
+    place.tamper(&format!("UPDATE changes SET number = {number}, mark = {written}"));
+    place.tamper(&place.bytes_as("UPDATE policies SET document = ", b"old"));
+    assert_eq!(mark(), kept);
+    store.set_policy("p", b"new").unwrap();
+    assert_eq!(row("number"), lost_number, "the case is the one that is meant");
+    assert_ne!(mark(), lost);
+    assert_eq!(store.policy("p").unwrap().as_deref(), Some(b"new".as_slice()));
+}
+
 pub(crate) fn sums_of_refusals_are_entries(place: &Place) {
     let store = place.made();
     let good = RefusalsEntry {

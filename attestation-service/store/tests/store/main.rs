@@ -67,6 +67,7 @@ cases! {
     group::entries_that_come_together_have_proofs_of_their_own,
     group::redemptions_that_come_together_stand_or_fall_alone,
     group::marks_move_with_changes_and_not_with_redemptions,
+    group::a_change_after_a_failover_is_not_taken_for_a_lost_one,
     group::sums_of_refusals_are_entries,
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
     backup::backups_are_whole_and_restored_in_a_directory,

@@ -78,6 +78,23 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// One number of the database.
+    pub(crate) fn read(&self, sql: &str) -> i64 {
+        match &self.database {
+            None => {
+                let database = rusqlite::Connection::open(self.dir.path().join("store.sqlite")).unwrap();
+                database.query_row(sql, [], |row| row.get(0)).unwrap()
+            }
+            Some((server, url)) => server.sql(url, sql).unwrap().parse().unwrap(),
+        }
+    }
+
+    /// SQL that ends with these bytes, as this database writes them.
+    pub(crate) fn bytes_as(&self, sql: &str, bytes: &[u8]) -> String {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        if self.is_shared() { format!("{sql}'\\x{hex}'") } else { format!("{sql}x'{hex}'") }
+    }
+
     /// Runs SQL in the server; gives what it prints.
     pub(crate) fn sql(&self, sql: &str) -> String {
         let (server, url) = self.database.as_ref().unwrap();
