@@ -82,8 +82,10 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
     let mut killed: BTreeMap<String, u32> = BTreeMap::new();
     let mut done = 0;
     while done < kills {
+        rig.keep_daemon();
         let processes = rig.processes();
         if processes.is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
             continue;
         }
         let (pid, kind) = processes[random.below(processes.len())].clone();

@@ -139,7 +139,6 @@ fn idle(watched: Duration) -> Vec<Value> {
     eprintln!("{GUESTS} idle guests for {} s", watched.as_secs());
     let names: Vec<String> = (0..GUESTS).map(|number| format!("g{number}")).collect();
     let mut rig = Rig::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    // All of them at once have no port that another took meanwhile.
     rig.start();
     rig.wait_serving();
     std::thread::sleep(Duration::from_secs(3));

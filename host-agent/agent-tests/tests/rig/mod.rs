@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use model::{Key, KeyName, Labels, Limits};
@@ -168,6 +169,14 @@ impl Rig {
             .spawn()
             .unwrap();
         self.daemon = Some(child);
+    }
+
+    /// Starts another daemon if the last one ended by itself.
+    pub(crate) fn keep_daemon(&mut self) {
+        if self.daemon.as_mut().is_some_and(|daemon| daemon.try_wait().unwrap().is_some()) {
+            self.daemon = None;
+            self.start();
+        }
     }
 
     pub(crate) fn signal_daemon(&mut self, signal: Signal) {
@@ -333,8 +342,18 @@ pub(crate) fn ask(port: u16, line: &str) -> Option<String> {
     Client::connect(port)?.ask(line)
 }
 
+/// A port that nobody has, below those that the kernel gives to whoever asks for any (ip(7)): nobody takes it while who
+/// listens there is dead.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(97);
+    loop {
+        let number = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = 20_000 + u16::try_from(number).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn model(root: &Path) -> (String, String) {
