@@ -619,3 +619,19 @@ fn what_is_not_on_the_disk_is_not_acknowledged() {
     assert_eq!(rig.tell(&["restart", "a"]).0, 0);
     rig.wait_serving();
 }
+
+#[test]
+fn what_a_keeper_left_behind_is_found_behind_a_link() {
+    let mut rig = Rig::new(&["a"]);
+    // As a keeper's child has it: the run directory by its own name, and not by that of the link.
+    let run_dir = rig.root.join("t/guests/a/g7");
+    let mut left = std::process::Command::new("sleep").arg("600").env("CHRYSALIS_RUN_DIR", &run_dir).spawn().unwrap();
+    let mut elsewhere =
+        std::process::Command::new("sleep").arg("600").env("CHRYSALIS_RUN_DIR", "/nonexistent/g7").spawn().unwrap();
+    rig.start();
+    rig.wait_serving();
+    let ended = left.try_wait().unwrap();
+    let other = elsewhere.try_wait().unwrap();
+    let _ = (left.kill(), elsewhere.kill(), left.wait(), elsewhere.wait());
+    assert!(ended.is_some() && other.is_none());
+}
