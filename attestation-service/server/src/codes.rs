@@ -78,6 +78,7 @@ pub(crate) const KEY_RELEASE: &[Step] = &[
             "certificate_not_yet_valid",
             "certificate_revoked",
             "pck_revoked",
+            "pck_malformed",
             "crl_invalid",
             "fmspc_mismatch",
             "pce_id_mismatch",

@@ -99,7 +99,7 @@ const BODY_MESSAGES: [&str; 6] = [
 ];
 
 /// In the order in which they are looked for: the more exact words first.
-const MESSAGES: [(&str, ChainRule); 36] = [
+const MESSAGES: [(&str, ChainRule); 43] = [
     ("InvalidCrlSignatureForPublicKey", ChainRule::RootUntrusted),
     ("UnknownIssuer", ChainRule::RootUntrusted),
     ("Failed to load root ca", ChainRule::RootUntrusted),
@@ -126,6 +126,13 @@ const MESSAGES: [(&str, ChainRule); 36] = [
     ("QE MISCSELECT mismatch", ChainRule::QeIdentity),
     ("QE ATTRIBUTES mismatch", ChainRule::QeIdentity),
     ("ISV enclave report signature is invalid", ChainRule::QuoteSignature),
+    ("CpuSvn length mismatch", ChainRule::PckMalformed),
+    ("PceSvn length mismatch", ChainRule::PckMalformed),
+    ("Failed to find PceSvn", ChainRule::PckMalformed),
+    ("Fmspc length mismatch", ChainRule::PckMalformed),
+    ("Failed to find Fmspc", ChainRule::PckMalformed),
+    ("Intel extension not found", ChainRule::PckMalformed),
+    ("OID is missing", ChainRule::PckMalformed),
     ("Fmspc mismatch", ChainRule::FmspcMismatch),
     ("TCB status is invalid: Revoked", ChainRule::TcbRevoked),
     ("No matching TCB level found", ChainRule::TcbLevelNone),

@@ -208,6 +208,11 @@ pub(crate) fn unverified(what: &str) -> QuoteFault {
     QuoteFault::Chain { rule: ChainRule::Unverified, detail: format!("the verifier reported {what}") }
 }
 
+/// What [`dcap_qvl`] does not get as far as to say.
+pub(crate) fn pck_malformed(what: &str) -> QuoteFault {
+    QuoteFault::Chain { rule: ChainRule::PckMalformed, detail: what.to_owned() }
+}
+
 /// Judgement happens in [`Examined::judge`], where each rule has its code.
 struct JudgedHere;
 

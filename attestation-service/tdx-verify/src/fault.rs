@@ -159,6 +159,7 @@ pub enum ChainRule {
     CertificateExpired,
     CertificateNotYetValid,
     PckRevoked,
+    PckMalformed,
     CertificateRevoked,
     CrlExpired,
     CrlInvalid,
@@ -197,6 +198,11 @@ impl ChainRule {
             Self::PckRevoked => {
                 ("pck_revoked", "quote.pck_certificate", "use another platform: Intel revoked this one's certificate")
             }
+            Self::PckMalformed => (
+                "pck_malformed",
+                "quote.pck_certificate",
+                "fetch the platform's PCK certificate again from its source; Intel's extension in this one is malformed",
+            ),
             Self::CertificateRevoked => {
                 ("certificate_revoked", "certificate_chain", "fetch collateral signed by a certificate that stands")
             }

@@ -60,7 +60,7 @@ pub fn verify(
 /// the quote, or of its PCK certificate. `None` where it can be read; that alone says nothing for the quote.
 #[must_use]
 pub fn unreadable(quote: &[u8]) -> Option<QuoteRefused> {
-    let nameless = || examine::unverified("a PCK certificate that names no platform");
+    let nameless = || examine::pck_malformed("the quote's PCK certificate names no platform");
     match examine::Formed::read(quote) {
         Err(refused) => Some(refused),
         Ok(_) => collateral::fmspc(quote).is_none().then(|| QuoteRefused { faults: vec![nameless()] }),

@@ -74,7 +74,7 @@ const fn expected(fault: Fault) -> &'static [&'static str] {
         Fault::AdvisoryUpToDate => &[],
         Fault::ShortSgxComponents | Fault::ShortTdxComponents => &["collateral_malformed"],
         Fault::SwappedComponents | Fault::SwappedTeeTcbSvns => &["tcb_level_none"],
-        Fault::ShortPckSvns => &["quote_unverified"],
+        Fault::ShortPckSvns => &["pck_malformed"],
         Fault::OtherQeVendor => &["qe_vendor"],
         Fault::OtherQeSigner | Fault::OtherQeProduct => &["qe_identity"],
         Fault::ReservedAttribute => &["tdx_attributes_reserved"],
@@ -126,7 +126,7 @@ fn unreadable_bytes_are_told_from_a_platform_without_collateral() {
     assert_eq!(code(&quote[..quote.len() - 1]), Some("quote_truncated"));
     assert_eq!(code(&[]), Some("quote_truncated"));
     let short = platform.quote(&report(), QuoteVersion::V4, Some(Fault::ShortPckSvns)).unwrap();
-    assert_eq!(code(&short), Some("quote_unverified"));
+    assert_eq!(code(&short), Some("pck_malformed"));
 }
 
 /// Attack 70: under Intel's root nothing of the simulator is believed.

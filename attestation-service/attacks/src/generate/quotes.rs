@@ -301,7 +301,7 @@ impl World {
                 "a PCK certificate with 15 CPU security versions",
                 V4,
                 Fault::ShortPckSvns,
-                &[("quote_unverified", "quote")],
+                &[("pck_malformed", "quote.pck_certificate")],
             )?,
             self.bad_collateral("14-expired", "all collateral has ended", Fault::ExpiredCollateral, &[lists])?,
             self.bad_collateral("14-expired-lists", "the revocation lists have ended", Fault::ExpiredLists, &[lists])?,
