@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 pub use file::FileKek;
 pub use source::{KekSource, KekSourceError, PrivateFileError, private_text};
+pub use transit::answer as transit_answer;
 
 /// A key that wraps secrets.
 pub trait KeyWrap: Send + Sync {

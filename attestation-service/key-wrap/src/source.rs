@@ -140,6 +140,10 @@ fn decoded(text: &str) -> Option<String> {
     while let Some(byte) = rest.next() {
         if byte == b'%' {
             let digits = [rest.next()?, rest.next()?];
+            // `from_str_radix` would take a sign.
+            if !digits.iter().all(u8::is_ascii_hexdigit) {
+                return None;
+            }
             bytes.push(u8::from_str_radix(core::str::from_utf8(&digits).ok()?, 16).ok()?);
         } else {
             bytes.push(byte);
@@ -171,6 +175,7 @@ mod tests {
             "pkcs11:token=t;object=o?module-path=/m&pin-value=1234",
             "pkcs11:token=t;object=o?module-path=m.so&pin-source=file:/p",
             "pkcs11:token=t;object=o?module-path=/m&pin-source=1234",
+            "pkcs11:token=%+5;object=o?module-path=/m&pin-source=file:/p",
             "pkcs11:token=%zz;object=o?module-path=/m&pin-source=file:/p",
             "transit:http://vault.example/transit/kek?token-file=/t",
             "transit:https://user@vault.example/transit/kek?token-file=/t",

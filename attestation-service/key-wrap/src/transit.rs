@@ -5,15 +5,15 @@
 use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq as _;
-use types::Sha256Digest;
-use zeroize::{Zeroize as _, Zeroizing};
+use serde::Serialize;
+use zeroize::Zeroizing;
 
+use self::answer::MAX_WRAPPED;
 use self::http::{Endpoint, Failure};
 use crate::source::{KekSourceError, pairs, private_text};
 use crate::{KekError, KeyWrap, MAX_SECRET, WrapError};
 
+pub mod answer;
 mod http;
 
 /// Which key of which service.
@@ -45,21 +45,6 @@ struct Encrypt<'a> {
 struct Decrypt<'a> {
     ciphertext: &'a str,
     associated_data: &'a str,
-}
-
-#[derive(Deserialize)]
-struct Answer<T> {
-    data: T,
-}
-
-#[derive(Deserialize)]
-struct Encrypted {
-    ciphertext: String,
-}
-
-#[derive(Deserialize)]
-struct Decrypted {
-    plaintext: String,
 }
 
 impl TransitSettings {
@@ -107,18 +92,14 @@ impl TransitKek {
         Ok(kek)
     }
 
-    fn ask<A: Serialize, T: for<'de> Deserialize<'de>>(&self, what: &str, body: &A) -> Result<T, WrapError> {
+    fn ask<A: Serialize>(&self, what: &str, body: &A) -> Result<Zeroizing<Vec<u8>>, WrapError> {
         let unavailable = |e: &dyn core::fmt::Display| WrapError::Unavailable(format!("the transit service: {e}"));
         // Read each time: agents renew it.
         let token = private_text(&self.settings.token_file).map_err(|e| unavailable(&e))?;
         let path = format!("/v1/{}/{what}/{}", self.settings.mount, self.settings.key);
         let body = Zeroizing::new(serde_json::to_vec(body).map_err(|e| unavailable(&e))?);
         match self.endpoint.post(&path, token, self.settings.namespace.as_deref(), body) {
-            Ok(answer) => {
-                let answer: Answer<T> =
-                    serde_json::from_slice(&answer).map_err(|_| unavailable(&"its answer is malformed"))?;
-                Ok(answer.data)
-            }
+            Ok(answer) => Ok(answer),
             // What it says of a ciphertext that is not its key's, or of another context.
             Err(Failure::Status(400)) if what == "decrypt" => Err(WrapError::Open),
             Err(Failure::Status(403)) => Err(unavailable(&"it does not accept the token (403)")),
@@ -143,14 +124,9 @@ impl KeyWrap for TransitKek {
         if secret.len() > MAX_SECRET {
             return Err(WrapError::Seal);
         }
-        let bound = Zeroizing::new([secret, binding(secret, context).as_slice()].concat());
-        let plaintext = Zeroizing::new(STANDARD.encode(bound.as_slice()));
+        let plaintext = Zeroizing::new(STANDARD.encode(answer::bound(secret, context).as_slice()));
         let body = Encrypt { plaintext: &plaintext, associated_data: &STANDARD.encode(context) };
-        let answer: Encrypted = self.ask("encrypt", &body)?;
-        if answer.ciphertext.is_empty() || answer.ciphertext.len() > MAX_WRAPPED {
-            return Err(WrapError::Unavailable("the transit service: its ciphertext has a wrong size".to_owned()));
-        }
-        Ok(answer.ciphertext.into_bytes())
+        answer::encrypted(&self.ask("encrypt", &body)?)
     }
 
     fn open(&self, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
@@ -159,27 +135,8 @@ impl KeyWrap for TransitKek {
             return Err(WrapError::Open);
         }
         let body = Decrypt { ciphertext, associated_data: &STANDARD.encode(context) };
-        let answer: Decrypted = self.ask("decrypt", &body)?;
-        let text = Zeroizing::new(answer.plaintext);
-        let mut secret = Zeroizing::new(STANDARD.decode(text.as_bytes()).map_err(|_| WrapError::Open)?);
-        let (kept, found) = secret.split_last_chunk::<32>().ok_or(WrapError::Open)?;
-        if !bool::from(binding(kept, context).ct_eq(found)) {
-            return Err(WrapError::Open);
-        }
-        let length = kept.len();
-        if let Some(digest) = secret.get_mut(length..) {
-            digest.zeroize();
-        }
-        secret.truncate(length);
-        Ok(secret)
+        answer::decrypted(&self.ask("decrypt", &body)?, context)
     }
 }
 
-/// Shows that a plaintext is the one of this context, whatever the service did with the associated data.
-fn binding(secret: &[u8], context: &[u8]) -> [u8; 32] {
-    let length = u64::try_from(context.len()).unwrap_or(u64::MAX).to_be_bytes();
-    *Sha256Digest::of_parts(&[b"chrysalis/kek-binding/v1", &length, context, secret]).as_bytes()
-}
-
 const SYSTEM_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-const MAX_WRAPPED: usize = 16 * 1024;

@@ -4,29 +4,29 @@
 //! The stream is forwarded by the host, who may drop, delay or change bytes; TLS with the pinned key of the service
 //! ends here. Needs a tokio runtime, of one thread if one likes, with timers.
 
+pub mod answer;
 mod error;
 mod retry;
 
 use std::{sync::Arc, time::Duration};
 
-use attested_channel::{ed25519_spki_sha256, stream};
+use attested_channel::stream;
 use bytes::Bytes;
-use ed25519_dalek::{Signature, VerifyingKey};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use key_release_protocol::{
-    ChallengeAnswer, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, ModelKey, ReleaseKeyPair, SealContext, Search,
-    Token, Work,
+    ChallengeAnswer, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, ModelKey, ReleaseKeyPair, Search, Token, Work,
 };
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use types::{Base64, Document, Hex32, ModelId, Sha256Digest, canonical, evidence::AttestedTime, refusal::Refusals};
+use types::{Base64, Document, Hex32, ModelId, Sha256Digest, evidence::AttestedTime};
 
+use answer::SMALL;
 pub use error::ClientError;
 pub use key_release_protocol;
 pub use retry::Retries;
@@ -124,26 +124,9 @@ impl ServiceConnection {
     /// # Errors
     /// [`ClientError::Time`] names the rule.
     pub async fn time(&mut self, nonce: Hex32, floor: u64) -> Result<AttestedTime, ClientError> {
-        let step = "GET /v1/time";
-        let body = self.exchange(step, Method::GET, &format!("/v1/time?nonce={nonce}"), Vec::new(), SMALL).await?;
-        let time: AttestedTime = canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))?;
-        if time.nonce != nonce {
-            return Err(ClientError::Time("it answers another nonce"));
-        }
-        if ed25519_spki_sha256(&time.service_key) != self.pin {
-            return Err(ClientError::Time("it is signed by another key than the pinned one"));
-        }
-        let signed = VerifyingKey::from_bytes(time.service_key.as_bytes()).is_ok_and(|key| {
-            Signature::from_slice(time.signature.as_slice())
-                .is_ok_and(|s| key.verify_strict(&AttestedTime::signed_bytes(&nonce, time.unix), &s).is_ok())
-        });
-        if !signed {
-            return Err(ClientError::Time("its signature does not verify"));
-        }
-        if time.unix < floor {
-            return Err(ClientError::Time("it is before the image was built"));
-        }
-        Ok(time)
+        let path = format!("/v1/time?nonce={nonce}");
+        let body = self.exchange(answer::TIME, Method::GET, &path, Vec::new(), SMALL).await?;
+        answer::time(&body, &nonce, &self.pin, floor)
     }
 
     /// Asks for a challenge and takes this connection's exporter for it.
@@ -151,10 +134,8 @@ impl ServiceConnection {
     /// # Errors
     /// [`ClientError`].
     pub async fn challenge(&mut self) -> Result<Challenge, ClientError> {
-        let step = "POST /v1/challenges";
-        let body = self.exchange(step, Method::POST, "/v1/challenges", Vec::new(), SMALL).await?;
-        let ChallengeAnswer { expires, token, work } =
-            canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))?;
+        let body = self.exchange(answer::CHALLENGE, Method::POST, "/v1/challenges", Vec::new(), SMALL).await?;
+        let ChallengeAnswer { expires, token, work } = answer::challenge(&body)?;
         let challenge = token.challenge();
         let binding = (self.exporter)(&challenge)?;
         Ok(Challenge { token, challenge, binding, expires, work })
@@ -173,7 +154,7 @@ impl ServiceConnection {
         evidence: Vec<u8>,
         key: ReleaseKeyPair,
     ) -> Result<Released, ClientError> {
-        let step = "POST /v1/key-release";
+        let step = answer::RELEASE;
         let digest = Sha256Digest::of(&evidence);
         let work = solve(&challenge).await?;
         let request = KeyReleaseRequest {
@@ -184,23 +165,10 @@ impl ServiceConnection {
                 .ok_or_else(|| ClientError::Answer { step, rule: "the evidence is too large".to_owned() })?,
             work,
         };
-        let request = request.to_canonical().map_err(|e| malformed(step, &e))?;
+        let request = request.to_canonical().map_err(|e| ClientError::Answer { step, rule: e.to_string() })?;
         let max = KeyReleaseAnswer::MAX_BYTES;
         let body = self.exchange(step, Method::POST, "/v1/key-release", request, max).await?;
-        let answer = KeyReleaseAnswer::from_canonical(&body).map_err(|e| malformed(step, &e))?;
-        if answer.model != *model {
-            return Err(ClientError::Answer { step, rule: "the key is of another model".to_owned() });
-        }
-        answer.audit.verify_path_only().map_err(|e| ClientError::Audit(e.to_string()))?;
-        let context = SealContext {
-            challenge: &challenge.challenge,
-            model,
-            key_version: answer.key_version,
-            evidence: &digest,
-            audit_leaf: &answer.audit.leaf,
-        };
-        let key = key.open(&answer.enc, &answer.ciphertext, &context)?;
-        Ok(Released { key, key_version: answer.key_version, audit: answer.audit })
+        answer::released(&body, &challenge.challenge, model, &digest, key)
     }
 
     /// The service's keys, as it sent them: whether the pinned key signed them is for the caller.
@@ -216,9 +184,8 @@ impl ServiceConnection {
     /// # Errors
     /// [`ClientError::Refused`] with the service's reasons, ….
     pub async fn owner_command(&mut self, signed: Vec<u8>) -> Result<OwnerAnswer, ClientError> {
-        let step = "POST /v1/owner-commands";
-        let body = self.exchange(step, Method::POST, "/v1/owner-commands", signed, SMALL).await?;
-        canonical::from_bytes(&body, SMALL).map_err(|e| malformed(step, &e))
+        let body = self.exchange(answer::COMMAND, Method::POST, "/v1/owner-commands", signed, SMALL).await?;
+        answer::command(&body)
     }
 
     async fn exchange(
@@ -251,7 +218,7 @@ impl ServiceConnection {
                 .await
                 .map_err(|_| ClientError::Answer { step, rule: format!("not a body of at most {max} bytes") })?
                 .to_bytes();
-            if status == StatusCode::OK { Ok(body) } else { Err(refusal(step, status, &body)) }
+            if status == StatusCode::OK { Ok(body) } else { Err(answer::refusal(step, status.as_u16(), &body)) }
         })
         .await?
     }
@@ -324,22 +291,10 @@ fn handshake(error: std::io::Error) -> ClientError {
     if pin { ClientError::Pin } else { ClientError::Tls(error) }
 }
 
-fn refusal(step: &'static str, status: StatusCode, body: &[u8]) -> ClientError {
-    match serde_json::from_slice::<Refusals>(body) {
-        Ok(refusals) if !refusals.reasons.is_empty() => ClientError::Refused(refusals.reasons),
-        _ => ClientError::Answer { step, rule: format!("status {status} without reasons") },
-    }
-}
-
-fn malformed(step: &'static str, error: &types::CanonicalError) -> ClientError {
-    ClientError::Answer { step, rule: error.to_string() }
-}
-
 const HANDSHAKE: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(60);
 /// Hashes between two turns of other tasks.
 const PORTION: u64 = 4096;
-const SMALL: usize = 4096;
 const MAX_REFUSAL: usize = 256 * 1024;
 const HEADERS: usize = 64 * 1024;
 
