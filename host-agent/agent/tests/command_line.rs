@@ -93,6 +93,15 @@ fn gpus_need_an_image_that_drives_them() {
     let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &["--gpus", "1"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors(&output).contains("no driver for a GPU"), "{}", errors(&output));
+    // A GPU that is named counts, and only so many as are named can be asked for.
+    let named = ["--gpu", "0000:17:00.0"];
+    let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &named);
+    assert!(errors(&output).contains("no driver for a GPU"), "{}", errors(&output));
+    let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &[&named[..], &["--gpus", "2"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("--gpus says 2, --gpu names 1"), "{}", errors(&output));
+    let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &["--gpu", "first"]);
+    assert_eq!(output.status.code(), Some(64));
     let output = prepare_with(directory.path(), "qemu", "127.0.0.1:0", &["--gpus", "17"]);
     assert_eq!(output.status.code(), Some(64));
 }
