@@ -41,13 +41,13 @@ fn launches(rounds: usize) -> Vec<Value> {
     let mut rig = Rig::new(&["a"]);
     rig.start();
     rig.wait_serving();
-    let run_dir = std::fs::read_dir(rig.root.join("s/guests/a")).unwrap().flatten().map(|entry| entry.path());
-    let run_dir = run_dir.into_iter().find(|path| path.is_dir()).unwrap();
     let qemu = rig.guest("a")["active"]["qemu_pid"].as_u64().unwrap();
     let line = std::fs::read(format!("/proc/{qemu}/cmdline")).unwrap();
     let words: Vec<String> = line.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
     let start = words.iter().position(|word| word == "qemu").unwrap() + 1;
     let words: Vec<String> = words[start..].iter().filter(|word| !word.is_empty()).cloned().collect();
+    let monitor = words.iter().find_map(|word| word.strip_prefix("unix:")?.split_once("/qmp.sock")).unwrap().0;
+    let run_dir = PathBuf::from(monitor);
     let restarted = Instant::now();
     assert_eq!(rig.tell(&["restart", "a"]).0, 0);
     rig.wait("the next generation", |rig| rig.guest("a")["active"]["number"] != 1 && rig.serves("a"));
@@ -57,8 +57,7 @@ fn launches(rounds: usize) -> Vec<Value> {
     for (pid, _) in rig.processes() {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
-    let current = std::fs::read_dir(rig.root.join("s/guests/a")).unwrap().flatten().map(|entry| entry.path());
-    let current = current.into_iter().find(|path| path.is_dir()).unwrap();
+    let current = run_dirs(&rig).into_iter().find(|path| path.join("launch.json").exists()).unwrap();
     let copy = rig.root.join("copy");
     std::fs::create_dir(&copy).unwrap();
     for name in ["launch.json", "plan.json", "config.disk", "td-params.json"] {
@@ -77,6 +76,10 @@ fn launches(rounds: usize) -> Vec<Value> {
         plain("bare start of the stand-in QEMU", bare, "ms"),
         plain("restart by the daemon, composed and verified anew", by_daemon * 1e3, "ms"),
     ]
+}
+
+fn run_dirs(rig: &Rig) -> Vec<PathBuf> {
+    std::fs::read_dir(rig.root.join("s/guests/a")).unwrap().flatten().map(|entry| entry.path()).collect()
 }
 
 fn launch_by_agent(rig: &Rig, run_dir: &Path) -> f64 {
@@ -115,6 +118,7 @@ fn launch_bare(rig: &Rig, words: &[String], old: &Path, run_dir: &Path) -> f64 {
         if let Ok(stream) = UnixStream::connect(run_dir.join("qmp.sock")) {
             break stream;
         }
+        assert!(child.try_wait().unwrap().is_none(), "the stand-in ended");
         std::thread::sleep(Duration::from_millis(1));
     };
     let mut monitor = BufReader::new(monitor);
