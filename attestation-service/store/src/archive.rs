@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The archive of a backup: a tar file in exactly one spelling. Members stand in a fixed order, the last one is the
-//! manifest with the digest of each; a reader asks for the members that it expects, and refuses everything else.
+//! The archive of a backup: a tar file in exactly one spelling. Members stand in a fixed order: first the format, then
+//! the contents, then the manifest with the digest of each, and last the manifest's signature by the audit log's key. A
+//! reader asks for the members that it expects, and refuses everything else.
+//!
+//! The signature shows that a service's own store made the archive, as a whole: who can write archives and does not have
+//! the key-wrapping key can't make one. It does not show that the archive is the newest.
 
 use std::io::{self, Read, Write};
 
+use release::log::{LogKey, LogSigner, NoteError, note::Note};
 use serde::{Deserialize, Serialize};
 use tar::{EntryType, Header};
 use types::Sha256Digest;
@@ -26,16 +31,30 @@ pub enum ArchiveError {
     /// The manifest is not that of these members.
     #[error("the manifest does not fit: {0}")]
     Manifest(String),
+    /// The manifest is not signed by the key of the archive's own audit log.
+    #[error("the manifest's signature was refused: {0}")]
+    Signature(#[from] NoteError),
+    /// It does not say which version of the tables it holds, or is no archive.
+    #[error("it is no archive of the form {SCHEMA}; where an older program made it, restore it with that one")]
+    Format,
 }
 
-/// The last member.
+/// The first member: what must be known before anything else is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format {
+    /// `chrysalis/store-backup/v2`.
+    schema: String,
+    /// Version of the tables.
+    version: i64,
+}
+
+/// The last member but the signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
-    /// `chrysalis/store-backup/v1`.
+    /// `chrysalis/store-backup/v2`.
     pub(crate) schema: String,
-    /// Version of the tables.
-    pub(crate) version: i64,
     /// Entries of the audit log.
     pub(crate) size: u64,
     /// Its root.
@@ -66,8 +85,12 @@ pub(crate) struct Reader<R: Read> {
 }
 
 impl<'a, W: Write> Writer<'a, W> {
-    pub(crate) const fn new(to: &'a mut W) -> Self {
-        Self { to, members: Vec::new() }
+    /// Begins an archive of tables of `version`.
+    pub(crate) fn new(to: &'a mut W, version: i64) -> Result<Self, ArchiveError> {
+        let mut writer = Self { to, members: Vec::new() };
+        let format = Format { schema: SCHEMA.to_owned(), version };
+        writer.member(FORMAT, &serde_json::to_vec(&format).map_err(io::Error::from)?)?;
+        Ok(writer)
     }
 
     pub(crate) fn member(&mut self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
@@ -76,12 +99,13 @@ impl<'a, W: Write> Writer<'a, W> {
         Ok(())
     }
 
-    /// Writes the manifest and the end.
-    pub(crate) fn finish(mut self, version: i64, size: u64, root: Sha256Digest) -> Result<(), ArchiveError> {
+    /// Writes the manifest, its signature and the end.
+    pub(crate) fn finish(mut self, size: u64, root: Sha256Digest, signer: &LogSigner) -> Result<(), ArchiveError> {
         let members = core::mem::take(&mut self.members);
-        let manifest = Manifest { schema: SCHEMA.to_owned(), version, size, root, members };
+        let manifest = Manifest { schema: SCHEMA.to_owned(), size, root, members };
         let bytes = serde_json::to_vec(&manifest).map_err(io::Error::from)?;
         self.write(MANIFEST, &bytes)?;
+        self.write(SIGNATURE, signer.sign(&signed_text(&bytes))?.as_bytes())?;
         self.to.write_all(&[0; 2 * BLOCK])?;
         Ok(())
     }
@@ -95,8 +119,18 @@ impl<'a, W: Write> Writer<'a, W> {
 }
 
 impl<R: Read> Reader<R> {
-    pub(crate) const fn new(from: R) -> Self {
-        Self { from, members: Vec::new() }
+    /// Begins to read an archive, and gives the version of its tables.
+    pub(crate) fn new(from: R) -> Result<(Self, i64), ArchiveError> {
+        let mut reader = Self { from, members: Vec::new() };
+        let bytes = reader.member(FORMAT, MAX_FORMAT).map_err(|error| match error {
+            ArchiveError::Member(_) => ArchiveError::Format,
+            other => other,
+        })?;
+        let format: Format = serde_json::from_slice(&bytes).map_err(|_| ArchiveError::Format)?;
+        if format.schema != SCHEMA {
+            return Err(ArchiveError::Format);
+        }
+        Ok((reader, format.version))
     }
 
     /// The next member, which must be `name` and have at most `max` bytes.
@@ -106,9 +140,11 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    /// Reads the manifest and the end, and compares everything that was read with it.
-    pub(crate) fn finish(mut self) -> Result<Manifest, ArchiveError> {
+    /// Reads the manifest, its signature by `key` and the end, and compares everything that was read with it.
+    pub(crate) fn finish(mut self, key: &LogKey) -> Result<Manifest, ArchiveError> {
         let bytes = self.read(MANIFEST, MAX_MANIFEST)?;
+        let signature = self.read(SIGNATURE, release::log::note::MAX_NOTE)?;
+        verify_signature(&bytes, &signature, key)?;
         let bad = |rule: String| ArchiveError::Manifest(rule);
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if manifest.schema != SCHEMA {
@@ -151,6 +187,23 @@ impl<R: Read> Reader<R> {
     }
 }
 
+/// What is signed: no checkpoint of a log has two lines.
+fn signed_text(manifest: &[u8]) -> String {
+    format!("{SCHEMA}\n{}\n", Sha256Digest::of(manifest))
+}
+
+/// The one spelling of the signature by `key`, and nothing beside it.
+fn verify_signature(manifest: &[u8], signature: &[u8], key: &LogKey) -> Result<(), NoteError> {
+    let note = core::str::from_utf8(signature).map_err(|_| NoteError::Form("it is no text"))?;
+    let parsed = Note::parse(note)?;
+    if parsed.text() != signed_text(manifest) {
+        return Err(NoteError::Form("it signs something else"));
+    }
+    key.verify(&parsed)?;
+    // Two lines of text, a blank one, and the signature.
+    if note.lines().count() == 4 { Ok(()) } else { Err(NoteError::Form("it has more signatures than one")) }
+}
+
 fn described(name: &str, bytes: &[u8]) -> Member {
     Member { name: name.to_owned(), bytes: bytes.len() as u64, sha256: Sha256Digest::of(bytes) }
 }
@@ -177,8 +230,11 @@ fn padding(size: usize) -> &'static [u8] {
 
 const BLOCK: usize = 512;
 const ZEROS: &[u8] = &[0; BLOCK];
+const FORMAT: &str = "format.json";
 const MANIFEST: &str = "manifest.json";
-const SCHEMA: &str = "chrysalis/store-backup/v1";
+const SIGNATURE: &str = "manifest.sig";
+const SCHEMA: &str = "chrysalis/store-backup/v2";
+const MAX_FORMAT: usize = 1024;
 /// A log of 100 million entries.
 const MAX_MANIFEST: usize = 64 << 20;
 
@@ -186,41 +242,68 @@ const MAX_MANIFEST: usize = 64 << 20;
 mod tests {
     use super::*;
 
+    fn signer(seed: u8) -> LogSigner {
+        LogSigner::new("example.invalid/audit", &[seed; 32]).unwrap()
+    }
+
     fn archive() -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = Writer::new(&mut bytes);
+        let mut writer = Writer::new(&mut bytes, 3).unwrap();
         writer.member("tables/a.json", b"[]").unwrap();
         writer.member("audit/checkpoint", &[7; 600]).unwrap();
-        writer.finish(3, 0, Sha256Digest::of(b"root")).unwrap();
+        writer.finish(0, Sha256Digest::of(b"root"), &signer(1)).unwrap();
         bytes
     }
 
     fn read(bytes: &[u8]) -> Result<Manifest, ArchiveError> {
-        let mut reader = Reader::new(bytes);
+        read_of(bytes, signer(1).public())
+    }
+
+    fn read_of(bytes: &[u8], key: &LogKey) -> Result<Manifest, ArchiveError> {
+        let (mut reader, version) = Reader::new(bytes)?;
+        assert_eq!(version, 3);
         reader.member("tables/a.json", 10)?;
         reader.member("audit/checkpoint", 600)?;
-        reader.finish()
+        reader.finish(key)
     }
 
     #[test]
     fn an_archive_has_one_spelling() {
         let good = archive();
         let manifest = read(&good).unwrap();
-        assert_eq!(manifest.members.len(), 2);
+        assert_eq!(manifest.members.len(), 3);
         assert_eq!(good, archive());
-        // No byte of it can be another one, the padding and the end included, but for what the manifest says of the store,
-        // which is for the caller to compare.
-        for at in (0..good.len()).step_by(7) {
+        // No byte of it can be another one, the padding and the end included. (The version, which is for the caller to
+        // compare, stands in the first member.)
+        for at in (1024..good.len()).step_by(7).chain(0..512) {
             let mut changed = good.clone();
             changed[at] ^= 1;
-            assert!(read(&changed).map_or(true, |found| found != manifest), "byte {at}");
+            assert!(read(&changed).is_err(), "byte {at}");
         }
         for length in (0..good.len()).step_by(100) {
             assert!(read(&good[..length]).is_err(), "{length} bytes");
         }
         assert!(matches!(read(&[good.as_slice(), &[0]].concat()), Err(ArchiveError::Trailing)));
-        assert!(matches!(Reader::new(good.as_slice()).member("tables/a.json", 1), Err(ArchiveError::TooLarge(_))));
-        assert!(matches!(Reader::new(good.as_slice()).member("tables/b.json", 10), Err(ArchiveError::Member(_))));
+        let begun = || Reader::new(good.as_slice()).unwrap().0;
+        assert!(matches!(begun().member("tables/a.json", 1), Err(ArchiveError::TooLarge(_))));
+        assert!(matches!(begun().member("tables/b.json", 10), Err(ArchiveError::Member(_))));
+        // Without its first member, as older programs made them.
+        assert!(matches!(Reader::new(&good[1024..]), Err(ArchiveError::Format)));
+    }
+
+    /// Whoever can compute digests, and has another key.
+    #[test]
+    fn a_manifest_is_signed_by_one_key() {
+        let good = archive();
+        assert!(matches!(read_of(&good, signer(2).public()), Err(ArchiveError::Signature(_))));
+        let namesake = LogSigner::new("example.invalid/other", &[1; 32]).unwrap();
+        assert!(matches!(read_of(&good, namesake.public()), Err(ArchiveError::Signature(_))));
+        let note = signer(1).sign(&signed_text(b"manifest")).unwrap();
+        let key = signer(1);
+        assert_eq!(verify_signature(b"manifest", note.as_bytes(), key.public()), Ok(()));
+        assert!(verify_signature(b"manifest!", note.as_bytes(), key.public()).is_err());
+        let twice = format!("{note}{}", note.lines().last().unwrap().to_owned() + "\n");
+        assert!(verify_signature(b"manifest", twice.as_bytes(), key.public()).is_err());
     }
 
     /// As other programs read it.
@@ -229,6 +312,10 @@ mod tests {
         let bytes = archive();
         let mut tar = tar::Archive::new(bytes.as_slice());
         let names: Vec<_> = tar.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
-        assert_eq!(names, ["tables/a.json", "audit/checkpoint", "manifest.json"].map(std::path::PathBuf::from));
+        assert_eq!(
+            names,
+            ["format.json", "tables/a.json", "audit/checkpoint", "manifest.json", "manifest.sig"]
+                .map(std::path::PathBuf::from)
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::audit::{AuditError, DatabaseTiles, Log};
 use crate::database::DatabaseError;
 use crate::schema::VERSION;
 use crate::tables::TABLES;
-use crate::{Store, restore};
+use crate::{OpenError, Store, restore};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub enum BackupError {
     /// A tile of it.
     #[error("the audit log is damaged: {0}")]
     Tile(#[from] TileError),
+    /// The log's key, which signs the archive.
+    #[error("the audit log's key can't be used: {0}")]
+    Key(#[source] Box<OpenError>),
     /// The log was refused, or not written.
     #[error(transparent)]
     Log(#[from] tile_log::ExportError),
@@ -51,7 +54,7 @@ impl Store {
     /// Writes an archive. `progress` sees how many entries of the log are written, and of how many.
     ///
     /// The log in it is as new as the tables, or newer: what the tables show was entered before. The log is copied, not
-    /// verified; [`Store::restore`] verifies it.
+    /// verified; [`Store::restore`] verifies it. The whole is signed by the log's key.
     ///
     /// # Errors
     /// [`BackupError`]; what was written so far is no archive.
@@ -60,13 +63,14 @@ impl Store {
         to: &mut impl Write,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<BackupSummary, BackupError> {
+        let signer = self.audit_signer().map_err(|error| BackupError::Key(Box::new(error)))?;
         // The tables first: an entry stands in the log before what it says is done.
         let tables: Vec<_> = self.database.snapshot(|tx| {
             TABLES.iter().map(|table| Ok((table.name, table.read(tx)?))).collect::<Result<_, DatabaseError>>()
         })?;
         let checkpoint = self.checkpoint()?;
         let size = checkpoint.head().size();
-        let mut writer = Writer::new(to);
+        let mut writer = Writer::new(to, VERSION)?;
         let mut bytes_of_tables = 0_u64;
         for (name, bytes) in tables {
             bytes_of_tables = bytes_of_tables.saturating_add(bytes.len() as u64);
@@ -79,7 +83,7 @@ impl Store {
             progress(number.saturating_mul(256).saturating_add(path.width().into()), size);
         }
         let root = *checkpoint.head().root();
-        writer.finish(VERSION, size, root)?;
+        writer.finish(size, root, &signer)?;
         Ok(BackupSummary { size, root, bytes_of_tables, checkpoint: checkpoint.note().to_owned() })
     }
 

@@ -200,6 +200,11 @@ impl Store {
         reopen().map_err(Box::new)
     }
 
+    /// The key that signs the log's checkpoints.
+    pub(crate) fn audit_signer(&self) -> Result<LogSigner, OpenError> {
+        audit_signer(&self.database, &self.kek)
+    }
+
     /// The log must extend the head that the database recorded, and the one that was given.
     fn check_history(
         &self,

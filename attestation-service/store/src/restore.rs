@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A store out of a backup, into an empty place: every digest, every wrapped key and the whole audit log are verified
-//! before the store is there.
+//! A store out of a backup, into an empty place: every digest, the signature over them, every wrapped key and the whole
+//! audit log are verified before the store is there.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use key_wrap::{KekError, KekSource};
+use key_wrap::{KekError, KekSource, WrapError};
 use release::log::{CheckpointError, Edge, EdgeError, LogSigner, SignedCheckpoint, TileError, TilePath};
 use tile_log::TileLog;
 use types::ModelId;
@@ -140,6 +140,15 @@ pub enum RestoreError {
     },
 }
 
+impl RestoreError {
+    /// Whether the key-wrapping key could not be asked, so that it may be the right one.
+    #[must_use]
+    pub fn kek_unavailable(&self) -> bool {
+        let Self::Row { source, .. } = self else { return false };
+        matches!(source.as_ref(), KeyStoreError::Wrap(WrapError::Unavailable(_) | WrapError::Randomness))
+    }
+}
+
 /// The tables of an archive, opened and verified.
 struct Contents {
     rows: Vec<(&'static Table, Vec<Vec<Cell>>)>,
@@ -155,6 +164,9 @@ impl Store {
     /// Makes a store from an archive of [`Store::backup`], in a place where there is none (a key-wrapping key may be
     /// there). `progress` sees how many entries of the log are written, and of how many. Gives the log's checkpoint.
     ///
+    /// The archive must be signed by the key of its own audit log, which nobody has without the key-wrapping key; with a
+    /// known checkpoint that is the key that signed it.
+    ///
     /// All challenges are void: those that were redeemed are not in an archive.
     ///
     /// # Errors
@@ -165,7 +177,10 @@ impl Store {
         options: &RestoreOptions,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<SignedCheckpoint, RestoreError> {
-        let mut reader = Reader::new(from);
+        let (mut reader, version) = Reader::new(from)?;
+        if version != VERSION {
+            return Err(RestoreError::Version { found: version, known: VERSION });
+        }
         match location.into() {
             Location::Directory(dir) => restore_directory(&dir, reader, options, &mut progress),
             Location::Postgres(settings) => {
@@ -242,10 +257,7 @@ impl Contents {
         if let Some(known) = self.known.as_ref().filter(|known| known.head().size() > head.size()) {
             return Err(RestoreError::RolledBack { known: known.head().size(), found: head.size() });
         }
-        let Manifest { version, size, root, .. } = reader.finish()?;
-        if version != VERSION {
-            return Err(RestoreError::Version { found: version, known: VERSION });
-        }
+        let Manifest { size, root, .. } = reader.finish(self.signer()?.public())?;
         if (size, &root) != (head.size(), head.root()) {
             return Err(ArchiveError::Manifest("it names another head of the log".to_owned()).into());
         }

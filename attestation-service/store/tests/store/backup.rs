@@ -165,6 +165,85 @@ pub(crate) fn archives_that_are_old_or_changed_are_refused(place: &Place<'_>) {
     restored(&location, &KekSource::File(place.kek()), &bytes);
 }
 
+/// The members of an archive by name, in their order.
+fn members(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut archive = tar::Archive::new(bytes);
+    let member = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
+        let (mut entry, mut content) = (entry.unwrap(), Vec::new());
+        std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
+        (entry.path().unwrap().to_str().unwrap().to_owned(), content)
+    };
+    archive.entries().unwrap().map(member).collect()
+}
+
+/// An archive of these members, as the program writes it, with a manifest that fits them.
+fn made_up(mut members: Vec<(String, Vec<u8>)>) -> Vec<u8> {
+    let described: Vec<_> = members.iter().take_while(|(name, _)| name != "manifest.json").collect();
+    let described: Vec<_> = described
+        .into_iter()
+        .map(|(name, bytes)| {
+            let digest = Sha256Digest::of(bytes);
+            format!(r#"{{"name":"{name}","bytes":{},"sha256":"{digest}"}}"#, bytes.len())
+        })
+        .collect();
+    let manifest = members.iter_mut().find(|(name, _)| name == "manifest.json").unwrap();
+    let text = String::from_utf8(manifest.1.clone()).unwrap();
+    let (before, _) = text.split_once("\"members\":[").unwrap();
+    manifest.1 = format!("{before}\"members\":[{}]}}", described.join(",")).into_bytes();
+    let mut bytes = Vec::new();
+    for (name, content) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(&content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// Whoever can write the archive, and has no key: every digest fits, the signature does not.
+pub(crate) fn archives_that_were_made_up_are_refused(place: &Place<'_>) {
+    let store = filled(place);
+    let bytes = archive(&store);
+    assert_eq!(made_up(members(&bytes)), bytes, "this test writes archives as the program does");
+    let dir = tempfile::tempdir().unwrap();
+    let location = Location::from(&dir.path().join("new"));
+    let options = RestoreOptions { kek: Some(KekSource::File(place.kek())), ..RestoreOptions::default() };
+    let restore = |bytes: &[u8]| Store::restore(&location, bytes, &options, |_, _| ()).map(drop);
+    for table in ["revoked", "owners", "owner_keys", "policies", "successors"] {
+        let mut changed = members(&bytes);
+        let member = changed.iter_mut().find(|(name, _)| *name == format!("tables/{table}.json")).unwrap();
+        assert_ne!(member.1, b"[]", "{table}");
+        member.1 = b"[]".to_vec();
+        let refused = restore(&made_up(changed.clone()));
+        assert!(matches!(refused, Err(RestoreError::Archive(ArchiveError::Signature(_)))), "{table} {refused:?}");
+        // Signed by somebody else under the log's name.
+        let text = format!("chrysalis/store-backup/v2\n{}\n", {
+            let again = members(&made_up(changed.clone()));
+            Sha256Digest::of(&again.iter().find(|(name, _)| name == "manifest.json").unwrap().1)
+        });
+        let stranger = release::log::LogSigner::new("example.invalid/audit", &[1; 32]).unwrap();
+        changed.last_mut().unwrap().1 = stranger.sign(&text).unwrap().into_bytes();
+        let refused = restore(&made_up(changed));
+        assert!(matches!(refused, Err(RestoreError::Archive(ArchiveError::Signature(_)))), "{table} {refused:?}");
+    }
+    // An archive of another version of the tables says so, whatever its tables look like.
+    let mut newer = members(&bytes);
+    newer[0].1 = br#"{"schema":"chrysalis/store-backup/v2","version":99}"#.to_vec();
+    newer[1].1 = b"another form".to_vec();
+    assert!(matches!(restore(&made_up(newer)), Err(RestoreError::Version { found: 99, .. })));
+    assert!(!dir.path().join("new/store.sqlite").exists() && !dir.path().join("new/audit").exists());
+    restore(&bytes).unwrap();
+}
+
 pub(crate) fn backups_are_made_while_the_service_appends(place: &Place<'_>) {
     let store = place.made();
     let beside = place.admin().unwrap();

@@ -72,6 +72,7 @@ cases! {
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
     backup::backups_are_whole_and_restored_in_a_directory,
     backup::archives_that_are_old_or_changed_are_refused,
+    backup::archives_that_were_made_up_are_refused,
     backup::backups_are_made_while_the_service_appends,
     backup::everything_is_wrapped_anew_by_another_key,
 }
