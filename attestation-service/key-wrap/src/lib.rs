@@ -20,8 +20,14 @@ pub use transit::answer as transit_answer;
 
 /// A key that wraps secrets.
 pub trait KeyWrap: Send + Sync {
-    /// Names the key, for as long as it is the same key.
+    /// Names the key, and no other one: what is wrapped from now on says that this key did it.
     fn id(&self) -> &str;
+
+    /// Whether this key may have wrapped what says that `name` did it: names of earlier programs, and of the same key at
+    /// another place, count. Only opening shows whether it did.
+    fn may_open(&self, name: &str) -> bool {
+        self.id() == name
+    }
 
     /// Whether each use costs a round trip: then what was opened is worth keeping for a moment.
     fn is_remote(&self) -> bool;
@@ -80,6 +86,10 @@ pub enum KekError {
     /// The token or the service has it, but not as it must be.
     #[error("the key-wrapping key is not used: {0}")]
     Unfit(String),
+    /// The token refused the PIN. It is not tried again, or the token would lock: not by this process, as long as the PIN
+    /// is the same.
+    #[error("the token refused the PIN ({0}): correct the PIN before it is tried again, or the token locks")]
+    Pin(String),
     /// A PIN or a token could not be read.
     #[error(transparent)]
     Private(#[from] PrivateFileError),

@@ -11,7 +11,9 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::{Mechanism, aead::GcmParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, UserType};
+use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
+use types::Sha256Digest;
 use zeroize::Zeroizing;
 
 use crate::source::{KekSourceError, pairs, private_text};
@@ -43,6 +45,8 @@ pub(crate) struct Pkcs11Kek {
 struct Place {
     session: Session,
     key: ObjectHandle,
+    /// Tells the key from others of its label: by its CKA_ID, or by the token's serial number where it has none.
+    id: String,
 }
 
 impl Pkcs11Settings {
@@ -64,14 +68,18 @@ impl Pkcs11Settings {
         Ok(Self { module, token, object, pin })
     }
 
-    fn read_pin(&self) -> Result<AuthPin, KekError> {
-        let pin = match &self.pin {
+    fn read_pin(&self) -> Result<Zeroizing<String>, KekError> {
+        Ok(match &self.pin {
             PinSource::File(path) => private_text(path)?,
             PinSource::Environment(name) => {
                 Zeroizing::new(std::env::var(name).map_err(|_| KekError::Unfit(format!("there is no PIN in {name}")))?)
             }
-        };
-        Ok(AuthPin::from(pin.as_str()))
+        })
+    }
+
+    /// How earlier programs named the key.
+    fn label(&self) -> String {
+        format!("pkcs11:{}/{}", self.token, self.object)
     }
 }
 
@@ -79,7 +87,7 @@ impl Pkcs11Kek {
     /// Finds the key; with `make` the token makes it where it has none.
     pub(crate) fn open(settings: &Pkcs11Settings, make: bool) -> Result<Self, KekError> {
         let place = connect(settings, make)?;
-        let id = format!("pkcs11:{}/{}", settings.token, settings.object);
+        let id = place.id.clone();
         Ok(Self { settings: settings.clone(), id, place: Mutex::new(Some(place)) })
     }
 
@@ -102,6 +110,9 @@ impl Pkcs11Kek {
             }
         }
         let place = connect(&self.settings, false).map_err(|e| unavailable(&e))?;
+        if place.id != self.id {
+            return Err(unavailable(&format!("the token has another key now: {}, no longer {}", place.id, self.id)));
+        }
         let result = use_it(&place);
         let sound = result.is_ok() || works(&place);
         match result {
@@ -121,6 +132,11 @@ impl Pkcs11Kek {
 impl KeyWrap for Pkcs11Kek {
     fn id(&self) -> &str {
         &self.id
+    }
+
+    /// A key of these labels: earlier programs named no more, and a key may be in another token now.
+    fn may_open(&self, name: &str) -> bool {
+        name.split_once('?').map_or(name, |(name, _)| name) == self.settings.label()
     }
 
     fn is_remote(&self) -> bool {
@@ -190,17 +206,74 @@ fn connect(settings: &Pkcs11Settings, make: bool) -> Result<Place, KekError> {
     };
     let opened = if make { module.open_rw_session(slot) } else { module.open_ro_session(slot) };
     let session = opened.map_err(|e| unavailable("the token's session", &e))?;
-    match session.login(UserType::User, Some(&settings.read_pin()?)) {
-        // Sessions of one process share the log-in.
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
-        Err(error) => return Err(unavailable("the token's log-in", &error).into()),
-    }
+    log_in(&session, settings)?;
     let key = find(&session, settings, make)?;
-    let place = Place { session, key };
+    let id = named(&session, key, &module, slot, settings).map_err(|e| unavailable("the token's key", &e))?;
+    let place = Place { session, key, id };
     if !works(&place) {
         return Err(KekError::Unfit("the token does not encrypt and decrypt by AES-GCM with it".to_owned()));
     }
     Ok(place)
+}
+
+/// Logs in. A PIN that the token refused is not tried again, or a service that asks each time would lock the token.
+fn log_in(session: &Session, settings: &Pkcs11Settings) -> Result<(), KekError> {
+    type Refused = BTreeMap<(PathBuf, String), Sha256Digest>;
+    static REFUSED: OnceLock<Mutex<Refused>> = OnceLock::new();
+    let pin = settings.read_pin()?;
+    let digest = digest(&pin)?;
+    let token = (settings.module.clone(), settings.token.clone());
+    // Held meanwhile: of several callers with one wrong PIN one tries it.
+    let refused = REFUSED.get_or_init(Mutex::default).lock();
+    let mut refused = refused.map_err(|e| WrapError::Unavailable(e.to_string()))?;
+    if refused.get(&token) == Some(&digest) {
+        return Err(KekError::Pin("as before; it was not tried again".to_owned()));
+    }
+    match session.login(UserType::User, Some(&AuthPin::from(pin.as_str()))) {
+        // Sessions of one process share the log-in.
+        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Err(Error::Pkcs11(
+            error @ (RvError::PinIncorrect
+            | RvError::PinInvalid
+            | RvError::PinLenRange
+            | RvError::PinExpired
+            | RvError::PinLocked),
+            _,
+        )) => {
+            refused.insert(token, digest);
+            Err(KekError::Pin(error.to_string()))
+        }
+        Err(error) => Err(WrapError::Unavailable(format!("the token's log-in: {error}")).into()),
+    }
+}
+
+/// Of a PIN, in this process alone: it has few digits.
+fn digest(pin: &str) -> Result<Sha256Digest, WrapError> {
+    static SALT: OnceLock<[u8; 32]> = OnceLock::new();
+    let mut fresh = [0; 32];
+    random(&mut fresh)?;
+    Ok(Sha256Digest::of_parts(&[SALT.get_or_init(|| fresh), pin.as_bytes()]))
+}
+
+/// The key's name.
+fn named(
+    session: &Session,
+    key: ObjectHandle,
+    module: &Pkcs11,
+    slot: Slot,
+    settings: &Pkcs11Settings,
+) -> Result<String, Error> {
+    let label = settings.label();
+    for attribute in session.get_attributes(key, &[AttributeType::Id])? {
+        if let Attribute::Id(id) = attribute
+            && !id.is_empty()
+        {
+            let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Ok(format!("{label}?id={hex}"));
+        }
+    }
+    let token = module.get_token_info(slot)?;
+    Ok(format!("{label}?serial={}", token.serial_number()))
 }
 
 /// The one key of that name, which must be of the right kind and unable to leave the token.
@@ -220,6 +293,7 @@ fn find(session: &Session, settings: &Pkcs11Settings, make: bool) -> Result<Obje
                 Attribute::Encrypt(true),
                 Attribute::Decrypt(true),
                 Attribute::ValueLen(KEY_LEN.into()),
+                Attribute::Id(fresh_id()?),
                 label,
             ];
             session.generate_key(&Mechanism::AesKeyGen, &template).map_err(unavailable)?
@@ -240,6 +314,13 @@ fn find(session: &Session, settings: &Pkcs11Settings, make: bool) -> Result<Obje
     } else {
         Err(KekError::Unfit("it must be an AES key of 256 bits, sensitive and not extractable".to_owned()))
     }
+}
+
+/// A CKA_ID that no other key has.
+fn fresh_id() -> Result<Vec<u8>, WrapError> {
+    let mut id = [0; 16];
+    random(&mut id)?;
+    Ok(id.to_vec())
 }
 
 /// A module is initialised once in a process.

@@ -83,7 +83,8 @@ impl TransitKek {
     /// Connects, and looks whether the key is there and keeps secrets apart by their contexts.
     pub(crate) fn open(settings: &TransitSettings) -> Result<Self, KekError> {
         let endpoint = Endpoint::new(&settings.base, &settings.ca_file)?;
-        let id = format!("transit:{}/{}", settings.mount, settings.key);
+        let namespace = settings.namespace.as_ref().map_or_else(String::new, |name| format!("?namespace={name}"));
+        let id = format!("transit:{}/{}/{}{namespace}", settings.base, settings.mount, settings.key);
         let kek = Self { settings: settings.clone(), id, endpoint };
         let probe = kek.wrap(b"probe", b"chrysalis/kek-probe/v1")?;
         if kek.open(&probe, b"chrysalis/kek-probe/v1")?.as_slice() != b"probe" {
@@ -113,6 +114,14 @@ impl TransitKek {
 impl KeyWrap for TransitKek {
     fn id(&self) -> &str {
         &self.id
+    }
+
+    /// A key of this name, wherever the service was: it may have moved, and earlier programs did not say where it is.
+    fn may_open(&self, name: &str) -> bool {
+        let key = format!("{}/{}", self.settings.mount, self.settings.key);
+        let name = name.split_once('?').map_or(name, |(name, _)| name);
+        let there = name.strip_prefix("transit:").and_then(|rest| rest.strip_suffix(&key));
+        there.is_some_and(|base| base.is_empty() || base.ends_with('/'))
     }
 
     fn is_remote(&self) -> bool {

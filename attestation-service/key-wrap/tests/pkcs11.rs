@@ -80,10 +80,8 @@ fn inside() {
     // In the order of an operator's mistakes.
     let refused = |source: &KekSource| source.open().err().unwrap();
     assert!(matches!(refused(&kek), KekError::Wrap(WrapError::Unavailable(_))), "no such key yet");
-    assert!(matches!(
-        refused(&source("chrysalis", "kek", &pin("wrong", "4321"))),
-        KekError::Wrap(WrapError::Unavailable(_))
-    ));
+    let wrong = source("chrysalis", "kek", &pin("wrong", "4321"));
+    assert!(matches!(refused(&wrong), KekError::Pin(_)));
     assert!(matches!(refused(&source("missing", "kek", &good)), KekError::Wrap(WrapError::Unavailable(_))));
     assert!(matches!(refused(&source("twin", "kek", &good)), KekError::Unfit(_)), "two tokens of one name");
     let exposed = dir.join("exposed");
@@ -99,10 +97,21 @@ fn inside() {
             .parse()
             .unwrap();
     for other in [kek.create().unwrap(), kek.open().unwrap(), again.open().unwrap()] {
-        assert_eq!((other.id(), other.is_remote()), ("pkcs11:chrysalis/kek", true));
+        assert_eq!((other.id(), other.is_remote()), (made.id(), true));
         assert_eq!(other.open(&wrapped, b"context").unwrap().as_slice(), b"secret");
     }
     assert_ne!(wrapped, made.wrap(b"secret", b"context").unwrap(), "nonces are fresh");
+    // The name is this key's, and rows of the time when labels were names are still tried.
+    let (label, id) = made.id().split_once("?id=").unwrap();
+    assert_eq!((label, id.len()), ("pkcs11:chrysalis/kek", 32));
+    for (name, may) in [(made.id(), true), (label, true), ("pkcs11:chrysalis/kek?serial=1", true)] {
+        assert_eq!(made.may_open(name), may, "{name}");
+    }
+    assert!(!made.may_open("pkcs11:chrysalis/kek2") && !made.may_open("pkcs11:twin/kek"));
+    // The process is logged in by now, so that the token would let any PIN pass: it is not asked again.
+    assert!(matches!(refused(&wrong), KekError::Pin(said) if said.contains("not tried again")));
+    pin("wrong", "1234");
+    assert_eq!(wrong.open().unwrap().open(&wrapped, b"context").unwrap().as_slice(), b"secret", "another PIN");
     assert_eq!(made.open(&wrapped, b"Context").unwrap_err(), WrapError::Open);
     for at in 0..wrapped.len() {
         let mut changed = wrapped.clone();
@@ -113,14 +122,16 @@ fn inside() {
     assert_eq!(made.open(&wrapped, b"context").unwrap().as_slice(), b"secret", "after all that it still works");
     assert_eq!(made.wrap(&[0; 5000], b"context").unwrap_err(), WrapError::Seal);
     let strange = source("chrysalis", "other", &good).create().unwrap();
+    assert_ne!(strange.id().split_once('?').unwrap().1, made.id().split_once('?').unwrap().1);
     assert_eq!(strange.open(&wrapped, b"context").unwrap_err(), WrapError::Open, "another key");
 
-    keys_of_another_kind(&module, &source("chrysalis", "loose", &good), &source("chrysalis", "short", &good));
+    let [loose, short, plain] = ["loose", "short", "plain"].map(|object| source("chrysalis", object, &good));
+    keys_of_another_kind(&module, &loose, &short, &plain);
     eprintln!("all cases ran");
 }
 
 /// A key that can leave the token, and one that is too short.
-fn keys_of_another_kind(module: &str, loose: &KekSource, short: &KekSource) {
+fn keys_of_another_kind(module: &str, loose: &KekSource, short: &KekSource, plain: &KekSource) {
     let module = Pkcs11::new(module).unwrap();
     // Another handle of the module that is in use.
     let _ = module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK));
@@ -141,6 +152,20 @@ fn keys_of_another_kind(module: &str, loose: &KekSource, short: &KekSource) {
         ];
         session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
     }
+    // One that was made without an id is named by its token.
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(true),
+        Attribute::Decrypt(true),
+        Attribute::ValueLen(32_u64.into()),
+        Attribute::Label(b"plain".to_vec()),
+    ];
+    session.generate_key(&Mechanism::AesKeyGen, &template).unwrap();
+    let serial = module.get_token_info(slot).unwrap().serial_number().to_owned();
+    assert_eq!(plain.open().unwrap().id(), format!("pkcs11:chrysalis/plain?serial={serial}"));
     for source in [loose, short] {
         assert!(matches!(source.open().err().unwrap(), KekError::Unfit(_)));
         assert!(matches!(source.create().err().unwrap(), KekError::Unfit(_)), "one that is there is not replaced");

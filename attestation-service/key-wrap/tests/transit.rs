@@ -180,7 +180,20 @@ fn what_a_transit_service_says_is_believed_only_as_far_as_it_can_be() {
     let base = format!("http://{}", vault.address);
     let file = token(dir.path(), "s.token\n");
     let kek = source(&base, "transit/kek", &file, "&namespace=team").open().unwrap();
-    assert_eq!((kek.id(), kek.is_remote()), ("transit:transit/kek", true));
+    let id = format!("transit:{base}/transit/kek?namespace=team");
+    assert_eq!((kek.id(), kek.is_remote()), (id.as_str(), true));
+    // Rows of another place of the service, and of the time when names did not say where it is, are tried.
+    for (name, may) in [
+        (id.as_str(), true),
+        ("transit:transit/kek", true),
+        ("transit:https://vault.example/transit/kek", true),
+        ("transit:https://vault.example/other/kek", false),
+        ("transit:https://vault.example/transit/other", false),
+        ("transit:not-transit/kek", false),
+        ("pkcs11:transit/kek", false),
+    ] {
+        assert_eq!(kek.may_open(name), may, "{name}");
+    }
     assert_eq!(vault.state.lock().unwrap().asked[0], "/v1/transit/encrypt/kek Some(\"team\")");
     let (one, two) = (kek.wrap(b"one", b"context 1").unwrap(), kek.wrap(b"two", b"context 2").unwrap());
     assert!(one.starts_with(b"vault:v1:"));

@@ -2,7 +2,7 @@
 //! The keys that wrap: one for what is written from now on, and others that older rows may need. What a remote key
 //! opened is kept for a moment, so that a storm of guests is not as slow as a token.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,15 @@ pub(crate) struct Keyring {
     first: Box<dyn KeyWrap>,
     others: Vec<Box<dyn KeyWrap>>,
     kept: Mutex<HashMap<Sha256Digest, Kept>>,
-    /// Of several callers for one row one asks the remote key; the others wait for what it gets.
-    gates: [Mutex<()>; GATES],
+    /// Of several callers for one row one asks the remote key; the others wait for what it gets, a failure included.
+    gates: [Mutex<Option<Failure>>; GATES],
+}
+
+/// That a remote key could not be asked.
+struct Failure {
+    at: Instant,
+    kek: String,
+    reason: String,
 }
 
 /// A secret, wrapped, and the name of the key that did it.
@@ -34,11 +41,16 @@ struct Kept {
 
 impl Keyring {
     pub(crate) fn open(first: &KekSource, others: &[KekSource]) -> Result<Self, KekError> {
-        Ok(Self::new(first.open()?, others.iter().map(KekSource::open).collect::<Result<_, _>>()?))
+        Self::new(first.open()?, others.iter().map(KekSource::open).collect::<Result<_, _>>()?)
     }
 
-    pub(crate) fn new(first: Box<dyn KeyWrap>, others: Vec<Box<dyn KeyWrap>>) -> Self {
-        Self { first, others, kept: Mutex::default(), gates: [const { Mutex::new(()) }; GATES] }
+    /// Keys of different names, or rows could not say which one wrapped them.
+    pub(crate) fn new(first: Box<dyn KeyWrap>, others: Vec<Box<dyn KeyWrap>>) -> Result<Self, KekError> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = core::iter::once(&first).chain(&others).find(|key| !names.insert(key.id().to_owned())) {
+            return Err(KekError::Unfit(format!("two of the keys that were given are {}", twice.id())));
+        }
+        Ok(Self { first, others, kept: Mutex::default(), gates: [const { Mutex::new(None) }; GATES] })
     }
 
     /// Names the key that wraps from now on.
@@ -57,29 +69,61 @@ impl Keyring {
         wrapped: &[u8],
         context: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, KeyStoreError> {
-        let mut keys = core::iter::once(&self.first).chain(&self.others);
+        let keys = core::iter::once(&self.first).chain(&self.others);
         if kek.is_empty() {
             let opened = keys.filter(|key| !key.is_remote()).find_map(|key| key.open(wrapped, context).ok());
             return Ok(opened.ok_or(WrapError::Open)?);
         }
-        let key = keys.find(|key| key.id() == kek).ok_or_else(|| KeyStoreError::OtherKek(kek.to_owned()))?;
-        if !key.is_remote() {
-            return Ok(key.open(wrapped, context)?);
+        // The one of this name first; then those that may have had it.
+        let mut candidates: Vec<_> = keys.filter(|key| key.may_open(kek)).collect();
+        candidates.sort_by_key(|key| key.id() != kek);
+        let mut refused = None;
+        for key in candidates {
+            match self.open_by(key.as_ref(), wrapped, context) {
+                Ok(secret) => return Ok(secret),
+                // It may be this one's: that no other opens it says nothing.
+                Err(error @ WrapError::Unavailable(_)) => refused = Some(error),
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
+        Err(refused.map_or_else(|| KeyStoreError::OtherKek(kek.to_owned()), KeyStoreError::Wrap))
+    }
+
+    /// Opens by one key; what a remote one opened is kept for a moment.
+    fn open_by(&self, key: &dyn KeyWrap, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
+        if !key.is_remote() {
+            return key.open(wrapped, context);
+        }
+        let came = Instant::now();
         let length = u64::try_from(context.len()).unwrap_or(u64::MAX).to_be_bytes();
-        let name = Sha256Digest::of_parts(&[kek.as_bytes(), b"\0", &length, context, wrapped]);
+        let name = Sha256Digest::of_parts(&[key.id().as_bytes(), b"\0", &length, context, wrapped]);
         if let Some(secret) = self.kept(&name) {
             return Ok(secret);
         }
         let gate = name.as_bytes().first().map_or(0, |byte| usize::from(*byte) % GATES);
-        // There is no data in a gate.
-        let _one = self.gates.get(gate).map(|gate| gate.lock().unwrap_or_else(PoisonError::into_inner));
+        // What is in a gate is replaced as a whole.
+        let mut gate = self.gates.get(gate).map(|gate| gate.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(secret) = self.kept(&name) {
             return Ok(secret);
         }
-        let secret = key.open(wrapped, context)?;
-        self.keep(name, &secret);
-        Ok(secret)
+        // Who waited for a failure has it, and does not wait once more for the next.
+        let failed = gate.as_ref().and_then(|gate| gate.as_ref());
+        if let Some(failure) = failed.filter(|failure| failure.at >= came && failure.kek == key.id()) {
+            return Err(WrapError::Unavailable(failure.reason.clone()));
+        }
+        match key.open(wrapped, context) {
+            Ok(secret) => {
+                self.keep(name, &secret);
+                Ok(secret)
+            }
+            Err(error) => {
+                if let (Some(gate), WrapError::Unavailable(reason)) = (gate.as_mut(), &error) {
+                    let (at, kek) = (Instant::now(), key.id().to_owned());
+                    **gate = Some(Failure { at, kek, reason: reason.clone() });
+                }
+                Err(error)
+            }
+        }
     }
 
     fn kept(&self, name: &Sha256Digest) -> Option<Zeroizing<Vec<u8>>> {
@@ -133,11 +177,18 @@ mod tests {
         uses: Arc<AtomicUsize>,
         id: &'static str,
         down: bool,
+        /// A failure comes when so many callers are there.
+        callers: Arc<AtomicUsize>,
     }
 
     impl KeyWrap for Counting {
         fn id(&self) -> &str {
             self.id
+        }
+
+        /// Names are `remote:PLACE`; `remote:` was one without a place.
+        fn may_open(&self, name: &str) -> bool {
+            name == self.id || name == "remote:"
         }
 
         fn is_remote(&self) -> bool {
@@ -151,6 +202,10 @@ mod tests {
         fn open(&self, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<Vec<u8>>, WrapError> {
             self.uses.fetch_add(1, Ordering::SeqCst);
             if self.down {
+                while self.callers.load(Ordering::SeqCst) > 0 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(Duration::from_millis(100));
                 return Err(WrapError::Unavailable("down".to_owned()));
             }
             // Long enough for the others to come to the gate.
@@ -161,8 +216,53 @@ mod tests {
 
     fn ring(down: bool) -> (Keyring, Arc<AtomicUsize>) {
         let uses = Arc::new(AtomicUsize::new(0));
-        let key = Counting { uses: Arc::clone(&uses), id: "remote:1", down };
-        (Keyring::new(Box::new(key), Vec::new()), uses)
+        let key = counting("remote:1", &uses, down, &Arc::default());
+        (Keyring::new(key, Vec::new()).unwrap(), uses)
+    }
+
+    fn counting(id: &'static str, uses: &Arc<AtomicUsize>, down: bool, callers: &Arc<AtomicUsize>) -> Box<dyn KeyWrap> {
+        Box::new(Counting { uses: Arc::clone(uses), id, down, callers: Arc::clone(callers) })
+    }
+
+    /// Two services with a key of one name: rows that do not say which are opened by the one that can.
+    #[test]
+    fn a_name_of_several_keys_is_tried_with_each() {
+        let uses = Arc::default();
+        let none = Arc::default();
+        let two = |down| {
+            let others = vec![counting("remote:2", &uses, down, &none)];
+            Keyring::new(counting("remote:1", &uses, false, &none), others).unwrap()
+        };
+        let ring = two(false);
+        assert_eq!(ring.unwrap("remote:", b"c_row", b"c_").unwrap().as_slice(), b"row");
+        // What the key of its own name refuses is not tried with another's.
+        let before = uses.load(Ordering::SeqCst);
+        assert!(matches!(ring.unwrap("remote:2", b"x", b"c_"), Err(KeyStoreError::Wrap(WrapError::Open))));
+        assert_eq!(uses.load(Ordering::SeqCst), before + 1);
+        assert!(matches!(ring.unwrap("remote:", b"x", b"c_"), Err(KeyStoreError::Wrap(WrapError::Open))));
+        // Where one of them can't be asked, that is the reason: it might have opened the row.
+        let refused = two(true).unwrap("remote:", b"x", b"c_");
+        assert!(matches!(refused, Err(KeyStoreError::Wrap(WrapError::Unavailable(_)))));
+        let twice = vec![counting("remote:1", &uses, false, &none)];
+        let refused = Keyring::new(counting("remote:1", &uses, false, &none), twice);
+        assert!(matches!(refused.err(), Some(KekError::Unfit(_))));
+    }
+
+    /// They do not wait one after the other, each as long as it takes to find out.
+    #[test]
+    fn who_waited_for_a_failure_shares_it() {
+        let (uses, callers) = (Arc::default(), Arc::new(AtomicUsize::new(8)));
+        let ring = Keyring::new(counting("remote:1", &uses, true, &callers), Vec::new()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    callers.fetch_sub(1, Ordering::SeqCst);
+                    let refused = ring.unwrap("remote:1", b"x", b"context");
+                    assert!(matches!(refused, Err(KeyStoreError::Wrap(WrapError::Unavailable(_)))));
+                });
+            }
+        });
+        assert!(uses.load(Ordering::SeqCst) < 8, "{uses:?}");
     }
 
     #[test]

@@ -238,7 +238,7 @@ fn init_directory(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
         return Err(InitError::Exists(there.clone()));
     }
     make_private_dir(dir).map_err(|source| InitError::Directory { path: dir.to_owned(), source })?;
-    let kek = Keyring::new(source.create()?, Vec::new());
+    let kek = Keyring::new(source.create()?, Vec::new())?;
     let (seed, signer) = new_signer(&options.audit_origin)?;
     let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
     let database = Sqlite::create(&database)?;
@@ -251,7 +251,7 @@ fn init_postgres(settings: &PostgresSettings, options: &InitOptions) -> Result<(
     let source = options.kek.as_ref().ok_or(InitError::NoKek)?;
     let (seed, signer) = new_signer(&options.audit_origin)?;
     let database = Postgres::new(settings)?;
-    let kek = Keyring::new(source.create()?, Vec::new());
+    let kek = Keyring::new(source.create()?, Vec::new())?;
     let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
     let created = database.create(|tx| {
         put_audit_key(tx, &wrapped, &options.audit_origin)?;
