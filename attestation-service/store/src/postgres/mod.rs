@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! PostgreSQL, shared by several replicas: a few connections that are made anew when they break.
 //!
-//! Every call blocks and ends: each waits for the server a bounded time. While the server can't be reached, calls fail
-//! at once; the next one after [`PAUSE`] tries again.
+//! Every call blocks and ends: a whole call, whatever its statements, waits for the server a bounded time ([`CALL`]), but
+//! for those that read or write a whole store, whose statements are limited one by one. When the server did not answer
+//! one call, no other call waits on the connections that were idle meanwhile. While the server can't be reached, calls
+//! fail at once; the next one after [`PAUSE`] tries again.
 
 mod schema;
 mod session;
@@ -62,7 +64,7 @@ impl Postgres {
         let runtime = runtime.map_err(|e| DatabaseError::Unreachable(e.to_string()))?;
         let postgres =
             Self { settings: settings.clone(), runtime: Some(runtime), pool: Mutex::default(), freed: Condvar::new() };
-        drop(postgres.lease()?);
+        drop(postgres.lease(Some(Instant::now() + CALL))?);
         Ok(postgres)
     }
 
@@ -73,7 +75,25 @@ impl Postgres {
         begin: &str,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut lease = self.lease()?;
+        self.transaction(Some(Instant::now() + CALL), begin, work)
+    }
+
+    /// [`Postgres::write`] that takes as long as its statements, each of which is limited.
+    pub(crate) fn write_at_length<T, E: From<DatabaseError>>(
+        &self,
+        begin: &str,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transaction(None, begin, work)
+    }
+
+    fn transaction<T, E: From<DatabaseError>>(
+        &self,
+        until: Option<Instant>,
+        begin: &str,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut lease = self.lease(until)?;
         let session = lease.session()?;
         session.begin(begin)?;
         match work(&mut Tx::Postgres(session)) {
@@ -93,23 +113,28 @@ impl Postgres {
         &self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut lease = self.lease()?;
+        let mut lease = self.lease(Some(Instant::now() + CALL))?;
         work(&mut Tx::Postgres(lease.session()?))
     }
 
     /// Begins a transaction by `begin`, which takes a lock.
     pub(crate) fn hold(&self, begin: &str) -> Result<Held<'_>, DatabaseError> {
-        let mut lease = self.lease()?;
-        lease.session()?.begin(begin)?;
+        let mut lease = self.lease(Some(Instant::now() + CALL))?;
+        let session = lease.session()?;
+        session.begin(begin)?;
+        // What is done meanwhile is done on other connections.
+        session.end_by(None);
         Ok(Held(lease))
     }
 
-    fn lease(&self) -> Result<Lease<'_>, DatabaseError> {
+    /// A connection for a call that ends at `end`.
+    fn lease(&self, end: Option<Instant>) -> Result<Lease<'_>, DatabaseError> {
         let until = Instant::now() + PATIENCE;
         let mut pool = self.pool();
         loop {
-            while let Some(session) = pool.idle.pop() {
+            while let Some(mut session) = pool.idle.pop() {
                 if session.usable() {
+                    session.end_by(end);
                     return Ok(Lease { owner: self, session: Some(session) });
                 }
                 pool.open = pool.open.saturating_sub(1);
@@ -132,8 +157,9 @@ impl Postgres {
         let mut lease = Lease { owner: self, session: None };
         let runtime = self.runtime.as_ref().ok_or(DatabaseError::Poisoned)?;
         match Session::connect(&self.settings, runtime.handle()) {
-            Ok(session) => {
+            Ok(mut session) => {
                 self.pool().failed = None;
+                session.end_by(end);
                 lease.session = Some(session);
                 Ok(lease)
             }
@@ -176,12 +202,23 @@ impl Drop for Held<'_> {
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut pool = self.owner.pool();
+        let emptied = self.session.as_ref().is_some_and(Session::timed_out);
+        if emptied {
+            // Those that were idle meanwhile lead to the same server: nobody else shall find that out by waiting.
+            pool.open = pool.open.saturating_sub(pool.idle.len());
+            pool.idle.clear();
+            pool.failed = Some((Instant::now(), "it did not answer just now".to_owned()));
+        }
         match self.session.take().filter(Session::usable) {
             Some(session) => pool.idle.push(session),
             None => pool.open = pool.open.saturating_sub(1),
         }
         drop(pool);
-        self.owner.freed.notify_one();
+        if emptied {
+            self.owner.freed.notify_all();
+        } else {
+            self.owner.freed.notify_one();
+        }
     }
 }
 
@@ -190,9 +227,37 @@ impl Drop for Lease<'_> {
 pub(crate) const REDEEMING: &str = "BEGIN; SELECT pg_advisory_xact_lock_shared(7163101073285120002)";
 /// Begins a transaction that prunes: alone.
 pub(crate) const PRUNING: &str = "BEGIN; SELECT pg_advisory_xact_lock(7163101073285120002)";
+/// A whole call, the wait for a connection included.
+const CALL: Duration = Duration::from_secs(12);
 /// Most connections of one process.
 const MOST: usize = 8;
 /// How long a call waits for one of them.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long calls fail at once after a connection could not be made.
 const PAUSE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each of its statements is quick enough by itself.
+    #[test]
+    fn a_call_of_many_statements_ends() {
+        let Some(server) = test_postgres::Server::start("the end of a call").unwrap() else { return };
+        let settings = PostgresSettings::parse(&server.database().unwrap(), None).unwrap();
+        let postgres = Postgres::new(&settings).unwrap();
+        drop([postgres.lease(None).unwrap(), postgres.lease(None).unwrap()]);
+        assert_eq!(postgres.pool().idle.len(), 2);
+        let long = postgres.write("BEGIN", |tx| {
+            for _ in 0..20 {
+                tx.query("SELECT pg_sleep(1)::text", &[])?;
+            }
+            Ok::<_, DatabaseError>(())
+        });
+        assert!(matches!(long, Err(DatabaseError::TimedOut(_))), "{long:?}");
+        // The other connection is not waited on by anybody.
+        let pool = postgres.pool();
+        assert_eq!((pool.idle.len(), pool.open), (0, 0));
+        assert!(pool.failed.is_some());
+    }
+}

@@ -12,7 +12,7 @@ impl Postgres {
         &self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<Option<T>, E> {
-        self.write(LOCKED, |tx| {
+        self.write_at_length(LOCKED, |tx| {
             if version(tx)?.is_some() {
                 return Ok(None);
             }
@@ -30,7 +30,7 @@ impl Postgres {
         match self.read(version)? {
             None => Err(DatabaseError::Empty),
             Some(VERSION) => Ok(()),
-            Some(_) => self.write(LOCKED, |tx| {
+            Some(_) => self.write_at_length(LOCKED, |tx| {
                 let found = version(tx)?.ok_or(DatabaseError::Empty)?;
                 advance(tx, found)
             }),

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::runtime::Handle;
@@ -20,7 +20,19 @@ pub(crate) struct Session {
     client: Client,
     handle: Handle,
     statements: HashMap<&'static str, Statement>,
-    broken: bool,
+    /// When the call that uses it must be done.
+    end: Option<Instant>,
+    state: State,
+}
+
+/// What is known of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Good,
+    /// Its state is in doubt: it is not used again.
+    Broken,
+    /// Broken, because the server did not answer in time.
+    TimedOut,
 }
 
 impl Session {
@@ -33,7 +45,8 @@ impl Session {
             Ok(client)
         });
         let client = connected.ok_or(DatabaseError::TimedOut(CONNECT.as_secs()))?.map_err(|e| failure(&e))?;
-        let mut session = Self { client, handle: handle.clone(), statements: HashMap::new(), broken: false };
+        let (handle, statements) = (handle.clone(), HashMap::new());
+        let mut session = Self { client, handle, statements, end: None, state: State::Good };
         session.check()?;
         session.batch(SETTINGS)?;
         Ok(session)
@@ -41,13 +54,23 @@ impl Session {
 
     /// Whether another transaction may begin on it.
     pub(super) fn usable(&self) -> bool {
-        !self.broken && !self.client.is_closed()
+        self.state == State::Good && !self.client.is_closed()
+    }
+
+    /// Whether the server did not answer in time.
+    pub(super) fn timed_out(&self) -> bool {
+        self.state == State::TimedOut
+    }
+
+    /// From here on everything must be done by `end`.
+    pub(super) const fn end_by(&mut self, end: Option<Instant>) {
+        self.end = end;
     }
 
     /// Runs statements without parameters.
     pub(crate) fn batch(&mut self, sql: &str) -> Result<(), DatabaseError> {
         let future = self.client.batch_execute(sql);
-        run(&self.handle, &mut self.broken, future)
+        run(&self.handle, self.end, &mut self.state, future)
     }
 
     /// Begins a transaction, and takes a lock with it where `sql` says so.
@@ -62,13 +85,20 @@ impl Session {
     pub(super) fn commit(&mut self) -> Result<(), DatabaseError> {
         let committed = self.batch("COMMIT");
         // Whether it was committed is in doubt: nothing goes on upon this connection.
-        self.broken |= committed.is_err();
+        if committed.is_err() && self.state == State::Good {
+            self.state = State::Broken;
+        }
         committed
     }
 
     pub(super) fn roll_back(&mut self) {
-        if !self.broken {
-            self.broken = self.batch("ROLLBACK").is_err();
+        // Of a call whose time is over, too.
+        self.end = None;
+        if self.state == State::Good {
+            let rolled_back = self.batch("ROLLBACK");
+            if rolled_back.is_err() && self.state == State::Good {
+                self.state = State::Broken;
+            }
         }
     }
 
@@ -89,7 +119,7 @@ impl Session {
     ) -> Result<u64, DatabaseError> {
         let statement = self.prepared(sql)?;
         let future = self.client.execute(&statement, values);
-        run(&self.handle, &mut self.broken, future)
+        run(&self.handle, self.end, &mut self.state, future)
     }
 
     /// [`Session::query`] with parameters and columns of other types.
@@ -100,7 +130,7 @@ impl Session {
     ) -> Result<Vec<PostgresRow>, DatabaseError> {
         let statement = self.prepared(sql)?;
         let future = self.client.query(&statement, values);
-        run(&self.handle, &mut self.broken, future)
+        run(&self.handle, self.end, &mut self.state, future)
     }
 
     /// Inserts redeemed tokens and gives those that were not there.
@@ -117,7 +147,7 @@ impl Session {
         // Ours have no other question marks.
         let theirs = sql.replace('?', "$");
         let future = self.client.prepare(&theirs);
-        let statement = run(&self.handle, &mut self.broken, future)?;
+        let statement = run(&self.handle, self.end, &mut self.state, future)?;
         self.statements.insert(sql, statement.clone());
         Ok(statement)
     }
@@ -152,18 +182,22 @@ impl Session {
 
 fn run<T>(
     handle: &Handle,
-    broken: &mut bool,
+    end: Option<Instant>,
+    state: &mut State,
     future: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, DatabaseError> {
-    match wait(handle, ANSWER, future) {
+    let left = end.map_or(ANSWER, |end| end.saturating_duration_since(Instant::now()).min(ANSWER));
+    match wait(handle, left, future) {
         Some(Ok(result)) => Ok(result),
         Some(Err(error)) => {
             // Without words of the server the connection itself failed.
-            *broken |= error.as_db_error().is_none();
+            if error.as_db_error().is_none() {
+                *state = State::Broken;
+            }
             Err(failure(&error))
         }
         None => {
-            *broken = true;
+            *state = State::TimedOut;
             Err(DatabaseError::TimedOut(ANSWER.as_secs()))
         }
     }
