@@ -130,6 +130,16 @@ impl Store {
         done.unwrap_or(Err(AuditError::Poisoned))
     }
 
+    /// Whether the newest look at the log found it set back or replaced, so that nothing is read of it or appended to it.
+    #[must_use]
+    pub fn log_set_back(&self) -> bool {
+        match &self.audit.log {
+            Log::Rows(rows) => rows.is_set_back(),
+            // Nobody else appends to it.
+            Log::Files(_) => false,
+        }
+    }
+
     fn append_all(&self, batch: &[Vec<u8>]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         let entries: Vec<_> = batch.iter().map(Vec::as_slice).collect();
         match &self.audit.log {

@@ -4,7 +4,9 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use release::log::{
     Checkpoint, Edge, EntryProof, LogSigner, SignedCheckpoint, TileError, TilePath, Tiles, Tree, leaf_hash, node_hash,
@@ -22,6 +24,16 @@ pub(crate) struct RowLog {
     signer: LogSigner,
     sequencer: bool,
     known: Mutex<Known>,
+    /// The largest head that was read or written. A copy is taken before each look: what is found must extend it.
+    seen: Mutex<Seen>,
+    set_back: AtomicBool,
+}
+
+/// A head that was verified.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    size: u64,
+    root: Sha256Digest,
 }
 
 /// The newest state that this process saw: whatever comes must extend it.
@@ -44,14 +56,49 @@ impl RowLog {
     /// Looks at the newest state and checks its right edge against the signed checkpoint.
     pub(crate) fn open(database: &Database, signer: LogSigner, sequencer: bool) -> Result<Self, AuditError> {
         let known = database.read(|tx| {
-            let head = head(tx, &signer, false)?;
+            let head = head(tx, &signer)?;
             loaded(tx, &head).map(|edge| Known { edge, recent: BTreeMap::new() })
         })?;
-        Ok(Self { signer, sequencer, known: Mutex::new(known) })
+        let seen = Seen { size: known.edge.size(), root: known.edge.root() };
+        let (known, seen) = (Mutex::new(known), Mutex::new(seen));
+        Ok(Self { signer, sequencer, known, seen, set_back: AtomicBool::new(false) })
     }
 
+    /// The newest checkpoint, which extends every one that was seen before.
     pub(crate) fn checkpoint(&self, database: &Database) -> Result<SignedCheckpoint, AuditError> {
-        database.read(|tx| head(tx, &self.signer, false))
+        let seen = *self.seen();
+        self.noted(database.read(|tx| {
+            let head = head(tx, &self.signer)?;
+            seen.extended_by(tx, &head)?;
+            Ok(head)
+        }))
+    }
+
+    /// Whether the newest look found the log set back.
+    pub(super) fn is_set_back(&self) -> bool {
+        self.set_back.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what a look found.
+    fn noted(&self, found: Result<SignedCheckpoint, AuditError>) -> Result<SignedCheckpoint, AuditError> {
+        match &found {
+            Ok(checkpoint) => {
+                let head = checkpoint.head();
+                let mut seen = self.seen();
+                if head.size() > seen.size {
+                    *seen = Seen { size: head.size(), root: *head.root() };
+                }
+                self.set_back.store(false, Ordering::Relaxed);
+            }
+            Err(AuditError::RolledBack { .. }) => self.set_back.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        found
+    }
+
+    /// Two words that are replaced together.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn append(
@@ -59,27 +106,44 @@ impl RowLog {
         database: &Database,
         entries: &[&[u8]],
     ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
-        let mut known = self.lock()?;
-        let (next, checkpoint, indexes) = database.write(|tx| {
-            let head = head(tx, &self.signer, true)?;
-            let mut next = caught_up(tx, &known, &head)?;
-            let first = next.edge.size();
-            for entry in entries {
-                next.edge.append(entry).map_err(AppendError::Edge)?;
-            }
-            let size = next.edge.size();
-            let checkpoint = signed(&self.signer, size, next.edge.root())?;
-            let files = next.edge.take_files();
-            write(tx, first, entries, &files, &checkpoint)?;
-            next.keep(files);
-            Ok::<_, AuditError>((next, checkpoint, first..size))
-        })?;
+        self.may_append()?;
+        let mut known = self.known.lock().map_err(|_| AuditError::Poisoned)?;
+        let seen = *self.seen();
+        let mut made = None;
+        let checkpoint = self.noted(database.write(|tx| {
+            let (next, checkpoint, indexes) = self.extend(tx, &known, &seen, entries)?;
+            made = Some((next, indexes));
+            Ok(checkpoint)
+        }))?;
+        let (next, indexes) = made.ok_or(AuditError::Poisoned)?;
         let size = next.edge.size();
         let tiles = Cached { recent: RefCell::new(next.recent), below: DatabaseTiles(database) };
         let tree = Tree::new(&tiles, size);
         let proofs = indexes.map(|index| proof(&tree, index, &checkpoint)).collect();
         *known = Known { edge: next.edge, recent: tiles.recent.into_inner() };
         Ok(proofs)
+    }
+
+    /// Appends `entries`, whose indexes it gives.
+    fn extend(
+        &self,
+        tx: &mut Tx<'_>,
+        known: &Known,
+        seen: &Seen,
+        entries: &[&[u8]],
+    ) -> Result<(Known, SignedCheckpoint, Range<u64>), AuditError> {
+        let head = locked_head(tx, &self.signer)?;
+        let mut next = caught_up(tx, known, seen, &head)?;
+        let first = next.edge.size();
+        for entry in entries {
+            next.edge.append(entry).map_err(AppendError::Edge)?;
+        }
+        let size = next.edge.size();
+        let checkpoint = signed(&self.signer, size, next.edge.root())?;
+        let files = next.edge.take_files();
+        write(tx, first, entries, &files, &checkpoint)?;
+        next.keep(files);
+        Ok((next, checkpoint, first..size))
     }
 
     pub(super) fn proof(&self, database: &Database, index: u64) -> Result<EntryProof, AuditError> {
@@ -93,7 +157,7 @@ impl RowLog {
         self.may_append()?;
         let verified = SignedCheckpoint::verify(cosigned.note(), self.signer.public())?;
         database.write(|tx| {
-            if head(tx, &self.signer, true)?.head() != verified.head() {
+            if locked_head(tx, &self.signer)?.head() != verified.head() {
                 return Err(release::log::CheckpointError::Form("another head than the log's").into());
             }
             tx.execute("UPDATE audit_head SET note = ?1", &[Value::Text(verified.note())])?;
@@ -104,10 +168,22 @@ impl RowLog {
     fn may_append(&self) -> Result<(), AuditError> {
         if self.sequencer { Ok(()) } else { Err(AuditError::NotSequencer) }
     }
+}
 
-    fn lock(&self) -> Result<MutexGuard<'_, Known>, AuditError> {
-        self.may_append()?;
-        self.known.lock().map_err(|_| AuditError::Poisoned)
+impl Seen {
+    /// Refuses a head that is smaller, or of another history.
+    fn extended_by(&self, tx: &mut Tx<'_>, head: &SignedCheckpoint) -> Result<(), AuditError> {
+        let (found, root) = (head.head().size(), head.head().root());
+        let rolled_back = AuditError::RolledBack { known: self.size, found };
+        if found < self.size {
+            return Err(rolled_back);
+        }
+        if found == self.size {
+            return if root == &self.root { Ok(()) } else { Err(rolled_back) };
+        }
+        let tiles = TxTiles(RefCell::new(tx));
+        let proof = Tree::new(&tiles, found).consistency_proof(self.size).map_err(tile_log::ReadError::Tile)?;
+        verify_consistency(self.size, &self.root, found, root, &proof).map_err(|_| rolled_back)
     }
 }
 
@@ -155,22 +231,28 @@ impl Known {
     }
 }
 
-/// The newest checkpoint, verified; with its row locked until the end of the transaction.
-fn head(tx: &mut Tx<'_>, signer: &LogSigner, locked: bool) -> Result<SignedCheckpoint, AuditError> {
-    let sql =
-        if locked { "SELECT note FROM audit_head WHERE one = 1 FOR UPDATE" } else { "SELECT note FROM audit_head" };
+/// The newest checkpoint, verified.
+fn head(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<SignedCheckpoint, AuditError> {
+    let mut row = tx.first("SELECT note FROM audit_head", &[])?.ok_or(DatabaseError::Row("audit_head"))?;
+    Ok(SignedCheckpoint::verify(&row.text(0)?, signer.public())?)
+}
+
+/// [`head`], with its row locked until the end of the transaction.
+fn locked_head(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<SignedCheckpoint, AuditError> {
+    let sql = "SELECT note FROM audit_head WHERE one = 1 FOR UPDATE";
     let mut row = tx.first(sql, &[])?.ok_or(DatabaseError::Row("audit_head"))?;
     Ok(SignedCheckpoint::verify(&row.text(0)?, signer.public())?)
 }
 
-/// The state of `head`, which must extend the known one.
-fn caught_up(tx: &mut Tx<'_>, known: &Known, head: &SignedCheckpoint) -> Result<Known, AuditError> {
+/// The state of `head`, which must extend the known one, and the one that was seen.
+fn caught_up(tx: &mut Tx<'_>, known: &Known, seen: &Seen, head: &SignedCheckpoint) -> Result<Known, AuditError> {
     let (size, found) = (known.edge.size(), head.head().size());
-    let rolled_back = AuditError::RolledBack { known: size, found };
-    if found < size {
+    let rolled_back = AuditError::RolledBack { known: size.max(seen.size), found };
+    if found < size.max(seen.size) || (size == seen.size && known.edge.root() != seen.root) {
         return Err(rolled_back);
     }
     if found - size > MAX_STEPS {
+        seen.extended_by(tx, head)?;
         let tiles = TxTiles(RefCell::new(tx));
         let proof = Tree::new(&tiles, found).consistency_proof(size).map_err(tile_log::ReadError::Tile)?;
         verify_consistency(size, &known.edge.root(), found, head.head().root(), &proof).map_err(|_| rolled_back)?;
@@ -182,6 +264,9 @@ fn caught_up(tx: &mut Tx<'_>, known: &Known, head: &SignedCheckpoint) -> Result<
         // What other replicas appended.
         for entry in entries(tx, size, found)? {
             next.edge.append(&entry).map_err(AppendError::Edge)?;
+            if next.edge.size() == seen.size && next.edge.root() != seen.root {
+                return Err(rolled_back);
+            }
         }
         let files = next.edge.take_files();
         next.keep(files);

@@ -24,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("replicas_append_one_after_the_other", replicas_append_one_after_the_other),
     ("a_challenge_of_a_running_replica_is_redeemed_once", a_challenge_of_a_running_replica_is_redeemed_once),
     ("a_log_that_was_set_back_is_not_extended", a_log_that_was_set_back_is_not_extended),
+    ("what_was_only_read_counts_as_seen", what_was_only_read_counts_as_seen),
     ("changed_rows_of_the_log_are_found", changed_rows_of_the_log_are_found),
     ("tables_are_made_once_and_those_of_a_newer_program_refused", tables_are_made_once),
     ("a_server_that_may_lose_writes_is_refused", a_server_that_may_lose_writes_is_refused),
@@ -167,6 +168,40 @@ fn a_log_that_was_set_back_is_not_extended(server: &Server) {
     assert!(matches!(store.append_audit(&release_entry(2)), Err(AuditError::RolledBack { known: 2, found: 3 })));
     let refused = Store::open_with(place.location(), &options).err();
     assert!(matches!(refused, Some(OpenError::RolledBack { known: 2, found: 3 })));
+    assert_eq!(other.verify_audit().unwrap().key_releases, 3);
+}
+
+/// A replica that appended nothing, but showed others a head, stands by it.
+fn what_was_only_read_counts_as_seen(server: &Server) {
+    let place = Place::postgres(server);
+    let (one, reader) = (place.made(), place.open());
+    one.append_audit(&release_entry(0)).unwrap();
+    let old = one.checkpoint().unwrap();
+    one.append_audit(&release_entry(1)).unwrap();
+    assert_eq!(reader.checkpoint().unwrap().head().size(), 2);
+    assert!(!reader.log_set_back());
+    drop(one);
+    place.tamper("DELETE FROM audit_entries WHERE number = 1");
+    place.tamper(&format!(
+        "UPDATE audit_head SET size = 1, root = decode('{}', 'hex'), note = '{}'",
+        old.head().root(),
+        old.note()
+    ));
+    let refused = |found: u64| {
+        let (appended, read) = (reader.append_audit(&release_entry(2)).map(drop), reader.checkpoint().map(drop));
+        for result in [appended, read] {
+            assert!(matches!(&result, Err(AuditError::RolledBack { known: 2, found: f }) if *f == found), "{result:?}");
+        }
+        assert!(reader.log_set_back());
+    };
+    refused(1);
+    // Another history of the same size, and of a larger one.
+    let other = place.open();
+    for (number, size) in [(3, 2), (4, 3)] {
+        other.append_audit(&release_entry(number)).unwrap();
+        refused(size);
+    }
+    assert!(!other.log_set_back());
     assert_eq!(other.verify_audit().unwrap().key_releases, 3);
 }
 
