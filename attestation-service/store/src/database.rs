@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use types::Sha256Digest;
 
 use crate::postgres::Postgres;
+use crate::schema::VERSION;
 use crate::sql::{Tx, Value, integer};
 use crate::sqlite::Sqlite;
 
@@ -102,6 +103,7 @@ impl Database {
         self.write(|tx| {
             // First, since its row is locked until the end: whoever changes something, too, waits here.
             tx.execute("UPDATE changes SET number = number + 1, mark = ?1", &[Value::Int(random()?)])?;
+            own_schema(tx, true)?;
             work(tx)
         })
     }
@@ -113,7 +115,9 @@ impl Database {
     ) -> Result<T, E> {
         match self {
             Self::Sqlite(sqlite) => sqlite.read(work),
-            Self::Postgres(postgres) => postgres.write("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", work),
+            Self::Postgres(postgres) => {
+                postgres.write_at_length("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", work)
+            }
         }
     }
 
@@ -129,9 +133,14 @@ impl Database {
     }
 }
 
-/// The present mark.
+/// The present mark, of tables of this program's version: what another one means by them is not known.
 pub(crate) fn generation(tx: &mut Tx<'_>) -> Result<Generation, DatabaseError> {
-    let row = tx.first("SELECT number, mark FROM changes", &[])?.ok_or(DatabaseError::Row("changes"))?;
+    let sql = match tx {
+        Tx::Sqlite(_) => "SELECT number, mark, user_version FROM changes, pragma_user_version",
+        Tx::Postgres(_) => "SELECT number, mark, version FROM changes, schema_version",
+    };
+    let row = tx.first(sql, &[])?.ok_or(DatabaseError::Row("changes"))?;
+    own(row.int(2)?)?;
     Ok(Generation { number: row.number(0)?, mark: row.int(1)? })
 }
 
@@ -140,6 +149,22 @@ pub(crate) fn random() -> Result<i64, DatabaseError> {
     let mut bytes = [0; 8];
     key_wrap::random(&mut bytes).map_err(|_| DatabaseError::Randomness)?;
     Ok(i64::from_be_bytes(bytes))
+}
+
+/// Refuses tables that a newer program brought up to date while this one runs. `held`: nobody does until the end of the
+/// transaction.
+pub(crate) fn own_schema(tx: &mut Tx<'_>, held: bool) -> Result<(), DatabaseError> {
+    let sql = match (&*tx, held) {
+        // Whoever writes is alone; whoever reads sees one state.
+        (Tx::Sqlite(_), _) => "SELECT user_version FROM pragma_user_version",
+        (Tx::Postgres(_), false) => "SELECT version FROM schema_version",
+        (Tx::Postgres(_), true) => "SELECT version FROM schema_version FOR SHARE",
+    };
+    own(tx.first(sql, &[])?.ok_or(DatabaseError::Row("schema_version"))?.int(0)?)
+}
+
+const fn own(found: i64) -> Result<(), DatabaseError> {
+    if found == VERSION { Ok(()) } else { Err(DatabaseError::Version { found, known: VERSION }) }
 }
 
 pub(crate) fn put_meta(tx: &mut Tx<'_>, name: &str, value: &[u8]) -> Result<(), DatabaseError> {

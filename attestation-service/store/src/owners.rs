@@ -119,8 +119,9 @@ impl Store {
     /// [`DatabaseError`].
     pub fn owner(&self, model: &Blake3Digest) -> Result<Option<Owner>, DatabaseError> {
         let identity = model.to_string();
-        // Keys and threshold never change once both are there, in one transaction.
-        let read = self.database.read(|tx| {
+        // One state, of this program's version: another one may keep the keys elsewhere.
+        let read = self.database.snapshot(|tx| {
+            crate::database::own_schema(tx, false)?;
             let sql = "SELECT sequence, threshold FROM owners WHERE model = ?1";
             let Some(row) = tx.first(sql, &[Value::Text(&identity)])? else { return Ok(None) };
             let sql = "SELECT key FROM owner_keys WHERE model = ?1 ORDER BY key";

@@ -10,6 +10,7 @@
 
 mod backup;
 mod cases;
+mod changes;
 mod directory;
 mod group;
 mod place;
@@ -22,7 +23,7 @@ use test_postgres::Server;
 macro_rules! cases {
     ($($module:ident :: $name:ident),* $(,)?) => {
         mod in_a_directory {
-            use super::{Place, backup, cases, group, releases};
+            use super::{Place, backup, cases, changes, group, releases};
 
             $(
                 #[test]
@@ -69,6 +70,7 @@ cases! {
     group::marks_move_with_changes_and_not_with_redemptions,
     group::a_change_after_a_failover_is_not_taken_for_a_lost_one,
     group::sums_of_refusals_are_entries,
+    changes::tables_of_a_newer_program_stop_an_older_one,
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
     backup::backups_are_whole_and_restored_in_a_directory,
     backup::archives_that_are_old_or_changed_are_refused,

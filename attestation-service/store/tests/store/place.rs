@@ -95,6 +95,17 @@ impl<'a> Place<'a> {
         if self.is_shared() { format!("{sql}'\\x{hex}'") } else { format!("{sql}x'{hex}'") }
     }
 
+    /// Says that the tables are of another version.
+    pub(crate) fn set_version(&self, version: i64) {
+        match &self.database {
+            None => {
+                let database = rusqlite::Connection::open(self.dir.path().join("store.sqlite")).unwrap();
+                database.execute_batch(&format!("PRAGMA user_version = {version}")).unwrap();
+            }
+            Some(_) => self.tamper(&format!("UPDATE schema_version SET version = {version}")),
+        }
+    }
+
     /// Runs SQL in the server; gives what it prints.
     pub(crate) fn sql(&self, sql: &str) -> String {
         let (server, url) = self.database.as_ref().unwrap();
