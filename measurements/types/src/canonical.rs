@@ -6,6 +6,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Sha256Digest;
 
+mod write;
+
 /// A document type: its schema name and the most bytes it may have.
 pub trait Document: Serialize + DeserializeOwned {
     /// Value of the field `schema`.
@@ -82,6 +84,11 @@ pub enum CanonicalError {
 /// # Errors
 /// [`CanonicalError::Number`] or [`CanonicalError::Malformed`].
 pub fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CanonicalError> {
+    write::write(value).map_or_else(|| general(value), Ok)
+}
+
+/// The same by way of a tree, for whatever value: what [`write`] does not write.
+fn general<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CanonicalError> {
     let tree = serde_json::to_value(value).map_err(|e| CanonicalError::Malformed(e.to_string()))?;
     check_numbers(&tree)?;
     serde_json_canonicalizer::to_vec(&tree).map_err(|e| CanonicalError::Malformed(e.to_string()))
