@@ -28,40 +28,54 @@ impl FileError {
     }
 }
 
+/// Directories of one log whose own names are on disk, as this process saw to it.
+#[derive(Debug, Default)]
+pub(crate) struct SyncedDirs(BTreeSet<PathBuf>);
+
 /// Writes files below one directory so that they survive a crash.
 pub(crate) struct Writer<'a> {
     root: &'a Path,
-    dirs: BTreeSet<PathBuf>,
+    synced: &'a mut SyncedDirs,
+    /// Directories that files were staged in since the last [`Writer::sync`].
+    staged: BTreeSet<PathBuf>,
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) const fn new(root: &'a Path) -> Self {
-        Self { root, dirs: BTreeSet::new() }
+    pub(crate) const fn new(root: &'a Path, synced: &'a mut SyncedDirs) -> Self {
+        Self { root, synced, staged: BTreeSet::new() }
     }
 
     /// Writes a whole file under a temporary name, syncs it and renames it. The directories are synced by [`Writer::sync`].
     pub(crate) fn stage(&mut self, name: &Path, bytes: &[u8]) -> Result<(), FileError> {
         let path = self.root.join(name);
         let parent = path.parent().unwrap_or(self.root);
-        self.make_parents(parent)?;
         let temporary = path.with_added_extension("tmp");
-        let written = File::create(&temporary).and_then(|mut file| {
+        let made = match File::create(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(parent)?;
+                File::create(&temporary)
+            }
+            made => made,
+        };
+        let written = made.and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         });
         written.map_err(|e| FileError::new("write", &temporary, e))?;
         fs::rename(&temporary, &path).map_err(|e| FileError::new("rename", &temporary, e))?;
-        self.dirs.extend(parent.ancestors().take_while(|dir| dir.starts_with(self.root)).map(Path::to_owned));
+        self.staged.insert(parent.to_owned());
         Ok(())
     }
 
     /// Makes the directories below the root that lead to `parent`. The root itself is never made: a log whose directory
     /// has vanished must fail, not begin anew somewhere else.
-    fn make_parents(&self, parent: &Path) -> Result<(), FileError> {
+    fn make_parents(&mut self, parent: &Path) -> Result<(), FileError> {
         let mut missing: Vec<_> =
             parent.ancestors().take_while(|dir| *dir != self.root && dir.starts_with(self.root)).collect();
         missing.reverse();
         for dir in missing {
+            // Whatever was known of it: its name is to be synced.
+            self.synced.0.remove(dir);
             match fs::create_dir(dir) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(FileError::new("make directory", dir, error));
@@ -72,11 +86,23 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Syncs every directory that a staged file stands in, and those above it.
+    /// Syncs every directory that a staged file stands in, and those above it whose names this process has not synced
+    /// yet: an earlier one may have made them and have been killed.
     pub(crate) fn sync(&mut self) -> Result<(), FileError> {
-        for dir in core::mem::take(&mut self.dirs) {
-            sync_dir(&dir)?;
+        let (mut dirs, mut named) = (core::mem::take(&mut self.staged), BTreeSet::new());
+        for dir in dirs.clone() {
+            for below in dir.ancestors().take_while(|dir| *dir != self.root && dir.starts_with(self.root)) {
+                if !self.synced.0.contains(below) {
+                    named.insert(below.to_owned());
+                    dirs.extend(below.parent().map(Path::to_owned));
+                }
+            }
         }
+        dirs.iter().try_for_each(|dir| sync_dir(dir))?;
+        if self.synced.0.len() > MAX_SYNCED {
+            self.synced.0.clear();
+        }
+        self.synced.0.extend(named);
         Ok(())
     }
 
@@ -116,6 +142,9 @@ pub(crate) fn read_text(path: &Path, max: usize) -> Result<String, FileError> {
         .map_err(|_| FileError::new("read", path, io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))
 }
 
+/// Directories of unfinished tiles come and go: more than these are looked at anew.
+const MAX_SYNCED: usize = 64;
+
 fn sync_dir(dir: &Path) -> Result<(), FileError> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(|e| FileError::new("sync", dir, e))
 }
@@ -129,10 +158,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("log");
         fs::create_dir(&root).unwrap();
-        Writer::new(&root).replace(Path::new("tile/0/000"), b"tile").unwrap();
+        let mut synced = SyncedDirs::default();
+        Writer::new(&root, &mut synced).replace(Path::new("tile/0/000"), b"tile").unwrap();
         assert_eq!(fs::read(root.join("tile/0/000")).unwrap(), b"tile");
         fs::remove_dir_all(&root).unwrap();
-        assert!(Writer::new(&root).replace(Path::new("tile/0/000"), b"tile").is_err());
+        assert!(Writer::new(&root, &mut synced).replace(Path::new("tile/0/000"), b"tile").is_err());
         assert!(!root.exists());
     }
 }

@@ -11,6 +11,7 @@
 mod files;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ use release::log::{
 use types::Sha256Digest;
 
 pub use files::FileError;
-use files::Writer;
+use files::{SyncedDirs, Writer};
 pub use verify::{ExportError, VerifyError, export, verify, verify_tiles};
 
 /// A log's directory, for reading.
@@ -36,6 +37,10 @@ pub struct TileLog {
     signer: LogSigner,
     edge: Edge,
     checkpoint: SignedCheckpoint,
+    /// The newest unfinished tiles: the proofs of new entries need them.
+    recent: BTreeMap<TilePath, Vec<u8>>,
+    /// Directories that are synced, as their names are.
+    synced: SyncedDirs,
     poisoned: bool,
     /// Held as long as the log is open.
     _lock: File,
@@ -159,8 +164,8 @@ impl TileLog {
         let edge = Edge::empty();
         let note = Checkpoint::new(signer.public().origin(), 0, edge.root()).sign(&signer)?;
         let checkpoint = SignedCheckpoint::verify(&note, signer.public())?;
-        Writer::new(dir).replace(Path::new(CHECKPOINT), note.as_bytes())?;
-        Ok(Self { dir: tiles, signer, edge, checkpoint, poisoned: false, _lock: lock })
+        Writer::new(dir, &mut SyncedDirs::default()).replace(Path::new(CHECKPOINT), note.as_bytes())?;
+        Ok(Self::with(tiles, signer, edge, checkpoint, lock))
     }
 
     /// Opens the log in `dir` and checks the checkpoint's signature and the right edge of the tree against it.
@@ -180,7 +185,7 @@ impl TileLog {
         if &edge.root() != checkpoint.head().root() {
             return Err(OpenError::Root);
         }
-        Ok(Self { dir: tiles, signer, edge, checkpoint, poisoned: false, _lock: lock })
+        Ok(Self::with(tiles, signer, edge, checkpoint, lock))
     }
 
     /// Appends all of `entries`, or none. On return they, their tiles and the new checkpoint are on disk.
@@ -200,7 +205,7 @@ impl TileLog {
         let note = Checkpoint::new(self.origin(), edge.size(), edge.root()).sign(&self.signer)?;
         let checkpoint = SignedCheckpoint::verify(&note, self.signer.public())?;
         let files = edge.take_files();
-        let mut writer = Writer::new(&self.dir.dir);
+        let mut writer = Writer::new(&self.dir.dir, &mut self.synced);
         for (path, bytes) in &files {
             writer.stage(Path::new(&path.to_string()), bytes)?;
         }
@@ -211,6 +216,7 @@ impl TileLog {
         self.poisoned = false;
         (self.edge, self.checkpoint) = (edge, checkpoint);
         self.drop_partials(&files);
+        self.keep(files);
         Ok(appended)
     }
 
@@ -226,7 +232,7 @@ impl TileLog {
         if verified.head() != self.checkpoint.head() {
             return Err(CheckpointError::Form("another head than the log's").into());
         }
-        Writer::new(&self.dir.dir).replace(Path::new(CHECKPOINT), verified.note().as_bytes())?;
+        Writer::new(&self.dir.dir, &mut self.synced).replace(Path::new(CHECKPOINT), verified.note().as_bytes())?;
         self.checkpoint = verified;
         Ok(())
     }
@@ -236,14 +242,25 @@ impl TileLog {
     /// # Errors
     /// [`ReadError`].
     pub fn proof(&self, index: u64) -> Result<EntryProof, ReadError> {
-        let tree = self.tree();
-        Ok(EntryProof {
-            index,
-            leaf: tree.leaf(index)?,
+        self.proofs(&[index])?.pop().ok_or(ReadError::Tile(TileError::Range))
+    }
+
+    /// [`TileLog::proof`] of several entries; what the newest ones need is at hand.
+    ///
+    /// # Errors
+    /// [`ReadError`], when one of them can't be made.
+    pub fn proofs(&self, indexes: &[u64]) -> Result<Vec<EntryProof>, ReadError> {
+        let tiles = Recent { tiles: &self.recent, below: &self.dir };
+        let tree = Tree::new(&tiles, self.edge.size());
+        let proofs = tree.inclusion_proofs(indexes.iter().copied())?;
+        let proof = |(index, (leaf, path)): (&u64, _)| EntryProof {
+            index: *index,
+            leaf,
             tree_size: tree.size(),
-            path: tree.inclusion_proof(index)?,
+            path,
             checkpoint: self.checkpoint.note().to_owned(),
-        })
+        };
+        Ok(indexes.iter().zip(proofs).map(proof).collect())
     }
 
     /// The tree of the current checkpoint.
@@ -270,6 +287,21 @@ impl TileLog {
         &self.dir
     }
 
+    fn with(dir: TileDir, signer: LogSigner, edge: Edge, checkpoint: SignedCheckpoint, lock: File) -> Self {
+        let (recent, synced) = (BTreeMap::new(), SyncedDirs::default());
+        Self { dir, signer, edge, checkpoint, recent, synced, poisoned: false, _lock: lock }
+    }
+
+    /// Keeps the unfinished tiles of the newest size, and no other.
+    fn keep(&mut self, files: Vec<(TilePath, Vec<u8>)>) {
+        let size = self.edge.size();
+        self.recent.extend(files.into_iter().filter(|(path, _)| path.level().is_some()));
+        self.recent.retain(|path, _| {
+            let level = path.level().unwrap_or_default();
+            !path.is_full() && TilePath::in_tree(level, path.index(), size) == Some(*path)
+        });
+    }
+
     fn origin(&self) -> &str {
         self.signer.public().origin()
     }
@@ -279,6 +311,18 @@ impl TileLog {
         for (path, _) in files.iter().filter(|(path, _)| path.is_full()) {
             let _ = std::fs::remove_dir_all(self.dir.dir.join(format!("{path}.p")));
         }
+    }
+}
+
+/// Tiles that are at hand, and the others.
+struct Recent<'a> {
+    tiles: &'a BTreeMap<TilePath, Vec<u8>>,
+    below: &'a TileDir,
+}
+
+impl Tiles for Recent<'_> {
+    fn read(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
+        self.tiles.get(path).map_or_else(|| self.below.read(path), |bytes| Ok(bytes.clone()))
     }
 }
 

@@ -94,7 +94,8 @@ pub fn export<T: Tiles + ?Sized>(tiles: &T, checkpoint: &SignedCheckpoint, out: 
     if out.join(CHECKPOINT).exists() {
         return Err(ExportError::Exists(out.to_owned()));
     }
-    let mut writer = Writer::new(out);
+    let mut synced = files::SyncedDirs::default();
+    let mut writer = Writer::new(out, &mut synced);
     let stage =
         |path: &TilePath, bytes: &[u8]| writer.stage(Path::new(&path.to_string()), bytes).map_err(ExportError::File);
     walk(tiles, checkpoint, |_, _| Ok(()), stage)?;

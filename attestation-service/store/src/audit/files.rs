@@ -58,7 +58,8 @@ impl FileLog {
         self.sequence(reopen, |log| {
             let appended = log.append(entries)?;
             record(log.checkpoint())?;
-            Ok(appended.iter().map(|entry| Ok(log.proof(entry.index)?)).collect())
+            let indexes: Vec<_> = appended.iter().map(|entry| entry.index).collect();
+            Ok(log.proofs(&indexes)?.into_iter().map(Ok).collect())
         })
     }
 
