@@ -2,15 +2,14 @@
 //! Group commit: callers that come while a write is being synced share the next one.
 //!
 //! There is no thread of its own: the first caller leads, takes everything that waits, and does it in one write; who
-//! comes meanwhile waits for the next leader, which is one of them. Whose item did not fit into the batch leads again.
+//! comes meanwhile waits. At the end of a write its callers are woken, and the first of the others leads the next: nobody
+//! is woken for nothing. Whose item did not fit into the batch leads or waits again.
 
-use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Work of many callers that is done together.
 pub(crate) struct Group<T, R> {
     state: Mutex<State<T, R>>,
-    changed: Condvar,
 }
 
 /// The leader panicked: what became of the work is not known.
@@ -18,42 +17,52 @@ pub(crate) struct Group<T, R> {
 pub(crate) struct Lost;
 
 struct State<T, R> {
-    next: u64,
-    waiting: Vec<(u64, T)>,
-    done: BTreeMap<u64, Result<R, Lost>>,
+    waiting: Vec<(Arc<Seat<R>>, T)>,
+    /// Somebody leads, or was told to.
     leading: bool,
+}
+
+/// Where one caller waits.
+struct Seat<R> {
+    turn: Mutex<Turn<R>>,
+    called: Condvar,
+}
+
+enum Turn<R> {
+    Wait,
+    Lead,
+    Done(Result<R, Lost>),
 }
 
 impl<T, R> Group<T, R> {
     pub(crate) const fn new() -> Self {
-        let state = State { next: 0, waiting: Vec::new(), done: BTreeMap::new(), leading: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { state: Mutex::new(State { waiting: Vec::new(), leading: false }) }
     }
 
     /// Has `item` done, by this caller's `work` or another's, in the order of the calls, and gives its result. `work`
     /// gets 1 to [`MAX_BATCH`] items and gives a result for each; it is called until `item` is done.
     pub(crate) fn submit(&self, item: T, mut work: impl FnMut(Vec<T>) -> Vec<R>) -> Result<R, Lost> {
+        let seat = Arc::new(Seat { turn: Mutex::new(Turn::Wait), called: Condvar::new() });
         let mut state = self.lock();
-        let ticket = state.next;
-        state.next = state.next.wrapping_add(1);
-        state.waiting.push((ticket, item));
-        loop {
-            if let Some(result) = state.done.remove(&ticket) {
-                return result;
-            }
-            if state.leading {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            // Not done, and nobody does it: it waits, so there is at least one to take.
-            let take = state.waiting.len().min(MAX_BATCH);
-            let (tickets, items): (Vec<_>, Vec<_>) = state.waiting.drain(..take).unzip();
+        state.waiting.push((Arc::clone(&seat), item));
+        if !state.leading {
             state.leading = true;
-            drop(state);
-            let mut lead = Lead { group: self, tickets, results: Vec::new() };
-            lead.results = work(items);
-            drop(lead);
-            state = self.lock();
+            seat.call(Turn::Lead);
+        }
+        drop(state);
+        loop {
+            match seat.wait() {
+                Turn::Done(result) => return result,
+                Turn::Wait => {}
+                Turn::Lead => {
+                    let mut state = self.lock();
+                    let take = state.waiting.len().min(MAX_BATCH);
+                    let (seats, items): (Vec<_>, Vec<_>) = state.waiting.drain(..take).unzip();
+                    drop(state);
+                    let mut lead = Lead { group: self, own: &seat, seats, results: None };
+                    lead.results = Some(work(items));
+                }
+            }
         }
     }
 
@@ -63,23 +72,47 @@ impl<T, R> Group<T, R> {
     }
 }
 
-/// One turn of leading. Its end, a panic included, gives every ticket its result.
+impl<R> Seat<R> {
+    fn call(&self, turn: Turn<R>) {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+        self.called.notify_one();
+    }
+
+    /// Waits for another turn than to wait.
+    fn wait(&self) -> Turn<R> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = |turn: &mut Turn<R>| matches!(turn, Turn::Wait);
+        let mut turn = self.called.wait_while(turn, waiting).unwrap_or_else(PoisonError::into_inner);
+        core::mem::replace(&mut turn, Turn::Wait)
+    }
+}
+
+/// One turn of leading. Its end, a panic included, gives everybody in the batch a result, and the lead to the next.
 struct Lead<'a, T, R> {
     group: &'a Group<T, R>,
-    tickets: Vec<u64>,
-    results: Vec<R>,
+    own: &'a Arc<Seat<R>>,
+    seats: Vec<Arc<Seat<R>>>,
+    /// Nothing where the work panicked.
+    results: Option<Vec<R>>,
 }
 
 impl<T, R> Drop for Lead<'_, T, R> {
     fn drop(&mut self) {
-        let mut state = self.group.lock();
-        state.leading = false;
-        let mut results = core::mem::take(&mut self.results).into_iter();
-        for ticket in core::mem::take(&mut self.tickets) {
-            state.done.insert(ticket, results.next().ok_or(Lost));
+        let results = self.results.take();
+        let panicked = results.is_none();
+        let mut results = results.into_iter().flatten();
+        for seat in core::mem::take(&mut self.seats) {
+            seat.call(Turn::Done(results.next().ok_or(Lost)));
         }
-        drop(state);
-        self.group.changed.notify_all();
+        let mut state = self.group.lock();
+        if panicked {
+            // Nobody sits there any more.
+            state.waiting.retain(|(seat, _)| !Arc::ptr_eq(seat, self.own));
+        }
+        state.leading = !state.waiting.is_empty();
+        if let Some((next, _)) = state.waiting.first() {
+            next.call(Turn::Lead);
+        }
     }
 }
 
@@ -112,7 +145,7 @@ mod tests {
                 scope.spawn(move || submit(item));
             }
         });
-        assert!(group.lock().done.is_empty() && group.lock().waiting.is_empty());
+        assert!(group.lock().waiting.is_empty() && !group.lock().leading);
         sizes.into_inner().unwrap()
     }
 
@@ -127,21 +160,36 @@ mod tests {
         assert_eq!(batches(MAX_BATCH as u32 + 100), [1, MAX_BATCH, 100]);
     }
 
+    fn seated(items: usize) -> Vec<(Arc<Seat<u32>>, u32)> {
+        let seat = || Arc::new(Seat { turn: Mutex::new(Turn::Wait), called: Condvar::new() });
+        (0..items).map(|_| (seat(), 0)).collect()
+    }
+
     /// The only caller that could lead is behind a whole batch of others'.
     #[test]
     fn a_leader_leads_until_its_own_item_is_done() {
         let group = Group::new();
-        {
-            let mut state = group.lock();
-            state.next = MAX_BATCH as u64;
-            state.waiting = (0..MAX_BATCH as u64).map(|ticket| (ticket, 0)).collect();
-        }
+        group.lock().waiting = seated(MAX_BATCH);
         let mut sizes = Vec::new();
         let result = group.submit(7, |items: Vec<u32>| {
             sizes.push(items.len());
             items
         });
         assert_eq!((result, sizes), (Ok(7), vec![MAX_BATCH, 1]));
+        assert!(!group.lock().leading);
+    }
+
+    /// It panics before its own item is done, and leaves nothing behind that others would wait for.
+    #[test]
+    fn a_leader_that_panics_behind_a_whole_batch_leaves_its_seat() {
+        let group: Group<u32, u32> = Group::new();
+        group.lock().waiting = seated(MAX_BATCH);
+        let others: Vec<_> = group.lock().waiting.iter().map(|(seat, _)| Arc::clone(seat)).collect();
+        let panicked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| group.submit(1, |_| panic!("as asked"))));
+        assert!(panicked.is_err() && group.lock().waiting.is_empty() && !group.lock().leading);
+        assert!(others.iter().all(|seat| matches!(seat.wait(), Turn::Done(Err(Lost)))));
+        assert_eq!(group.submit(2, |items| items), Ok(2));
     }
 
     #[test]
