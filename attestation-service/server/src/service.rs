@@ -16,7 +16,7 @@ use key_release::{
     Work,
 };
 use release::{TrustPolicy, VerifiedRelease, log::ProofVerifier};
-use store::{AuditEntry, Generation, KeyStoreError, RedeemError, RefusalEntry, ReplicaId, Store, WrapError};
+use store::{Generation, KeyStoreError, RedeemError, RefusalEntry, ReplicaId, Store, WrapError};
 use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
 
@@ -394,11 +394,11 @@ impl Service {
         };
         let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
         self.admission.model(appraised.model().identity(), self.milliseconds())?;
-        if self.store.is_platform_revoked(appraised.platform()).map_err(|e| unable(&e))? {
-            return Err(refuse("platform_revoked", "platform", "the platform was revoked", "use another platform"));
-        }
-        let key = match self.store.key(appraised.model()) {
+        let key = match self.store.key_for(appraised.model(), appraised.platform()) {
             Ok(Some(key)) => key,
+            Err(KeyStoreError::PlatformRevoked) => {
+                return Err(refuse("platform_revoked", "platform", "the platform was revoked", "use another platform"));
+            }
             Ok(None) => {
                 let detail = format!("no key of {} was imported", appraised.model());
                 return Err(refuse("model_key_missing", "model", &detail, "import the model's key into the service"));
@@ -413,9 +413,8 @@ impl Service {
         };
         let entered = appraised.enter(key.version, now).map_err(|e| unable(&e))?;
         let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
-        let entry = AuditEntry::parse(entered.entry()).map_err(|e| audit(&e))?;
         let started = Instant::now();
-        let proof = self.store.append_audit(&entry).map_err(|e| audit(&e))?;
+        let proof = self.store.append_entry(entered.entry()).map_err(|e| audit(&e))?;
         self.gauges.entries.observe(started.elapsed());
         let authorised = entered.authorised(proof, &self.audit).map_err(|e| audit(&e))?;
         let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));

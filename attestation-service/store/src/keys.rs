@@ -2,7 +2,7 @@
 //! Model keys and the service's own secrets, wrapped by the KEK and bound to their names and versions.
 
 use key_wrap::WrapError;
-use types::ModelId;
+use types::{ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 use crate::database::{Database, DatabaseError};
@@ -53,6 +53,9 @@ pub enum KeyStoreError {
     /// The model was revoked.
     #[error("the model was revoked")]
     Revoked,
+    /// The platform that the key would go to was revoked.
+    #[error("the platform was revoked")]
+    PlatformRevoked,
     /// A row that this program did not write.
     #[error("the database has a malformed key of {0}")]
     Malformed(String),
@@ -76,8 +79,28 @@ impl Store {
     /// # Errors
     /// [`KeyStoreError::Revoked`] for a revoked model; [`KeyStoreError::Wrap`] when the row was changed.
     pub fn key(&self, model: &ModelId) -> Result<Option<ModelKey>, KeyStoreError> {
+        self.newest(model, |_| Ok(()))
+    }
+
+    /// [`Store::key`] for a guest on this platform, which is named as in verdicts.
+    ///
+    /// # Errors
+    /// [`KeyStoreError::PlatformRevoked`] for a revoked platform, before anything is said of the model.
+    pub fn key_for(&self, model: &ModelId, platform: &Sha256Digest) -> Result<Option<ModelKey>, KeyStoreError> {
+        self.newest(model, |tx| {
+            let revoked = releases::is_platform_revoked_in(tx, platform)?;
+            if revoked { Err(KeyStoreError::PlatformRevoked) } else { Ok(()) }
+        })
+    }
+
+    fn newest(
+        &self,
+        model: &ModelId,
+        before: impl FnOnce(&mut Tx<'_>) -> Result<(), KeyStoreError>,
+    ) -> Result<Option<ModelKey>, KeyStoreError> {
         let name = model.to_string();
         let row = self.database.read(|tx| {
+            before(tx)?;
             let sql = "SELECT version, wrapped, kek FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
             let row = tx.first(sql, &[Value::Text(&name)])?;
             // Last, so that a revocation that came before the answer counts.

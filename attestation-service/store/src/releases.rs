@@ -149,6 +149,11 @@ pub(crate) fn is_model_revoked_in(tx: &mut Tx<'_>, identity: &str) -> Result<boo
     is_revoked(tx, MODEL, identity)
 }
 
+/// Whether a platform was revoked, inside a transaction of the caller.
+pub(crate) fn is_platform_revoked_in(tx: &mut Tx<'_>, name: &Sha256Digest) -> Result<bool, DatabaseError> {
+    is_revoked(tx, PLATFORM, &name.to_string())
+}
+
 fn revoke(tx: &mut Tx<'_>, kind: &str, subject: &str) -> Result<(), DatabaseError> {
     let sql = "INSERT INTO revoked (kind, subject) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     tx.execute(sql, &[Value::Text(kind), Value::Text(subject)]).map(drop)

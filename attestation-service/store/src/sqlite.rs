@@ -52,11 +52,10 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = lock(&self.writer)?;
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(DatabaseError::from)?;
-        let result = work(&mut Tx::Sqlite(&transaction))?;
-        transaction.commit().map_err(DatabaseError::from)?;
+        let connection = lock(&self.writer)?;
+        let transaction = Begun::begin(&connection, "BEGIN IMMEDIATE")?;
+        let result = work(&mut Tx::Sqlite(&connection))?;
+        transaction.commit()?;
         Ok(result)
     }
 
@@ -65,10 +64,11 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = lock(&self.reader)?;
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Deferred).map_err(DatabaseError::from)?;
-        work(&mut Tx::Sqlite(&transaction))
+        let connection = lock(&self.reader)?;
+        let transaction = Begun::begin(&connection, "BEGIN")?;
+        let result = work(&mut Tx::Sqlite(&connection));
+        drop(transaction);
+        result
     }
 
     /// A write that is not synced by itself, but with the next one.
@@ -78,6 +78,31 @@ impl Sqlite {
         let written = execute(&connection, sql, values);
         connection.pragma_update(None, "synchronous", "FULL")?;
         written.map(drop)
+    }
+}
+
+/// A transaction, rolled back unless it was committed. As `rusqlite`'s own, with statements that are prepared once.
+struct Begun<'a> {
+    connection: &'a Connection,
+}
+
+impl<'a> Begun<'a> {
+    fn begin(connection: &'a Connection, sql: &'static str) -> Result<Self, DatabaseError> {
+        execute(connection, sql, &[])?;
+        Ok(Self { connection })
+    }
+
+    fn commit(self) -> Result<(), DatabaseError> {
+        execute(self.connection, "COMMIT", &[]).map(drop)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        // Over already where it was committed, or where an error ended it.
+        if !self.connection.is_autocommit() {
+            let _ = execute(self.connection, "ROLLBACK", &[]);
+        }
     }
 }
 

@@ -115,7 +115,19 @@ impl Store {
     /// # Errors
     /// [`AuditError`]; then the caller may not act on the entry, though it may stand in the log.
     pub fn append_audit(&self, entry: &AuditEntry) -> Result<EntryProof, AuditError> {
-        let bytes = entry.to_bytes()?;
+        self.append_bytes(entry.to_bytes()?)
+    }
+
+    /// [`Store::append_audit`] of an entry that is at hand as the bytes that will stand in the log.
+    ///
+    /// # Errors
+    /// [`AuditError`], for bytes that are no entry, too.
+    pub fn append_entry(&self, bytes: &[u8]) -> Result<EntryProof, AuditError> {
+        AuditEntry::parse(bytes)?;
+        self.append_bytes(bytes.to_vec())
+    }
+
+    fn append_bytes(&self, bytes: Vec<u8>) -> Result<EntryProof, AuditError> {
         let done = self.audit.group.submit(bytes, |batch| {
             let count = batch.len();
             match self.append_all(&batch) {

@@ -212,6 +212,13 @@ pub(crate) fn revocations_and_policies_last(place: &Place) {
     let store = place.open();
     assert!(store.is_release_revoked(&digest).unwrap());
     assert!(store.is_platform_revoked(&platform).unwrap() && !store.is_platform_revoked(&digest).unwrap());
+    store.import_key(&model("one"), 1, &Zeroizing::new([7; 32])).unwrap();
+    let key_for = |platform| store.key_for(&model("one"), platform);
+    assert_eq!(key_for(&digest).unwrap().unwrap().key, Zeroizing::new([7; 32]));
+    assert!(matches!(key_for(&platform), Err(KeyStoreError::PlatformRevoked)));
+    store.revoke_model(&model("one")).unwrap();
+    assert!(matches!(key_for(&platform), Err(KeyStoreError::PlatformRevoked)));
+    assert!(matches!(key_for(&digest), Err(KeyStoreError::Revoked)));
     assert_eq!(store.policy("default").unwrap().unwrap(), b"{\"a\":1}");
     assert_eq!(store.policies().unwrap(), ["default"]);
 }
