@@ -42,6 +42,9 @@ pub enum DatabaseError {
     /// PostgreSQL can't be reached, or the connection broke off.
     #[error("the database can't be reached: {0}")]
     Unreachable(String),
+    /// The answer to a commit was lost: what was written may be kept, or not.
+    #[error("whether the database kept what was written is not known, since its answer was lost: {0}")]
+    InDoubt(#[source] Box<DatabaseError>),
     /// PostgreSQL did not answer in time.
     #[error("the database did not answer within {0} s")]
     TimedOut(u64),

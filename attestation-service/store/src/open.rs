@@ -135,7 +135,8 @@ impl Store {
     ///
     /// # Errors
     /// [`InitError`]. A store that was made halfway is refused by [`Store::open`]. In a directory it must be removed by
-    /// hand; in a database server there is nothing of it.
+    /// hand; in a database server there is nothing of it, unless the answer to the commit was lost
+    /// ([`DatabaseError::InDoubt`]): then the key-wrapping key stays, and [`Store::open`] tells.
     pub fn init(location: impl Into<Location>, options: &InitOptions) -> Result<(), InitError> {
         match location.into() {
             Location::Directory(dir) => init_directory(&dir, options),
@@ -257,8 +258,9 @@ fn init_postgres(settings: &PostgresSettings, options: &InitOptions) -> Result<(
         put_audit_key(tx, &wrapped, &options.audit_origin)?;
         Ok::<_, InitError>(RowLog::create(tx, &signer)?)
     });
-    if let (false, KekSource::File(path)) = (matches!(created, Ok(Some(()))), source) {
-        // It was made here, and wrapped nothing that is kept.
+    // It was made here. Where the answer to the commit was lost, the database may hold what only it opens.
+    let kept = matches!(created, Ok(Some(())) | Err(InitError::Database(DatabaseError::InDoubt(_))));
+    if let (false, KekSource::File(path)) = (kept, source) {
         let _ = fs::remove_file(path);
     }
     created?.ok_or(InitError::NotEmpty)

@@ -84,11 +84,11 @@ impl Session {
 
     pub(super) fn commit(&mut self) -> Result<(), DatabaseError> {
         let committed = self.batch("COMMIT");
-        // Whether it was committed is in doubt: nothing goes on upon this connection.
+        // Nothing goes on upon this connection.
         if committed.is_err() && self.state == State::Good {
             self.state = State::Broken;
         }
-        committed
+        committed.map_err(|error| if rolled_back(&error) { error } else { DatabaseError::InDoubt(Box::new(error)) })
     }
 
     pub(super) fn roll_back(&mut self) {
@@ -221,6 +221,12 @@ fn failure(error: &tokio_postgres::Error) -> DatabaseError {
     }
 }
 
+/// Whether the server itself said that a transaction ended without effect: classes 23, 25 and 40 of its appendix A.
+fn rolled_back(error: &DatabaseError) -> bool {
+    let DatabaseError::Postgres { code, .. } = error else { return false };
+    code != COMPLETION_UNKNOWN && ["23", "25", "40"].iter().any(|class| code.starts_with(class))
+}
+
 fn parameters<'a>(values: &'a [Value<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
     values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
 }
@@ -257,6 +263,8 @@ impl ToSql for Value<'_> {
     to_sql_checked!();
 }
 
+/// `statement_completion_unknown`.
+const COMPLETION_UNKNOWN: &str = "40003";
 const INSERT_TOKENS: &str = "INSERT INTO redeemed (token, expires)
     SELECT * FROM unnest(?1::bytea[], ?2::bigint[]) ON CONFLICT DO NOTHING RETURNING token";
 const PROMISES: &str = "SELECT current_setting('server_version_num'), current_setting('fsync'),
@@ -273,3 +281,21 @@ const OLDEST: u32 = 130_000;
 const CONNECT: Duration = Duration::from_secs(5);
 /// One statement.
 const ANSWER: Duration = Duration::from_secs(12);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_failed_only_where_the_server_says_so() {
+        let said = |code: &str| DatabaseError::Postgres { code: code.to_owned(), message: String::new() };
+        for code in ["23505", "25P02", "40001", "40P01"] {
+            assert!(rolled_back(&said(code)), "{code}");
+        }
+        for code in ["40003", "57P01", "57014", "08007", "XX000"] {
+            assert!(!rolled_back(&said(code)), "{code}");
+        }
+        assert!(!rolled_back(&DatabaseError::TimedOut(12)));
+        assert!(!rolled_back(&DatabaseError::Unreachable("connection closed".to_owned())));
+    }
+}

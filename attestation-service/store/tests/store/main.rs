@@ -16,6 +16,7 @@ mod group;
 mod place;
 mod postgres;
 mod releases;
+mod wire;
 
 use place::Place;
 use test_postgres::Server;

@@ -15,6 +15,7 @@ use test_postgres::Server;
 use types::Sha256Digest;
 
 use super::place::{NOW, Place, release_entry};
+use super::wire::{Cut, Wire};
 
 /// A case, and its name.
 type Case = (&'static str, fn(&Server));
@@ -28,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     ("changed_rows_of_the_log_are_found", changed_rows_of_the_log_are_found),
     ("tables_are_made_once_and_those_of_a_newer_program_refused", tables_are_made_once),
     ("a_server_that_may_lose_writes_is_refused", a_server_that_may_lose_writes_is_refused),
+    ("a_key_stays_where_a_commit_is_in_doubt", a_key_stays_where_a_commit_is_in_doubt),
     ("commands_of_owners_wait_for_each_other", commands_of_owners_wait_for_each_other),
 ];
 
@@ -265,6 +267,32 @@ fn tables_are_made_once(server: &Server) {
     });
     place.tamper("UPDATE schema_version SET version = 99");
     assert!(matches!(place.try_open(), Err(OpenError::Database(DatabaseError::Version { found: 99, .. }))));
+}
+
+/// The connection dies after COMMIT went to the server, before it went there, and long before.
+fn a_key_stays_where_a_commit_is_in_doubt(server: &Server) {
+    use Cut::{After, Before};
+    for (cut, in_doubt, made) in [
+        (After(b"COMMIT"), true, true),
+        (Before(b"COMMIT"), true, false),
+        (Before(b"CREATE TABLE schema_version"), false, false),
+    ] {
+        let url = server.database().unwrap();
+        let name = url.strip_prefix("postgres:///").unwrap().split('?').next().unwrap();
+        let wire = Wire::to(&url, cut);
+        let kek = wire.dir.path().join("kek");
+        let options = InitOptions { audit_origin: "doubt.invalid/audit".into(), kek: Some(kek.clone().into()) };
+        let through = format!("postgres:///{name}?host={}&user=postgres", wire.dir.path().display());
+        let result = Store::init(PostgresSettings::parse(&through, None).unwrap(), &options);
+        let doubted = matches!(&result, Err(InitError::Database(DatabaseError::InDoubt(_))));
+        assert!(result.is_err() && doubted == in_doubt, "{cut:?} {result:?}");
+        assert_eq!(kek.exists(), in_doubt, "{cut:?}");
+        if in_doubt {
+            let options = OpenOptions { kek: Some(kek.into()), ..OpenOptions::default() };
+            let opened = Store::open_with(PostgresSettings::parse(&url, None).unwrap(), &options);
+            assert_eq!(opened.is_ok(), made, "{cut:?}");
+        }
+    }
 }
 
 fn a_server_that_may_lose_writes_is_refused(server: &Server) {
