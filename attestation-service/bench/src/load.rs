@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The service under load, over the wire.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use attestation_bench::{Guest, Program, Scene, Starter};
-use release_client::{ClientError, ServiceConnection};
+use attestation_bench::{Guest, KEY, Program, Scene, Starter};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use types::Sha256Digest;
 
+use crate::caller::{Asked, Caller, Callers};
 use crate::figure::{Figure, quantile};
 
 /// Figures, and how the rate grows with the number of clients.
@@ -22,37 +22,43 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
         starter.arguments.extend([limit.to_owned(), "1000000".to_owned()]);
     }
     let most = open_files()?;
-    starter.arguments.extend(["--connections".to_owned(), most.to_string()]);
     // All come from one address.
-    starter.arguments.extend(["--client-connections".to_owned(), most.to_string()]);
-    let service = starter.start(scene)?;
-    let load = Load { guest: Guest::boot(scene)?, address: service.address, pin: scene.pin(), seconds };
+    for limit in ["--connections", "--client-connections"] {
+        starter.arguments.extend([limit.to_owned(), most.to_string()]);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let idle = resident(&service)?;
+    let started = Started::new(&runtime, scene, &starter, seconds)?;
+    let Started { service, load } = &started;
+    let idle = resident(service)?;
     let mut growth = Vec::new();
     let mut best = Round::default();
-    for clients in [1, 10, 100, 1000, 10_000] {
-        if clients > most {
-            eprintln!("{clients} clients need more open files than the system allows ({most}): left out");
-            continue;
-        }
-        eprintln!("{clients} clients on connections of their own");
-        let round = runtime.block_on(load.closed(&service, clients, true))?;
-        growth.push(round.document(clients));
-        if round.rate > best.rate {
-            best = round;
+    for clients in [1, 10, 100, 1000] {
+        if let Some(round) = load.some(&runtime, service, clients, most)? {
+            growth.push(round.document(clients));
+            if round.rate > best.rate {
+                best = round;
+            }
         }
     }
     eprintln!("connections for one release each");
-    let fresh = runtime.block_on(load.closed(&service, 32, false))?;
+    let fresh = runtime.block_on(load.closed(service, 32, false))?;
     eprintln!("{RATE} a second");
+    let processor = (processor_seconds(service)?, own_seconds());
     let (mut latencies, late) = runtime.block_on(load.open())?;
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let count = latencies.len() as f64;
+    let processor = (processor_seconds(service)? - processor.0, own_seconds() - processor.1);
     eprintln!("open challenges");
-    let before = resident(&service)?;
+    let before = resident(service)?;
     runtime.block_on(load.challenges(CHALLENGES))?;
-    let memory = resident(&service)?;
-    let code = service.terminate()?;
-    anyhow::ensure!(code == Some(0), "the service ended with {code:?}");
+    let memory = resident(service)?;
+    started.end()?;
+    // A service of its own: its memory is that of so many connections.
+    let started = Started::new(&runtime, scene, &starter, seconds)?;
+    if let Some(round) = started.load.some(&runtime, &started.service, MANY, most)? {
+        growth.push(round.document(MANY));
+    }
+    started.end()?;
     let store = scene.beside()?;
     let logged = store.verify_audit()?.key_releases;
     let figures = vec![
@@ -66,6 +72,8 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
         Figure::at_most("99 % of releases at 500/s", quantile(&mut latencies, 0.99) * 1000.0, "ms", 50.0),
         Figure::plain("half of releases at 500/s", quantile(&mut latencies, 0.5) * 1000.0, "ms"),
         Figure::plain("share of 500/s that was answered in time", late, "%"),
+        Figure::plain("service's processor time for a release at 500/s", processor.0 / count * 1000.0, "ms"),
+        Figure::plain("the clients' processor time for the same", processor.1 / count * 1000.0, "ms"),
         Figure::plain("memory at the start", idle, "MB"),
         Figure::plain("memory after the loads", before, "MB"),
         Figure::at_most("memory with 10,000 open challenges", memory, "MB", 100.0),
@@ -75,11 +83,35 @@ pub(crate) fn measure(scene: &Scene, program: PathBuf, seconds: u64) -> anyhow::
     Ok((figures, growth.into()))
 }
 
+/// A service that released a key, which was opened and was the right one.
+struct Started {
+    service: Program,
+    load: Load,
+}
+
+impl Started {
+    fn new(runtime: &Runtime, scene: &Scene, starter: &Starter, seconds: u64) -> anyhow::Result<Self> {
+        let service = starter.start(scene)?;
+        let guest = Guest::boot(scene)?;
+        runtime.block_on(async {
+            let released = guest.ask(&mut Guest::connect(service.address, scene.pin()).await?).await?;
+            anyhow::ensure!(*released.key == KEY, "another key was released");
+            Ok(())
+        })?;
+        let callers = Callers::new(guest, service.address, scene.pin())?;
+        Ok(Self { service, load: Load { callers, seconds } })
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        let code = self.service.terminate()?;
+        anyhow::ensure!(code == Some(0), "the service ended with {code:?}");
+        Ok(())
+    }
+}
+
 #[derive(Clone)]
 struct Load {
-    guest: Guest,
-    address: SocketAddr,
-    pin: Sha256Digest,
+    callers: Arc<Callers>,
     seconds: u64,
 }
 
@@ -115,6 +147,16 @@ impl Round {
 }
 
 impl Load {
+    /// [`Load::closed`] on kept connections, where the system lets so many be open.
+    fn some(&self, runtime: &Runtime, service: &Program, clients: u32, most: u32) -> anyhow::Result<Option<Round>> {
+        if clients > most {
+            eprintln!("{clients} clients need more open files than the system allows ({most}): left out");
+            return Ok(None);
+        }
+        eprintln!("{clients} clients on connections of their own");
+        runtime.block_on(self.closed(service, clients, true)).map(Some)
+    }
+
     /// Clients that ask again as soon as they are answered, on one connection each or on one for each release.
     async fn closed(&self, service: &Program, clients: u32, kept: bool) -> anyhow::Result<Round> {
         let began = Instant::now();
@@ -132,15 +174,14 @@ impl Load {
                 while Instant::now() < end {
                     let asked = Instant::now();
                     if !kept {
-                        connection = Guest::connect(load.address, load.pin).await?;
+                        connection = load.callers.connect().await?;
                     }
-                    match load.guest.ask(&mut connection).await {
-                        Ok(_) => latencies.push(asked.elapsed().as_secs_f64()),
-                        // More ask than are answered in five seconds: that is what the code is for.
-                        Err(ClientError::Refused(reasons)) if reasons.iter().all(|reason| reason.code == "busy") => {
+                    match load.callers.ask(&mut connection).await? {
+                        Asked::Released => latencies.push(asked.elapsed().as_secs_f64()),
+                        Asked::Busy(after) => {
                             busy += 1;
+                            tokio::time::sleep(after).await;
                         }
-                        Err(error) => return Err(error.into()),
                     }
                 }
                 anyhow::Ok((latencies, busy))
@@ -167,13 +208,17 @@ impl Load {
         })
     }
 
-    /// So many connections, some of them at a time.
-    async fn connect(&self, clients: u32) -> anyhow::Result<Vec<ServiceConnection>> {
+    /// So many connections, some of them at a time. Each asks for a challenge: who says nothing is not kept for long.
+    async fn connect(&self, clients: u32) -> anyhow::Result<Vec<Caller>> {
         let mut made = Vec::new();
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
-            let (address, pin) = (self.address, self.pin);
-            tasks.spawn(async move { Guest::connect(address, pin).await });
+            let callers = Arc::clone(&self.callers);
+            tasks.spawn(async move {
+                let mut caller = callers.connect().await?;
+                caller.challenge().await?;
+                anyhow::Ok(caller)
+            });
             if tasks.len() >= AT_ONCE
                 && let Some(done) = tasks.join_next().await
             {
@@ -191,7 +236,7 @@ impl Load {
     async fn open(&self) -> anyhow::Result<(Vec<f64>, f64)> {
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS {
-            idle.push(Guest::connect(self.address, self.pin).await?);
+            idle.push(self.callers.connect().await?);
         }
         let (back, mut returned) = tokio::sync::mpsc::unbounded_channel();
         for connection in idle {
@@ -205,9 +250,10 @@ impl Load {
             tokio::time::sleep_until(due.into()).await;
             // No connection is free: what is due waits, and its latency shows it.
             let mut connection = returned.recv().await.context("connections")?;
-            let (guest, back) = (self.guest.clone(), back.clone());
+            let (callers, back) = (Arc::clone(&self.callers), back.clone());
             tasks.spawn(async move {
-                guest.ask(&mut connection).await?;
+                let asked = callers.ask(&mut connection).await?;
+                anyhow::ensure!(asked == Asked::Released, "a release at {RATE}/s was refused as busy");
                 // The receiver outlives all tasks.
                 let _ = back.send(connection);
                 anyhow::Ok(due.elapsed().as_secs_f64())
@@ -223,7 +269,7 @@ impl Load {
     }
 
     async fn challenges(&self, count: u32) -> anyhow::Result<()> {
-        let mut connection = Guest::connect(self.address, self.pin).await?;
+        let mut connection = self.callers.connect().await?;
         for _ in 0..count {
             connection.challenge().await?;
         }
@@ -266,7 +312,10 @@ fn resident(service: &Program) -> anyhow::Result<f64> {
 const AT_ONCE: usize = 64;
 /// Open files beside connections.
 const FILES_BESIDE: u64 = 128;
-const MOST_CONNECTIONS: u64 = 12_000;
+/// With a quarter of its places free a service waits longer for those that say nothing.
+const MOST_CONNECTIONS: u64 = 40_000;
+/// The largest load.
+const MANY: u32 = 10_000;
 const RATE: u64 = 500;
 const CONNECTIONS: usize = 64;
 const CHALLENGES: u32 = 10_000;

@@ -13,6 +13,7 @@ use crate::{process, workspace};
 struct Document {
     figures: Vec<Figure>,
     clients: Value,
+    clients_verify: Value,
     seconds: Value,
     rounds: Value,
 }
@@ -26,9 +27,9 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     // On the disk that the workspace is on: a temporary directory may be memory, which syncs for nothing.
     bench.arg("--service").arg(target.join("release/attestation-bench-service")).arg("--directory").arg(&target);
     let document = process::json("attestation-bench", &mut bench)?;
-    let Document { figures, clients, seconds, rounds } =
+    let Document { figures, clients, clients_verify, seconds, rounds } =
         serde_json::from_value(document).context("attestation-bench")?;
-    let details = [("clients", clients), ("seconds", seconds), ("rounds", rounds)];
+    let details = [("clients", clients), ("clients_verify", clients_verify), ("seconds", seconds), ("rounds", rounds)];
     let details = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Ok(Outcome { figures, details })
 }
