@@ -7,7 +7,7 @@ use std::{
 };
 
 use appraise::Policy;
-use release::VerifiedRelease;
+use release::{ReleaseError, VerifiedRelease};
 use store::{Generation, Store};
 use types::{Blake3Digest, Sha256Digest};
 
@@ -15,7 +15,7 @@ use crate::{
     demand::{Compiled, Demand},
     reply::Refused,
     service::{StoredReleaseError, policy_bytes, verified},
-    successors,
+    successors::{self, Links},
 };
 
 /// What evidence is judged by, besides collateral.
@@ -28,6 +28,8 @@ pub(crate) struct Standing {
     pub(crate) releases: Vec<VerifiedRelease>,
     /// What owners demand beside that; `None` for one that can't be read any more: its model is not served.
     pub(crate) owners: BTreeMap<Blake3Digest, Option<Demand>>,
+    /// What owners' own policies list, with what they admitted; nothing of what the service accepts is taken from it.
+    pub(crate) listed: BTreeMap<Blake3Digest, Vec<Sha256Digest>>,
 }
 
 /// The newest [`Standing`].
@@ -83,30 +85,46 @@ fn make(
     let mut demand = Demand::read(&bytes, before).map_err(|e| unable(&e))?;
     // Only a guest that pins this very service may get a key from it.
     demand.policy.service_pins = Some(vec![*pin]);
-    let mut releases = Vec::new();
+    let (mut releases, mut links) = (Vec::new(), Links::default());
     for stored in store.releases().map_err(|e| unable(&e))? {
         if stored.revoked {
             demand.policy.revoked_releases.push(stored.digest);
         }
         match verified(store, &stored.digest, &stored.bundle, now) {
-            Ok(release) => releases.push(release),
+            Ok(release) => {
+                links.add(&release);
+                releases.push(release);
+            }
             // That may pass: a guest that waits gets its key. It is no standing that the release is not in.
             Err(StoredReleaseError::Store(error)) => return Err(unable(&error)),
-            Err(error) => tracing::warn!(release = %stored.digest, %error, "an imported release is left out"),
+            Err(error) => {
+                tracing::warn!(release = %stored.digest, %error, "an imported release is left out");
+                // Its time is over; what it followed holds for what follows it.
+                if let StoredReleaseError::Release(ReleaseError::Validity { validity, now }) = error
+                    && now > validity.not_after
+                    && let Ok(ended) = verified(store, &stored.digest, &stored.bundle, validity.not_after)
+                {
+                    links.add(&ended);
+                }
+            }
         }
     }
     let owners = store.owner_policies().map_err(|e| unable(&e))?.into_iter();
     let owners = owners.map(|(model, policy)| (model, Demand::read(&policy, before).ok()));
     let mut owners: BTreeMap<_, _> = owners.collect();
     let admitted = store.successors().map_err(|e| unable(&e))?;
+    let mut listed = BTreeMap::new();
     for (model, owner) in &mut owners {
         let own: Vec<_> = admitted.iter().filter(|(of, _)| of == model).map(|(_, successor)| *successor).collect();
         if let Some(owner) = owner {
-            successors::admit(&mut owner.policy, &own, &releases);
+            successors::admit(&mut owner.policy, &own, &links);
+            if let Some(releases) = &owner.policy.releases {
+                listed.insert(*model, releases.clone());
+            }
             within(&mut owner.policy, &demand.policy);
         }
     }
-    Ok(Standing { generation, minute, demand, releases, owners })
+    Ok(Standing { generation, minute, demand, releases, owners, listed })
 }
 
 /// Takes from an owner's policy the releases that the service does not accept. Of an image that was published as two
