@@ -10,7 +10,7 @@ import schemathesis
 
 BASE = os.environ["CHRYSALIS_SCHEMATHESIS_URL"]
 RELEASE = os.environ["CHRYSALIS_SCHEMATHESIS_RELEASE"]
-TILES = ["tile/0/000.p/1", "tile/entries/000.p/1"]
+TILES = ["tile/0/000.p/4", "tile/entries/000.p/4"]
 
 
 @schemathesis.serializer("application/json")

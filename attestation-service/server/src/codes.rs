@@ -43,6 +43,7 @@ pub(crate) const OWNERS: Step = (
         "owner_successor",
         "owner_key_sealed",
         "key_exists",
+        "owner_model_revoked",
     ],
 );
 

@@ -110,13 +110,16 @@ async fn releases_and_the_log_are_public() {
     assert_eq!(status, 200);
     assert_eq!(*release::Bundle::from_json(&bundle).unwrap().digest().as_bytes(), *world.release.as_bytes());
     let (status, checkpoint) = send(&world, "GET /v1/log/checkpoint HTTP/1.1", b"").await;
-    assert_eq!((status, checkpoint.starts_with(b"test.invalid/audit\n1\n")), (200, true));
-    let (status, tile) = send(&world, "GET /v1/log/tile/0/000.p/1 HTTP/1.1", b"").await;
-    assert_eq!((status, tile.len()), (200, 32));
-    let (status, entries) = send(&world, "GET /v1/log/tile/entries/000.p/1 HTTP/1.1", b"").await;
+    assert_eq!((status, checkpoint.starts_with(b"test.invalid/audit\n4\n")), (200, true));
+    let (status, tile) = send(&world, "GET /v1/log/tile/0/000.p/4 HTTP/1.1", b"").await;
+    assert_eq!((status, tile.len()), (200, 4 * 32));
+    let (status, entries) = send(&world, "GET /v1/log/tile/entries/000.p/4 HTTP/1.1", b"").await;
     assert_eq!(status, 200);
     let text = String::from_utf8_lossy(&entries).into_owned();
     assert!(text.contains("chrysalis/audit/key-release/v1") && text.contains(&world.release.to_string()));
+    // What the operator did before stands before it.
+    let first = text.find("chrysalis/audit/operator-change/v1").unwrap();
+    assert!(first < text.find("chrysalis/audit/key-release/v1").unwrap());
 }
 
 /// Believes every certificate: strangers need not know the pin.

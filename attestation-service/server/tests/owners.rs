@@ -219,7 +219,13 @@ fn policy_of(listed: &[Sha256Digest]) -> Vec<u8> {
 
 /// Imports another release, as its operator would; it follows `predecessor`.
 fn import(world: &World, commit: &str, predecessor: Option<Sha256Digest>) -> Sha256Digest {
+    import_until(world, commit, predecessor, 2 * world::NOW)
+}
+
+/// [`import`] of one that is valid until `not_after`.
+fn import_until(world: &World, commit: &str, predecessor: Option<Sha256Digest>, not_after: u64) -> Sha256Digest {
     let mut statement = world::statement(release::Hardware::Simulated);
+    statement.predicate.validity.not_after = not_after;
     statement.predicate.source_commit = commit.repeat(40);
     statement.predicate.predecessor = predecessor;
     let (bundle, trust) = sample_release::publish(&statement, world::NOW);
@@ -285,6 +291,45 @@ async fn an_owner_admits_the_successor_of_a_release() {
     assert_eq!(*entries.lock().unwrap(), 5, "one for each that was carried out");
 }
 
+/// A chain of admissions: the time of the release in the middle ends, and the service's own policy lists another part of
+/// it than the owner's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_successors_holds_when_one_of_them_ends() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let store = beside(&world);
+    store.register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    let first = world.release;
+    let next = import_until(&world, "1", Some(first), world::NOW + 100);
+    let later = import(&world, "3", Some(next));
+    let admit = |predecessor, successor| OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor });
+    // An owner who lists nothing has nothing to admit to, whatever the service lists.
+    send(&world, &command(&world, 1, OwnerAction::SetPolicy(Base64::new(ANY.to_vec()).unwrap())), &KEY).await.unwrap();
+    store.set_policy("appraisal", &policy_of(&[first])).unwrap();
+    assert_eq!(
+        send(&world, &command(&world, 2, admit(first, next)), &KEY).await,
+        refused("owner_successor"),
+        "it would change nothing"
+    );
+    // What counts is what the owner lists: the service may list the successor alone.
+    send(&world, &command(&world, 2, releases(&[first])), &KEY).await.unwrap();
+    store.set_policy("appraisal", &policy_of(&[next])).unwrap();
+    assert!(world.ask(&guest).await.is_err());
+    send(&world, &command(&world, 3, admit(first, next)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    store.set_policy("appraisal", &policy_of(&[later])).unwrap();
+    send(&world, &command(&world, 4, admit(next, later)), &KEY).await.unwrap();
+    assert!(world.ask(&guest).await.is_ok());
+    // The one in the middle is not used any more, and what follows it is.
+    world.clock.store(world::NOW + 200, std::sync::atomic::Ordering::SeqCst);
+    let guest = world.guest_at(world::NOW + 200).await;
+    assert!(world.ask(&guest).await.is_ok(), "{:?}", world.refusal(&guest).await);
+    store.set_policy("appraisal", &policy_of(&[next])).unwrap();
+    assert!(world.ask(&guest).await.is_err());
+}
+
+const ANY: &[u8] = br#"{"schema":"chrysalis/appraisal-policy/v1"}"#;
+
 /// Two of three keys, from files, and a model's key that nobody in between sees.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_keys_of_an_owner_import_a_key_from_files() {
@@ -329,11 +374,34 @@ async fn two_keys_of_an_owner_import_a_key_from_files() {
         (code, document["reasons"][0]["code"].as_str().unwrap_or_default().to_owned())
     };
     assert_eq!(send(&signed), (2, "owner_quorum".into()), "one of two");
-    let cosign = |key: &str| call(&["owner", "cosign", "--key", &path(key), "--command", &signed, "--out", &twice]);
-    assert_eq!(cosign("a").0, 0);
-    assert_eq!(send(&twice), (2, "owner_signature".into()), "one key twice");
-    let (code, shown) = cosign("c");
-    assert_eq!((code, shown["action"].as_str()), (0, Some("import version 8 of the model's key")));
+    let cosign_as = |key: &str, yes: &[&str]| {
+        let key = path(key);
+        let named = ["--owner", &owners[0], "--owner", &owners[1], "--owner", &owners[2]];
+        let what = ["owner", "cosign", "--key", &key, "--command", &signed, "--out", &twice];
+        call(&[&what[..], &named, yes].concat())
+    };
+    // First it is shown, and then signed by whoever read it.
+    let cosign = |key: &str| {
+        let (code, shown) = cosign_as(key, &[]);
+        assert_eq!((code, shown["signed"].as_bool()), (0, Some(false)), "{shown}");
+        cosign_as(key, &["--yes", shown["digest"].as_str().unwrap()])
+    };
+    let (code, shown) = cosign_as("c", &[]);
+    assert!(shown["action"].as_str().unwrap().starts_with("import version 8 of the model's key (sealed, SHA-256 "));
+    assert_eq!((code, shown["signatures"].as_u64(), std::path::Path::new(&twice).exists()), (0, Some(1), false));
+    let other = Sha256Digest::of(b"other").to_string();
+    assert_eq!(cosign_as("c", &["--yes", &other]).1["reasons"][0]["code"], "owner_command_digest");
+    assert_eq!(cosign("a").1["reasons"][0]["code"], "owner_signature", "one key twice");
+    assert!(!std::path::Path::new(&twice).exists());
+    let strangers =
+        ["owner", "cosign", "--key", &path("c"), "--command", &signed, "--out", &twice, "--owner", &owners[1]];
+    assert_eq!(
+        call(&strangers).1["reasons"][0]["code"],
+        "owner_signature",
+        "the first signature is none of these keys'"
+    );
+    let (code, signed_twice) = cosign("c");
+    assert_eq!((code, signed_twice["signatures"].as_u64()), (0, Some(2)));
     assert_eq!(send(&twice), (0, String::new()));
     let released = world.ask(&guest).await.map_err(|error| error.to_string()).unwrap();
     assert_eq!((released.key_version, *released.key), (8, new_key));

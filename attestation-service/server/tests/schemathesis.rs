@@ -38,7 +38,7 @@ fn schemathesis_finds_nothing() {
         return;
     };
     let world = World::stopped(release::Hardware::Simulated);
-    // One entry, so that the log has tiles.
+    // One entry behind those of three changes: the log has the tiles that the hooks ask for.
     let entry = RefusalEntry {
         schema: RefusalEntry::SCHEMA.to_owned(),
         unix: world::NOW,

@@ -12,7 +12,7 @@ use crate::audit::{AuditError, DatabaseTiles, Log};
 use crate::database::DatabaseError;
 use crate::schema::VERSION;
 use crate::tables::TABLES;
-use crate::{OpenError, Store, restore};
+use crate::{OpenError, Store, changes, restore};
 
 /// What a backup holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +45,16 @@ pub enum BackupError {
     /// The log was refused, or not written.
     #[error(transparent)]
     Log(#[from] tile_log::ExportError),
+    /// The operator changes something all the time.
+    #[error("releases, policies or keys were changed during each of {TRIES} tries: try again")]
+    Changing,
     /// The archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
 }
+
+/// A table's name and rows.
+type NamedTable = (&'static str, Vec<u8>);
 
 impl Store {
     /// Writes an archive. `progress` sees how many entries of the log are written, and of how many.
@@ -65,10 +71,7 @@ impl Store {
     ) -> Result<BackupSummary, BackupError> {
         let signer = self.audit_signer().map_err(|error| BackupError::Key(Box::new(error)))?;
         // The tables first: an entry stands in the log before what it says is done.
-        let tables: Vec<_> = self.database.snapshot(|tx| {
-            TABLES.iter().map(|table| Ok((table.name, table.read(tx)?))).collect::<Result<_, DatabaseError>>()
-        })?;
-        let checkpoint = self.checkpoint()?;
+        let (tables, checkpoint) = self.tables_and_checkpoint()?;
         let size = checkpoint.head().size();
         let mut writer = Writer::new(to, VERSION)?;
         let mut bytes_of_tables = 0_u64;
@@ -87,6 +90,23 @@ impl Store {
         Ok(BackupSummary { size, root, bytes_of_tables, checkpoint: checkpoint.note().to_owned() })
     }
 
+    /// The tables, and the checkpoint of a log that has no change of the operator which they lack.
+    fn tables_and_checkpoint(&self) -> Result<(Vec<NamedTable>, SignedCheckpoint), BackupError> {
+        for _ in 0..TRIES {
+            let (tables, before) = self.database.snapshot(|tx| {
+                let tables = TABLES.iter().map(|table| Ok((table.name, table.read(tx)?)));
+                let tables = tables.collect::<Result<Vec<_>, DatabaseError>>()?;
+                Ok::<_, DatabaseError>((tables, changes::last(tx)?))
+            })?;
+            let checkpoint = self.checkpoint()?;
+            // A change is committed before its entry is made.
+            if self.database.read(changes::last)? == before {
+                return Ok((tables, checkpoint));
+            }
+        }
+        Err(BackupError::Changing)
+    }
+
     /// Verifies the whole log and writes it as a directory of tiles with its newest checkpoint, which it gives.
     ///
     /// # Errors
@@ -100,3 +120,6 @@ impl Store {
         Ok(checkpoint)
     }
 }
+
+/// How often tables are read until nothing changes meanwhile.
+const TRIES: u32 = 1000;

@@ -60,6 +60,48 @@ pub struct OwnerEntry {
     pub command: Sha256Digest,
 }
 
+/// The operator changed what keys are released by, or imported a key (`chrysalis/audit/operator-change/v1`). Written
+/// after the change, and before anything that is released by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorEntry {
+    /// `chrysalis/audit/operator-change/v1`.
+    pub schema: String,
+    /// When, unix seconds, by the clock of the machine that the operator's program ran on.
+    pub unix: u64,
+    /// Counts the changes of a store, from 1. An entry that stands twice has one number.
+    pub number: u64,
+    /// What was done.
+    pub act: OperatorAct,
+    /// To what: the digest of a release or a platform, the identity of a model (and `/version` of a key), the name of a
+    /// policy. 1 to 256 characters.
+    pub subject: String,
+    /// SHA-256 of what was set: of a release's bundle, of a policy, of owners' sorted keys behind their threshold in 4
+    /// bytes. A key has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub content: Option<Sha256Digest>,
+}
+
+/// What the operator did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperatorAct {
+    /// A release was imported.
+    ReleaseImported,
+    /// A release was revoked.
+    ReleaseRevoked,
+    /// A platform was revoked.
+    PlatformRevoked,
+    /// A model was revoked.
+    ModelRevoked,
+    /// A policy was set: the appraisal policy, or the one that a release was imported under.
+    PolicySet,
+    /// The owners of a model were registered.
+    OwnersRegistered,
+    /// A key was imported.
+    KeyImported,
+}
+
 /// An entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
@@ -72,6 +114,8 @@ pub enum AuditEntry {
     Refusals(RefusalsEntry),
     /// An owner commanded.
     Owner(OwnerEntry),
+    /// The operator changed something.
+    Operator(OperatorEntry),
 }
 
 /// Why an entry was refused.
@@ -120,6 +164,15 @@ impl Document for OwnerEntry {
     }
 }
 
+impl Document for OperatorEntry {
+    const SCHEMA: &'static str = "chrysalis/audit/operator-change/v1";
+    const MAX_BYTES: usize = 8192;
+
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+}
+
 impl AuditEntry {
     /// The bytes that stand in the log.
     ///
@@ -131,6 +184,7 @@ impl AuditEntry {
             Self::Refusal(entry) => entry.to_canonical()?,
             Self::Refusals(entry) => entry.to_canonical()?,
             Self::Owner(entry) => entry.to_canonical()?,
+            Self::Operator(entry) => entry.to_canonical()?,
         };
         // The same rules as for reading, the schema's value included.
         Self::parse(&bytes)?;
@@ -155,6 +209,7 @@ impl AuditEntry {
             RefusalEntry::SCHEMA => Self::Refusal(RefusalEntry::from_canonical(bytes)?),
             RefusalsEntry::SCHEMA => Self::Refusals(RefusalsEntry::from_canonical(bytes)?),
             OwnerEntry::SCHEMA => Self::Owner(OwnerEntry::from_canonical(bytes)?),
+            OperatorEntry::SCHEMA => Self::Operator(OperatorEntry::from_canonical(bytes)?),
             _ => return Err(EntryError::Schema),
         };
         entry.check()?;
@@ -166,6 +221,12 @@ impl AuditEntry {
         match self {
             Self::KeyRelease(entry) => rule(entry.key_version > 0, "key_version", "1 or more"),
             Self::Owner(entry) => rule(entry.sequence > 0, "sequence", "1 or more"),
+            Self::Operator(entry) => {
+                let subject = &entry.subject;
+                rule(entry.number > 0, "number", "1 or more")?;
+                let plain = (1..=256).contains(&subject.len()) && subject.bytes().all(|b| b.is_ascii_graphic());
+                rule(plain, "subject", "1 to 256 characters of ASCII without spaces")
+            }
             Self::Refusal(entry) => {
                 let codes = &entry.codes;
                 rule((1..=64).contains(&codes.len()) && codes.iter().all(|code| is_code(code)), "codes", CODES)

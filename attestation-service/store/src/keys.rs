@@ -6,9 +6,10 @@ use types::{ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 use crate::database::{Database, DatabaseError};
+use crate::entry::OperatorAct;
 use crate::keyring::{Keyring, Wrapped};
 use crate::sql::{Row, Tx, Value};
-use crate::{Store, releases};
+use crate::{Store, changes, releases};
 
 /// A key that the store holds, without the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +66,17 @@ impl Store {
     /// Stores a version of a model's key. A key that is there is never replaced.
     ///
     /// # Errors
-    /// [`KeyStoreError::Exists`], [`KeyStoreError::Version`], ….
+    /// [`KeyStoreError::Exists`], [`KeyStoreError::Version`], [`KeyStoreError::Revoked`] for a revoked model, ….
     pub fn import_key(&self, model: &ModelId, version: u32, key: &Zeroizing<[u8; 32]>) -> Result<(), KeyStoreError> {
         if version == 0 {
             return Err(KeyStoreError::Version);
         }
         let wrapped = wrapped(&self.kek, model, version, key)?;
-        self.database.write(|tx| import_in(tx, model, version, &wrapped))
+        self.database.change(|tx| {
+            import_in(tx, model, version, &wrapped)?;
+            let subject = format!("{}/{version}", model.identity());
+            Ok(changes::queue(tx, OperatorAct::KeyImported, &subject, None)?)
+        })
     }
 
     /// The newest version of a model's key; `None` where there is none. The whole name must be the imported one.
@@ -168,6 +173,9 @@ pub(crate) fn import_in(
     version: u32,
     wrapped: &Wrapped,
 ) -> Result<(), KeyStoreError> {
+    if releases::is_model_revoked_in(tx, &model.identity().to_string())? {
+        return Err(KeyStoreError::Revoked);
+    }
     let name = model.to_string();
     let sql = "INSERT INTO model_keys (model, version, wrapped, kek) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
     let version_value = Value::Int(version.into());

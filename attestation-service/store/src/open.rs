@@ -5,21 +5,23 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use key_wrap::{KekError, KekSource, WrapError};
-use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, verify_consistency};
+use release::log::{LogSigner, NoteError, SignedCheckpoint, TileError, TilePath, Tiles as _, verify_consistency};
 use tile_log::TileLog;
 use types::Sha256Digest;
 use zeroize::Zeroizing;
 
 use crate::audit::{Audit, AuditError, FileLog, Log, RowLog};
 use crate::database::{self, Database, DatabaseError};
+use crate::entry::AuditEntry;
 use crate::group::Group;
 use crate::keyring::{Keyring, Wrapped};
 use crate::postgres::{Postgres, PostgresSettings};
 use crate::sql::Tx;
 use crate::sqlite::Sqlite;
-use crate::{KeyStoreError, Location, Store};
+use crate::{KeyStoreError, Location, Store, changes};
 
 /// How a store is made.
 #[derive(Debug, Clone)]
@@ -119,6 +121,24 @@ pub enum OpenError {
         /// Entries found.
         found: u64,
     },
+    /// The database is older than the log beside it: it was restored from an old copy.
+    #[error("the database knows {recorded} entries of the audit log, the log has {found}: it was set back")]
+    DatabaseSetBack {
+        /// Entries that the database recorded.
+        recorded: u64,
+        /// Entries of the log.
+        found: u64,
+    },
+    /// The log has an entry of a change of the operator that the database lacks: it was restored from an old copy.
+    #[error(
+        "the database knows {known} changes of the operator, the audit log has entries of {found}: it was set back"
+    )]
+    ChangesLost {
+        /// Changes that the database counted.
+        known: i64,
+        /// Number of the newest one in the log.
+        found: i64,
+    },
     /// The audit log in a database server could not be read.
     #[error(transparent)]
     AuditRows(#[from] Box<AuditError>),
@@ -174,7 +194,8 @@ impl Store {
         let recorded = database.read(database::audit_head)?;
         let log = match &location {
             Location::Directory(dir) => {
-                Log::Files(Box::new(FileLog::open(&dir.join(AUDIT), signer, options.sequencer)?))
+                let another = || audit_signer(&database, &kek);
+                Log::Files(Box::new(open_files(&dir.join(AUDIT), signer, options.sequencer, another)?))
             }
             Location::Postgres(_) => {
                 Log::Rows(Box::new(RowLog::open(&database, signer, options.sequencer).map_err(rows_refused)?))
@@ -187,7 +208,31 @@ impl Store {
             Log::Rows(rows) => rows.checkpoint(&store.database).map_err(rows_refused)?,
         };
         store.check_history(&checkpoint, recorded, options.known_checkpoint.as_deref())?;
+        if let Log::Files(files) = &store.audit.log {
+            store.check_changes(files, recorded.map_or(0, |(size, _)| size), checkpoint.head().size())?;
+        }
         Ok(store)
+    }
+
+    /// The database beside a log in a directory is as old as the log: its record of the head is not far behind, and it has
+    /// every change of the operator that the log has since then.
+    fn check_changes(&self, files: &FileLog, recorded: u64, found: u64) -> Result<(), OpenError> {
+        if found.saturating_sub(recorded) > MOST_AHEAD {
+            return Err(OpenError::DatabaseSetBack { recorded, found });
+        }
+        let mut newest = 0;
+        if found > recorded {
+            for number in recorded / 256.. {
+                let Some(path) = TilePath::entries(number, found) else { break };
+                for entry in path.split_entries(&files.tiles().read(&path)?)? {
+                    let entry = AuditEntry::parse(entry).map_err(|_| OpenError::Malformed("entry of the audit log"))?;
+                    newest = changes::number_of(&entry).max(newest);
+                }
+            }
+        }
+        // After the log: what an entry says was committed before it.
+        let known = self.database.read(changes::last)?;
+        if newest > known { Err(OpenError::ChangesLost { known, found: newest }) } else { Ok(()) }
     }
 
     /// The log in a directory opened for appending, as at a start.
@@ -278,6 +323,22 @@ fn put_audit_key(tx: &mut Tx<'_>, wrapped: &Wrapped, origin: &str) -> Result<(),
     Ok(database::put_meta(tx, META_ORIGIN, origin.as_bytes())?)
 }
 
+/// The log in a directory. A command that enters what the operator changed may hold it for a moment.
+fn open_files(
+    path: &Path,
+    signer: LogSigner,
+    sequencer: bool,
+    another: impl Fn() -> Result<LogSigner, OpenError>,
+) -> Result<FileLog, OpenError> {
+    let until = Instant::now() + PATIENCE;
+    let mut opened = FileLog::open(path, signer, sequencer);
+    while matches!(opened, Err(OpenError::Audit(tile_log::OpenError::Locked(_)))) && Instant::now() < until {
+        std::thread::sleep(AGAIN);
+        opened = FileLog::open(path, another()?, sequencer);
+    }
+    opened
+}
+
 fn rows_refused(error: AuditError) -> OpenError {
     match error {
         AuditError::Database(error) => OpenError::Database(error),
@@ -305,6 +366,12 @@ pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
+/// Entries that the log may have and the database not record: what was written since its last synced commit, before
+/// the power failed. Each redemption is one, so these are several times what is ever under way.
+const MOST_AHEAD: u64 = 1024;
+/// How long a start waits for the log, and between two looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
 pub(crate) const KEK: &str = "kek";
 pub(crate) const DATABASE: &str = "store.sqlite";
 pub(crate) const AUDIT: &str = "audit";

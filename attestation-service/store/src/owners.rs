@@ -7,9 +7,10 @@ use types::{Blake3Digest, Hex32, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 use crate::database::DatabaseError;
+use crate::entry::OperatorAct;
 use crate::keys::{self, KeyStoreError};
 use crate::sql::{Row, Value, integer};
-use crate::{Store, releases};
+use crate::{Store, changes, releases};
 
 /// The owner of a model: one key, or several of which a number must sign each command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +110,11 @@ impl Store {
                 let sql = "INSERT INTO owner_keys (model, key) VALUES (?1, ?2)";
                 tx.execute(sql, &[Value::Text(&identity), Value::Blob(key)])?;
             }
-            Ok(())
+            let threshold = threshold.to_be_bytes();
+            let parts: Vec<&[u8]> =
+                [threshold.as_slice()].into_iter().chain(distinct.iter().map(|key| key.as_slice())).collect();
+            let content = Sha256Digest::of_parts(&parts);
+            Ok(changes::queue(tx, OperatorAct::OwnersRegistered, &identity, Some(content))?)
         })
     }
 

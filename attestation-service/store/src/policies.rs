@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policy documents by name. The store keeps bytes; their readers check them.
 
-use crate::Store;
+use types::Sha256Digest;
+
 use crate::database::DatabaseError;
+use crate::entry::OperatorAct;
 use crate::sql::Value;
+use crate::{Store, changes};
 
 /// Why a policy was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +40,7 @@ impl Store {
             let sql = "INSERT INTO policies (name, document) VALUES (?1, ?2)
                 ON CONFLICT (name) DO UPDATE SET document = excluded.document";
             tx.execute(sql, &[Value::Text(name), Value::Blob(document)])?;
-            Ok(())
+            Ok(changes::queue(tx, OperatorAct::PolicySet, name, Some(Sha256Digest::of(document)))?)
         })
     }
 

@@ -4,9 +4,10 @@
 use release::{Bundle, BundleError, VerifiedRelease};
 use types::{ModelId, Sha256Digest};
 
-use crate::Store;
 use crate::database::{self, DatabaseError};
+use crate::entry::OperatorAct;
 use crate::sql::{Row, Tx, Value};
+use crate::{Store, changes};
 
 /// An imported release. The bundle was verified when it was imported; verify it again before use, since keys,
 /// witnesses and the time may have changed, and the database is only a file.
@@ -54,7 +55,8 @@ impl Store {
             let sql = "INSERT INTO releases (digest, bundle) VALUES (?1, ?2)
                 ON CONFLICT (digest) DO UPDATE SET bundle = excluded.bundle";
             tx.execute(sql, &[Value::Blob(digest.as_bytes()), Value::Blob(bundle)])?;
-            Ok(())
+            let content = Sha256Digest::of(bundle);
+            Ok(changes::queue(tx, OperatorAct::ReleaseImported, &digest.to_string(), Some(content))?)
         })
     }
 
@@ -87,7 +89,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn revoke_release(&self, digest: &Sha256Digest) -> Result<(), DatabaseError> {
-        self.revoke(RELEASE, &digest.to_string())
+        self.revoke(RELEASE, OperatorAct::ReleaseRevoked, &digest.to_string())
     }
 
     /// Whether a release was revoked.
@@ -103,7 +105,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn revoke_platform(&self, name: &Sha256Digest) -> Result<(), DatabaseError> {
-        self.revoke(PLATFORM, &name.to_string())
+        self.revoke(PLATFORM, OperatorAct::PlatformRevoked, &name.to_string())
     }
 
     /// Whether a platform was revoked.
@@ -119,7 +121,7 @@ impl Store {
     /// # Errors
     /// [`DatabaseError`].
     pub fn revoke_model(&self, model: &ModelId) -> Result<(), DatabaseError> {
-        self.revoke(MODEL, &model.identity().to_string())
+        self.revoke(MODEL, OperatorAct::ModelRevoked, &model.identity().to_string())
     }
 
     /// Whether a model was revoked.
@@ -130,8 +132,11 @@ impl Store {
         self.is_revoked(MODEL, &model.identity().to_string())
     }
 
-    fn revoke(&self, kind: &str, subject: &str) -> Result<(), DatabaseError> {
-        self.database.change(|tx| revoke(tx, kind, subject))
+    fn revoke(&self, kind: &str, act: OperatorAct, subject: &str) -> Result<(), DatabaseError> {
+        self.database.change(|tx| {
+            revoke(tx, kind, subject)?;
+            changes::queue(tx, act, subject, None)
+        })
     }
 
     fn is_revoked(&self, kind: &str, subject: &str) -> Result<bool, DatabaseError> {

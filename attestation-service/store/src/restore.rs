@@ -25,7 +25,7 @@ use crate::schema::VERSION;
 use crate::sql::{Cell, Tx, Value, integer};
 use crate::sqlite::Sqlite;
 use crate::tables::{TABLES, Table};
-use crate::{KeyStoreError, Location, Store};
+use crate::{KeyStoreError, Location, Store, changes};
 
 /// How a store is restored.
 #[derive(Debug, Clone, Default)]
@@ -110,6 +110,14 @@ pub enum RestoreError {
         index: u64,
         /// Why.
         rule: String,
+    },
+    /// The tables lack a change of the operator that the log has an entry of.
+    #[error("the archive's tables have {known} changes of the operator, its log has entries of {found}")]
+    ChangesLost {
+        /// Changes that the tables counted.
+        known: i64,
+        /// Number of the newest one in the log.
+        found: i64,
     },
     /// A bundle of entries is malformed.
     #[error("the archive's log is malformed: {0}")]
@@ -221,14 +229,16 @@ impl Contents {
         LogSigner::new(&self.origin, &self.seed).map_err(|_| RestoreError::AuditKey)
     }
 
-    /// Reads the entries, verifies them, gives them to `write` in order, and at last reads the manifest.
+    /// Reads the entries, verifies them, gives them to `write` in order, and at last reads the manifest. Gives the number of
+    /// the newest change of the operator among them.
     fn read_log<R: Read>(
         &self,
         mut reader: Reader<R>,
         progress: &mut dyn FnMut(u64, u64),
         mut write: impl FnMut(&[Vec<u8>]) -> Result<(), RestoreError>,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<i64, RestoreError> {
         let head = self.checkpoint.head();
+        let mut newest = 0;
         let mut edge = Edge::empty();
         self.check_known(&edge)?;
         let mut waiting = Vec::new();
@@ -237,7 +247,9 @@ impl Contents {
             let bundle = reader.member(&entries_member(number), MAX_BUNDLE)?;
             for entry in path.split_entries(&bundle)? {
                 let (index, _) = edge.append(entry)?;
-                AuditEntry::parse(entry).map_err(|e| RestoreError::Entry { index, rule: e.to_string() })?;
+                let parsed = AuditEntry::parse(entry);
+                let parsed = parsed.map_err(|e| RestoreError::Entry { index, rule: e.to_string() })?;
+                newest = changes::number_of(&parsed).max(newest);
                 self.check_known(&edge)?;
                 waiting.push(entry.to_vec());
             }
@@ -262,7 +274,7 @@ impl Contents {
             return Err(ArchiveError::Manifest("it names another head of the log".to_owned()).into());
         }
         progress(size, size);
-        Ok(())
+        Ok(newest)
     }
 
     /// At the known checkpoint's size the log must have its root.
@@ -288,6 +300,15 @@ impl Contents {
     }
 }
 
+/// The tables must have every change of the operator that the log has; what was queued and stands in the log is done.
+fn settle(tx: &mut Tx<'_>, newest: i64) -> Result<(), RestoreError> {
+    let known = changes::last(tx)?;
+    if newest > known {
+        return Err(RestoreError::ChangesLost { known, found: newest });
+    }
+    Ok(changes::entered(tx, newest)?)
+}
+
 fn restore_directory<R: Read>(
     dir: &Path,
     mut reader: Reader<R>,
@@ -307,14 +328,17 @@ fn restore_directory<R: Read>(
     make_private_dir(dir).map_err(failed(dir))?;
     let written = (|| {
         let mut log = TileLog::create(&audit, contents.signer()?)?;
-        contents.read_log(reader, progress, |entries| {
+        let newest = contents.read_log(reader, progress, |entries| {
             let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
             Ok(log.append(&entries).map(drop)?)
         })?;
         log.set_cosigned(contents.checkpoint.clone())?;
         let head = contents.checkpoint.head();
         let sqlite = Sqlite::create(&unfinished)?;
-        sqlite.write(|tx| contents.write_tables(tx))?;
+        sqlite.write(|tx| {
+            contents.write_tables(tx)?;
+            settle(tx, newest)
+        })?;
         database::set_audit_head(&sqlite, head.size(), head.root())?;
         sqlite.close()?;
         // A store is there from here on.
@@ -342,7 +366,8 @@ fn restore_postgres<R: Read>(
     let made = database.create(|tx| {
         contents.write_tables(tx)?;
         let mut log = RowWriter::create(tx, &signer)?;
-        contents.read_log(reader, progress, |entries| Ok(log.append(tx, entries)?))?;
+        let newest = contents.read_log(reader, progress, |entries| Ok(log.append(tx, entries)?))?;
+        settle(tx, newest)?;
         Ok::<_, RestoreError>(log.finish(tx, &contents.checkpoint)?)
     })?;
     made.ok_or(RestoreError::NotEmpty)
@@ -403,3 +428,16 @@ const MAX_TABLE: usize = 256 << 20;
 const MAX_BUNDLE: usize = 256 * (2 + 65_535);
 /// Entries that are written at a time.
 const MAX_WAITING: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_asked_is_no_wrong_one() {
+        let row = |source| RestoreError::Row { row: "a row".to_owned(), source: Box::new(KeyStoreError::Wrap(source)) };
+        assert!(row(WrapError::Unavailable("sealed".to_owned())).kek_unavailable());
+        assert!(!row(WrapError::Open).kek_unavailable());
+        assert!(!RestoreError::AuditKey.kek_unavailable());
+    }
+}

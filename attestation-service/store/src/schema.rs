@@ -112,4 +112,11 @@ ALTER TABLE changes ADD COLUMN mark INTEGER NOT NULL DEFAULT 0;
 ",
         postgres: "",
     },
+    // 6: entries of what the operator changed, on their way into the audit log.
+    Step {
+        both: "
+CREATE TABLE operator_changes (number INTEGER PRIMARY KEY, entry BLOB NOT NULL) STRICT;
+",
+        postgres: "",
+    },
 ];

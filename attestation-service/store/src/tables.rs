@@ -81,6 +81,12 @@ pub(crate) const TABLES: &[Table] = &[
         select: "SELECT model, sequence, predecessor, successor FROM successors ORDER BY model, sequence",
         insert: "INSERT INTO successors (model, sequence, predecessor, successor) VALUES (?1, ?2, ?3, ?4)",
     },
+    Table {
+        name: "operator_changes",
+        kinds: &[Kind::Int, Kind::Blob],
+        select: "SELECT number, entry FROM operator_changes ORDER BY number",
+        insert: "INSERT INTO operator_changes (number, entry) VALUES (?1, ?2)",
+    },
 ];
 
 /// Tables that no backup holds: the challenges, what only the running store knows, and the log, which stands in an

@@ -9,7 +9,7 @@ use serde_json::json;
 use store::{InitOptions, KeyStoreError, ReleaseStoreError, Store};
 use types::{Document as _, Refusal, Sha256Digest};
 
-use super::{now, open_beside, open_options};
+use super::{entered, now, open_beside, open_options};
 use crate::{
     cli::{InitArgs, KeysCommand, PlatformsCommand, ReleasesCommand, StoreArgs},
     identity::Identity,
@@ -43,10 +43,13 @@ pub(super) fn keys(command: KeysCommand) -> anyhow::Result<Outcome> {
             let key = input::read_key(&key)?;
             let store = open_beside(&store)?;
             match store.import_key(&model, version, &key) {
-                Ok(()) => Ok(Outcome::accepted(
-                    vec![format!("imported version {version} of the key of {model}")],
-                    json!({ "model": model.to_string(), "version": version }),
-                )),
+                Ok(()) => {
+                    entered(&store);
+                    Ok(Outcome::accepted(
+                        vec![format!("imported version {version} of the key of {model}")],
+                        json!({ "model": model.to_string(), "version": version }),
+                    ))
+                }
                 Err(error @ KeyStoreError::Exists { .. }) => {
                     Ok(refused("key_exists", "version", &error, "import the key as a new version"))
                 }
@@ -57,7 +60,9 @@ pub(super) fn keys(command: KeysCommand) -> anyhow::Result<Outcome> {
             }
         }
         KeysCommand::Revoke { store, model } => {
-            open_beside(&store)?.revoke_model(&model)?;
+            let store = open_beside(&store)?;
+            store.revoke_model(&model)?;
+            entered(&store);
             Ok(Outcome::accepted(vec![format!("revoked {model}")], json!({ "revoked": model.to_string() })))
         }
         KeysCommand::List(args) => {
@@ -72,7 +77,9 @@ pub(super) fn keys(command: KeysCommand) -> anyhow::Result<Outcome> {
 
 pub(super) fn platforms(command: &PlatformsCommand) -> anyhow::Result<Outcome> {
     let PlatformsCommand::Revoke { store, platform } = command;
-    open_beside(store)?.revoke_platform(platform)?;
+    let store = open_beside(store)?;
+    store.revoke_platform(platform)?;
+    entered(&store);
     Ok(Outcome::accepted(vec![format!("revoked {platform}")], json!({ "revoked": platform })))
 }
 
@@ -80,7 +87,9 @@ pub(super) fn releases(command: ReleasesCommand) -> anyhow::Result<Outcome> {
     match command {
         ReleasesCommand::Import { store, bundle, trust } => import(&store, &bundle, &trust),
         ReleasesCommand::Revoke { store, digest } => {
-            open_beside(&store)?.revoke_release(&digest)?;
+            let store = open_beside(&store)?;
+            store.revoke_release(&digest)?;
+            entered(&store);
             Ok(Outcome::accepted(vec![format!("revoked {digest}")], json!({ "revoked": digest })))
         }
         ReleasesCommand::List(args) => {
@@ -117,7 +126,9 @@ fn import(args: &StoreArgs, bundle: &Path, trust: &Path) -> anyhow::Result<Outco
     let store = open_beside(args)?;
     // The trust policy first: a release without one is not used.
     store.set_policy(&trust_policy_name(&digest), &trust_bytes)?;
-    match store.import_release(&bytes, &verified) {
+    let imported = store.import_release(&bytes, &verified);
+    entered(&store);
+    match imported {
         Ok(()) => Ok(Outcome::accepted(
             vec![format!("imported {digest}")],
             json!({ "digest": digest, "profile": verified.values().profile, "log_index": verified.log_index() }),

@@ -64,6 +64,14 @@ pub(super) fn open_known(
             | store::OpenError::KnownCheckpoint(_)
             | store::OpenError::AuditTile(_)),
         ) => Ok(Err(refused_log(&error))),
+        Err(error @ (store::OpenError::DatabaseSetBack { .. } | store::OpenError::ChangesLost { .. })) => {
+            let fix = "restore the store as a whole from its newest backup; look in the log for what was revoked since";
+            Ok(Err(refused("audit_log", "store", &error, fix)))
+        }
+        // Refused, and no failure: a unit that tries again would lock the token.
+        Err(store::OpenError::Kek(error @ store::KekError::Pin(_))) => {
+            Ok(Err(refused("kek_pin", "kek", &error, "correct the PIN where `pin-source` says, then start again")))
+        }
         // With the sequencer it may be that another service runs, which is no fault of the log.
         Err(error @ store::OpenError::Audit(_)) if !sequencer => Ok(Err(refused_log(&error))),
         Err(error) => Err(error).context("could not open the store"),

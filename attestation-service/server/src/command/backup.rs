@@ -61,12 +61,18 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<Outcome> {
                 json!({ "size": head.size(), "root": head.root(), "checkpoint": checkpoint.note() }),
             ))
         }
-        Err(error @ (RestoreError::RolledBack { .. } | RestoreError::KnownCheckpoint(_))) => Ok(refused(
+        Err(error @ RestoreError::RolledBack { .. }) => Ok(refused(
             "backup_too_old",
             "checkpoint",
             &error,
             "restore from a newer backup; tell the owners of the models",
         )),
+        // Malformed, or of another log: it says nothing of the backup's age.
+        Err(error @ RestoreError::KnownCheckpoint(_)) => {
+            Ok(refused("checkpoint", "checkpoint", &error, "give a checkpoint of this store's own audit log"))
+        }
+        // It may be the right key: the token or the transit service can't be used now.
+        Err(error @ RestoreError::Row { .. }) if error.kek_unavailable() => Err(error).context("nothing was restored"),
         Err(error @ RestoreError::Row { .. }) => Ok(refused(
             "kek_wrong",
             "kek",

@@ -61,6 +61,13 @@ fn open_beside(args: &StoreArgs) -> anyhow::Result<Store> {
     Store::open_with(&args.store, &options).with_context(|| format!("could not open the store {}", args.store))
 }
 
+/// Enters in the audit log what was just changed; a running service on a directory does it itself.
+fn entered(store: &Store) {
+    if let Err(error) = store.enter_changes() {
+        eprintln!("warning: the change holds, and stands in the audit log only with the service's next entry: {error}");
+    }
+}
+
 /// The keys of the arguments; for a service.
 fn open_options(args: &StoreArgs) -> OpenOptions {
     let mut keks = args.kek.iter().cloned();

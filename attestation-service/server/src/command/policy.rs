@@ -8,7 +8,7 @@ use release::{TrustPolicy, VerifiedRelease};
 use serde_json::{Value, json};
 use types::{Document as _, Refusal};
 
-use super::{now, open_beside};
+use super::{entered, now, open_beside};
 use crate::{
     cli::PolicyCommand,
     input,
@@ -28,7 +28,9 @@ pub(super) fn run(command: &PolicyCommand) -> anyhow::Result<Outcome> {
             if !report.errors().is_empty() {
                 return Ok(outcome(Vec::new(), json!({}), &report));
             }
-            open_beside(store)?.set_policy(APPRAISAL_POLICY, &bytes)?;
+            let store = open_beside(store)?;
+            store.set_policy(APPRAISAL_POLICY, &bytes)?;
+            entered(&store);
             let document = json!({ "policy": APPRAISAL_POLICY });
             Ok(outcome(vec!["policy in force".to_owned()], document, &report))
         }

@@ -69,6 +69,7 @@ impl Service {
             OwnerError::Sequence { known, found } => out_of_order(known, found),
             OwnerError::Unknown => unknown(&model),
             OwnerError::Key(error @ KeyStoreError::Exists { .. }) => key_exists(&error),
+            OwnerError::Key(error @ KeyStoreError::Revoked) => model_revoked(&error),
             OwnerError::Key(KeyStoreError::Wrap(error @ WrapError::Unavailable(_))) => {
                 Refused::unable("kek_unavailable", &error)
             }
@@ -97,8 +98,8 @@ impl Service {
             OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor }) => {
                 let admitted = Successor { predecessor: *predecessor, successor: *successor };
                 let standing = grounds::now(&self.store, &self.identity.spki_sha256(), (self.clock)())?;
-                let owner = standing.owners.get(command.model.identity()).and_then(Option::as_ref);
-                successors::check(owner.map(|owner| &owner.policy), admitted, &standing.releases)
+                let listed = standing.listed.get(command.model.identity()).map(Vec::as_slice);
+                successors::check(listed, admitted, &standing.releases)
                     .map_err(|refusal| Refused::because(vec![refusal]))?;
                 Ok(OwnerChange::Successor(admitted))
             }
@@ -110,6 +111,10 @@ impl Service {
                     let fix = "seal it to the import_key of GET /v1/service, for exactly this model and version";
                     return refuse("owner_key_sealed", "command.action.ciphertext", detail, fix);
                 };
+                let unable = |e| Refused::unable("store_unavailable", &e);
+                if self.store.is_model_revoked(&command.model).map_err(unable)? {
+                    return Err(model_revoked(&KeyStoreError::Revoked));
+                }
                 let keys = self.store.keys().map_err(|e| Refused::unable("store_unavailable", &e))?;
                 let there = keys.iter().any(|key| key.model == command.model && key.version == *version);
                 if there || *version == 0 {
@@ -125,6 +130,11 @@ impl Service {
 fn key_exists(error: &KeyStoreError) -> Refused {
     let fix = "seal it as a new version, from 1; the newest one is the one that guests get";
     Refused::because(vec![Refusal::new("key_exists", "command.action.version", error.to_string(), fix)])
+}
+
+fn model_revoked(error: &KeyStoreError) -> Refused {
+    let fix = "import the key of its successor";
+    Refused::because(vec![Refusal::new("owner_model_revoked", "command.model", error.to_string(), fix)])
 }
 
 fn unknown(model: &ModelId) -> Refused {

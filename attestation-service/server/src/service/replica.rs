@@ -17,8 +17,12 @@ impl Service {
         Ok(())
     }
 
-    /// Says that this replica runs; others void what it made when it does not for a quarter of a minute.
+    /// Says that this replica runs; others void what it made when it does not for a quarter of a minute. Enters in the
+    /// audit log what the operator changed beside it, where nothing else was to be entered meanwhile.
     pub fn beat(&self) {
+        if let Err(error) = self.store.enter_changes() {
+            tracing::warn!(code = "audit_unavailable", %error, "changes of the operator are not in the audit log yet");
+        }
         if let Some(shared) = self.tokens.shared()
             && let Err(error) = self.store.beat_replica(&shared.id, &shared.name)
         {

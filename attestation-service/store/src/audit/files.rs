@@ -9,6 +9,7 @@ use tile_log::{AppendError, TileDir, TileLog};
 
 use super::AuditError;
 use crate::OpenError;
+use crate::changes::Queued;
 
 /// The log of one directory.
 pub(crate) struct FileLog {
@@ -49,18 +50,52 @@ impl FileLog {
         }
     }
 
+    /// Appends what waits in `queued`, and then `entries`, whose proofs it gives. `record` hears of the new head.
     pub(super) fn append(
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
         entries: &[&[u8]],
-        record: impl FnOnce(&SignedCheckpoint) -> Result<(), AuditError>,
+        queued: impl FnOnce() -> Result<Vec<Queued>, AuditError>,
+        record: impl FnOnce(&SignedCheckpoint, &[Queued]) -> Result<(), AuditError>,
     ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         self.sequence(reopen, |log| {
-            let appended = log.append(entries)?;
-            record(log.checkpoint())?;
-            let indexes: Vec<_> = appended.iter().map(|entry| entry.index).collect();
+            let queued = queued()?;
+            let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
+            if all.is_empty() {
+                return Ok(Vec::new());
+            }
+            let appended = log.append(&all)?;
+            record(log.checkpoint(), &queued)?;
+            let indexes: Vec<_> = appended.iter().skip(queued.len()).map(|entry| entry.index).collect();
             Ok(log.proofs(&indexes)?.into_iter().map(Ok).collect())
         })
+    }
+
+    /// Whether this one appends.
+    pub(super) const fn is_sequencer(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// [`FileLog::append`] of what is queued by a program beside the service. Nothing where a service appends: it does so
+    /// itself.
+    pub(super) fn append_queued_beside(
+        &self,
+        reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
+        queued: impl FnOnce() -> Result<Vec<Queued>, AuditError>,
+        record: impl FnOnce(&SignedCheckpoint, &[Queued]) -> Result<(), AuditError>,
+    ) -> Result<(), AuditError> {
+        let mut log = match reopen(&self.path) {
+            Err(AuditError::Reopen(error)) if matches!(*error, OpenError::Audit(tile_log::OpenError::Locked(_))) => {
+                return Ok(());
+            }
+            opened => opened?,
+        };
+        let queued = queued()?;
+        if queued.is_empty() {
+            return Ok(());
+        }
+        log.append(&queued.iter().map(|one| one.entry.as_slice()).collect::<Vec<_>>())?;
+        record(log.checkpoint(), &queued)
     }
 
     /// The log's tiles.

@@ -9,6 +9,7 @@ use std::path::Path;
 use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _, Tree};
 use tile_log::{AppendError, FileError, ReadError, TileLog, VerifyError};
 
+use crate::changes::{self, Queued};
 use crate::database::{self, Database, DatabaseError};
 use crate::entry::{AuditEntry, EntryError};
 use crate::group::Group;
@@ -142,6 +143,25 @@ impl Store {
         done.unwrap_or(Err(AuditError::Poisoned))
     }
 
+    /// Enters what the operator changed and no entry says yet; also done with every other entry, before it. Beside a
+    /// service that appends to a log in a directory it does nothing: the service enters it within seconds.
+    ///
+    /// # Errors
+    /// [`AuditError`]; what was changed stays, and is entered later.
+    pub fn enter_changes(&self) -> Result<(), AuditError> {
+        if self.database.read(changes::queued)?.is_empty() {
+            return Ok(());
+        }
+        match &self.audit.log {
+            Log::Files(files) if !files.is_sequencer() => files.append_queued_beside(
+                |path| self.reopened(path),
+                || Ok(self.database.read(changes::queued)?),
+                |checkpoint, queued| self.record(checkpoint, queued),
+            ),
+            _ => self.append_all(&[]).map(drop),
+        }
+    }
+
     /// Whether the newest look at the log found it set back or replaced, so that nothing is read of it or appended to it.
     #[must_use]
     pub fn log_set_back(&self) -> bool {
@@ -159,16 +179,22 @@ impl Store {
             Log::Files(files) => files.append(
                 |path| self.reopened(path),
                 &entries,
-                |checkpoint| {
-                    let head = checkpoint.head();
-                    // A log in a directory stands beside an embedded database.
-                    if let Database::Sqlite(sqlite) = &self.database {
-                        database::set_audit_head(sqlite, head.size(), head.root())?;
-                    }
-                    Ok(())
-                },
+                || Ok(self.database.read(changes::queued)?),
+                |checkpoint, queued| self.record(checkpoint, queued),
             ),
         }
+    }
+
+    /// Records the new head of a log in a directory, which stands beside an embedded database, and what was entered.
+    fn record(&self, checkpoint: &SignedCheckpoint, queued: &[Queued]) -> Result<(), AuditError> {
+        let head = checkpoint.head();
+        if let Database::Sqlite(sqlite) = &self.database {
+            database::set_audit_head(sqlite, head.size(), head.root())?;
+        }
+        if let Some(newest) = queued.last() {
+            self.database.write(|tx| changes::entered(tx, newest.number))?;
+        }
+        Ok(())
     }
 
     /// Proof that entry `index` stands in the log, as of the newest checkpoint.
@@ -259,7 +285,7 @@ impl Store {
                 AuditEntry::KeyRelease(_) => key_releases = key_releases.saturating_add(1),
                 AuditEntry::Refusal(_) => refusals = refusals.saturating_add(1),
                 AuditEntry::Refusals(entry) => refusals = refusals.saturating_add(entry.refusals),
-                AuditEntry::Owner(_) => {}
+                AuditEntry::Owner(_) | AuditEntry::Operator(_) => {}
             }
             Ok(())
         };

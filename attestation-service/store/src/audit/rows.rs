@@ -16,6 +16,7 @@ use tile_log::AppendError;
 use types::Sha256Digest;
 
 use super::AuditError;
+use crate::changes;
 use crate::database::{Database, DatabaseError};
 use crate::sql::{Tx, Value, integer};
 
@@ -106,7 +107,10 @@ impl RowLog {
         database: &Database,
         entries: &[&[u8]],
     ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
-        self.may_append()?;
+        // What only the operator's changes queued may be entered beside a service, too.
+        if !entries.is_empty() {
+            self.may_append()?;
+        }
         let mut known = self.known.lock().map_err(|_| AuditError::Poisoned)?;
         let seen = *self.seen();
         let mut made = None;
@@ -124,7 +128,7 @@ impl RowLog {
         Ok(proofs)
     }
 
-    /// Appends `entries`, whose indexes it gives.
+    /// Appends what is queued, and then `entries`, whose indexes it gives.
     fn extend(
         &self,
         tx: &mut Tx<'_>,
@@ -132,18 +136,27 @@ impl RowLog {
         seen: &Seen,
         entries: &[&[u8]],
     ) -> Result<(Known, SignedCheckpoint, Range<u64>), AuditError> {
-        let head = locked_head(tx, &self.signer)?;
+        let (head, waiting) = locked_head(tx, &self.signer)?;
         let mut next = caught_up(tx, known, seen, &head)?;
+        let queued = if waiting { changes::queued(tx)? } else { Vec::new() };
+        let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
         let first = next.edge.size();
-        for entry in entries {
+        if all.is_empty() {
+            return Ok((next, head, first..first));
+        }
+        for entry in &all {
             next.edge.append(entry).map_err(AppendError::Edge)?;
         }
         let size = next.edge.size();
         let checkpoint = signed(&self.signer, size, next.edge.root())?;
         let files = next.edge.take_files();
-        write(tx, first, entries, &files, &checkpoint)?;
+        write(tx, first, &all, &files, &checkpoint)?;
+        if let Some(newest) = queued.last() {
+            changes::entered(tx, newest.number)?;
+        }
         next.keep(files);
-        Ok((next, checkpoint, first..size))
+        let own = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        Ok((next, checkpoint, size.saturating_sub(own)..size))
     }
 
     pub(super) fn proof(&self, database: &Database, index: u64) -> Result<EntryProof, AuditError> {
@@ -157,7 +170,7 @@ impl RowLog {
         self.may_append()?;
         let verified = SignedCheckpoint::verify(cosigned.note(), self.signer.public())?;
         database.write(|tx| {
-            if locked_head(tx, &self.signer)?.head() != verified.head() {
+            if locked_head(tx, &self.signer)?.0.head() != verified.head() {
                 return Err(release::log::CheckpointError::Form("another head than the log's").into());
             }
             tx.execute("UPDATE audit_head SET note = ?1", &[Value::Text(verified.note())])?;
@@ -237,11 +250,11 @@ fn head(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<SignedCheckpoint, AuditEr
     Ok(SignedCheckpoint::verify(&row.text(0)?, signer.public())?)
 }
 
-/// [`head`], with its row locked until the end of the transaction.
-fn locked_head(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<SignedCheckpoint, AuditError> {
-    let sql = "SELECT note FROM audit_head WHERE one = 1 FOR UPDATE";
+/// [`head`], with its row locked until the end of the transaction; and whether changes of the operator are queued.
+fn locked_head(tx: &mut Tx<'_>, signer: &LogSigner) -> Result<(SignedCheckpoint, bool), AuditError> {
+    let sql = "SELECT note, (SELECT count(*) FROM operator_changes) FROM audit_head WHERE one = 1 FOR UPDATE";
     let mut row = tx.first(sql, &[])?.ok_or(DatabaseError::Row("audit_head"))?;
-    Ok(SignedCheckpoint::verify(&row.text(0)?, signer.public())?)
+    Ok((SignedCheckpoint::verify(&row.text(0)?, signer.public())?, row.int(1)? > 0))
 }
 
 /// The state of `head`, which must extend the known one, and the one that was seen.

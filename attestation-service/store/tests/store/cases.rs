@@ -32,6 +32,7 @@ pub(crate) fn keys_come_back_by_their_whole_name_and_newest_version(place: &Plac
     assert_eq!(*store.key(&model("m")).unwrap().unwrap().key, [10; 32]);
     store.revoke_model(&renamed).unwrap();
     assert!(matches!(store.key(&model("m")), Err(KeyStoreError::Revoked)));
+    assert!(matches!(store.import_key(&model("m"), 99, &key(9)), Err(KeyStoreError::Revoked)));
 }
 
 pub(crate) fn no_key_lies_in_the_files_in_clear(place: &Place) {

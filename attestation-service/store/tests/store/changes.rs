@@ -1,10 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is changed, and not by a program that does not know the tables.
+//! What the operator changes: entered in the log, and not by a program that does not know the tables.
 
-use store::{DatabaseError, OwnerChange, OwnerError, PolicyError, RedeemError};
-use types::{Hex32, Sha256Digest};
+use store::{
+    AuditEntry, AuditError, DatabaseError, OperatorAct, OperatorEntry, OwnerChange, OwnerError, PolicyError,
+    RedeemError, Store,
+};
+use types::{Document as _, Hex32, Sha256Digest};
 
-use super::place::{NOW, Place, model};
+use super::place::{NOW, Place, key, model, release_entry};
+
+/// The log's entries; those of changes by number, act and subject.
+fn entries(store: &Store) -> Vec<Option<(u64, OperatorAct, String)>> {
+    let mut all = Vec::new();
+    let visit = |_, entry: &AuditEntry| match entry {
+        AuditEntry::Operator(entry) => all.push(Some((entry.number, entry.act, entry.subject.clone()))),
+        _ => all.push(None),
+    };
+    store.verify_audit_with(visit).unwrap();
+    all
+}
+
+pub(crate) fn changes_of_the_operator_are_entered_before_what_follows_them(place: &Place) {
+    let store = place.made();
+    let beside = place.admin().unwrap();
+    let (release, platform) = (Sha256Digest::of(b"release"), Sha256Digest::of(b"platform"));
+    beside.revoke_release(&release).unwrap();
+    beside.set_policy("appraisal", b"{}").unwrap();
+    assert_eq!(store.append_audit(&release_entry(1)).unwrap().index, 2);
+    let identity = model("m").identity().to_string();
+    let mut expected = vec![
+        Some((1, OperatorAct::ReleaseRevoked, release.to_string())),
+        Some((2, OperatorAct::PolicySet, "appraisal".to_owned())),
+        None,
+    ];
+    assert_eq!(entries(&store), expected);
+    // A change that fails leaves nothing.
+    beside.import_key(&model("m"), 1, &key(1)).unwrap();
+    assert!(beside.import_key(&model("m"), 1, &key(2)).is_err());
+    beside.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap();
+    assert!(beside.register_owner(&model("m"), &Hex32::new([2; 32])).is_err());
+    // By itself; beside the service only where it can be, and never twice.
+    beside.enter_changes().unwrap();
+    assert_eq!(beside.checkpoint().unwrap().head().size(), if place.is_shared() { 5 } else { 3 });
+    store.enter_changes().unwrap();
+    store.enter_changes().unwrap();
+    beside.enter_changes().unwrap();
+    expected.push(Some((3, OperatorAct::KeyImported, format!("{identity}/1"))));
+    expected.push(Some((4, OperatorAct::OwnersRegistered, identity.clone())));
+    assert_eq!(entries(&store), expected);
+    // Where no service runs.
+    drop(store);
+    beside.revoke_platform(&platform).unwrap();
+    beside.revoke_model(&model("m")).unwrap();
+    beside.enter_changes().unwrap();
+    expected.push(Some((5, OperatorAct::PlatformRevoked, platform.to_string())));
+    expected.push(Some((6, OperatorAct::ModelRevoked, identity)));
+    assert_eq!(entries(&beside), expected);
+    assert!(matches!(beside.append_audit(&release_entry(2)), Err(AuditError::NotSequencer)));
+    drop(beside);
+    let store = place.open();
+    assert_eq!(store.append_audit(&release_entry(3)).unwrap().index, 7);
+    // What an entry may not be.
+    let good = OperatorEntry {
+        schema: OperatorEntry::SCHEMA.into(),
+        unix: NOW,
+        number: 1,
+        act: OperatorAct::PolicySet,
+        subject: "appraisal".into(),
+        content: None,
+    };
+    assert!(AuditEntry::Operator(good.clone()).to_bytes().is_ok());
+    for bad in [
+        OperatorEntry { number: 0, ..good.clone() },
+        OperatorEntry { subject: String::new(), ..good.clone() },
+        OperatorEntry { subject: "a b".into(), ..good.clone() },
+        OperatorEntry { subject: "a".repeat(257), ..good.clone() },
+        OperatorEntry { schema: "x".into(), ..good },
+    ] {
+        assert!(AuditEntry::Operator(bad).to_bytes().is_err());
+    }
+}
 
 /// A program that runs on while another one brings the tables up to date does not know what they mean.
 pub(crate) fn tables_of_a_newer_program_stop_an_older_one(place: &Place) {

@@ -71,10 +71,9 @@ pub(crate) fn marks_move_with_changes_and_not_with_redemptions(place: &Place) {
     let first = mark();
     store.append_audit(&entry(1)).unwrap();
     store.prune_redeemed(NOW - 1).unwrap();
-    other.import_key(&model("m"), 1, &key(1)).unwrap();
     assert_eq!(mark(), first, "what every request does is no change");
     let mut last = first;
-    let changes: [&dyn Fn(); 7] = [
+    let changes: [&dyn Fn(); 8] = [
         &|| store.set_policy("p", b"1").unwrap(),
         &|| store.revoke_release(&Sha256Digest::of(b"r")).unwrap(),
         &|| store.revoke_platform(&Sha256Digest::of(b"p")).unwrap(),
@@ -82,6 +81,7 @@ pub(crate) fn marks_move_with_changes_and_not_with_redemptions(place: &Place) {
         &|| other.revoke_release(&Sha256Digest::of(b"other")).unwrap(),
         &|| other.revoke_platform(&Sha256Digest::of(b"other")).unwrap(),
         &|| other.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap(),
+        &|| other.import_key(&model("m"), 1, &key(1)).unwrap(),
     ];
     for (index, change) in changes.iter().enumerate() {
         change();

@@ -71,6 +71,7 @@ cases! {
     group::marks_move_with_changes_and_not_with_redemptions,
     group::a_change_after_a_failover_is_not_taken_for_a_lost_one,
     group::sums_of_refusals_are_entries,
+    changes::changes_of_the_operator_are_entered_before_what_follows_them,
     changes::tables_of_a_newer_program_stop_an_older_one,
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
     backup::backups_are_whole_and_restored_in_a_directory,
