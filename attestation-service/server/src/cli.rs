@@ -347,7 +347,8 @@ pub(crate) enum OwnerCommandLine {
     },
     /// Sign a command for one service.
     Sign(SignArgs),
-    /// Add the signature of another of the owner's keys to a command, and say what it commands.
+    /// Say what a signed command commands and who signed it; with `--yes`, add the signature of another of the owner's
+    /// keys.
     Cosign {
         /// The other key.
         #[arg(long, value_name = "FILE")]
@@ -358,6 +359,12 @@ pub(crate) enum OwnerCommandLine {
         /// Where the command with both signatures goes.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// The owner's keys, whose signatures the command may carry: each that it carries is verified and shown.
+        #[arg(long, value_name = "HEX", required = true)]
+        owner: Vec<Hex32>,
+        /// The digest that was shown: what was read is what is signed. Without it nothing is signed.
+        #[arg(long, value_name = "SHA256")]
+        yes: Option<Sha256Digest>,
     },
     /// Send a signed command to a service.
     Send {
@@ -554,7 +561,7 @@ const EXAMPLES: &str = "Examples:
   attestation-service owner service-keys --service ADDR:PORT --pin PIN --out service.json
   attestation-service owner sign --key owner.key --service PIN --model name@rev:IDENTITY --sequence 2 \
     --import-key model.key --key-version 2 --service-keys service.json --out command.json
-  attestation-service owner cosign --key second.key --command command.json --out signed-twice.json
+  attestation-service owner cosign --key second.key --command command.json --out signed-twice.json --owner HEX --owner HEX
   attestation-service serve --store DIR --listen 127.0.0.1:7443 --collateral collateral.json
   attestation-service init --store postgres://service@db.example/attestation --kek file:/etc/attestation-service/kek
   attestation-service backup --store DIR --out store-2026-01-01.tar

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owners of models: registering one (the operator), signing and sending commands (the owner, anywhere).
 
+mod cosign;
+
 use std::{io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::Context as _;
@@ -14,7 +16,7 @@ use store::OwnerError;
 use types::{Base64, Document as _, Refusal, Sha256Digest};
 use zeroize::Zeroizing;
 
-use super::{open_beside, policy};
+use super::{entered, open_beside, policy};
 use crate::{
     cli::{OwnerCommandLine, SignArgs},
     input,
@@ -25,8 +27,10 @@ pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
     match command {
         OwnerCommandLine::Keygen { out } => keygen(out),
         OwnerCommandLine::Register { store, model, owner, threshold } => {
-            match open_beside(store)?.register_owners(model, owner, *threshold) {
+            let store = open_beside(store)?;
+            match store.register_owners(model, owner, *threshold) {
                 Ok(()) => {
+                    entered(&store);
                     let keys: Vec<_> = owner.iter().map(ToString::to_string).collect();
                     let line = format!("{} of {} own {model}: {}", threshold, owner.len(), keys.join(", "));
                     let document = json!({ "model": model.to_string(), "owners": keys, "threshold": threshold });
@@ -40,7 +44,7 @@ pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
             }
         }
         OwnerCommandLine::ServiceKeys { service, pin, out } => service_keys(*service, *pin, out),
-        OwnerCommandLine::Cosign { key, command, out } => cosign(key, command, out),
+        OwnerCommandLine::Cosign { key, command, out, owner, yes } => cosign::cosign(key, command, out, owner, *yes),
         OwnerCommandLine::Sign(args) => sign(args),
         OwnerCommandLine::Send { service, pin, command } => {
             let bytes = input::read(command, SignedOwnerCommand::MAX_BYTES)?;
@@ -95,34 +99,6 @@ fn read_service_keys(bytes: &[u8], pin: &Sha256Digest) -> anyhow::Result<Result<
     let detail = format!("they are not signed by the key behind the pin {pin}");
     let fix = "fetch them from the service that the pin belongs to";
     Ok(Err(Outcome::refused(vec![Refusal::new("service_keys", "signature", detail, fix)])))
-}
-
-/// Says what the command is before it signs: nobody should cosign what nobody read.
-fn cosign(key: &Path, command: &Path, out: &Path) -> anyhow::Result<Outcome> {
-    let key = input::read_key(key)?;
-    let bytes = input::read(command, SignedOwnerCommand::MAX_BYTES)?;
-    let mut signed = SignedOwnerCommand::from_canonical(&bytes).context("the signed command is malformed")?;
-    let inner = signed.unverified().context("the command is malformed")?;
-    signed.cosign(&key);
-    super::serve::write_whole(out, &signed.to_canonical()?)?;
-    let action = match &inner.action {
-        OwnerAction::SetPolicy(policy) => format!("set the policy {}", String::from_utf8_lossy(policy.as_slice())),
-        OwnerAction::Revoke(_) => "revoke the model for good".to_owned(),
-        OwnerAction::AdmitSuccessor(AdmitSuccessor { predecessor, successor }) => {
-            format!("admit the release {successor} in place of {predecessor}")
-        }
-        OwnerAction::ImportKey(import) => format!("import version {} of the model's key", import.version),
-    };
-    let signatures = signed.cosignatures.len().saturating_add(1);
-    let lines = vec![
-        format!("command {} of {} for the service {}: {action}", inner.sequence, inner.model, inner.service),
-        format!("{signatures} signatures, written to {}", out.display()),
-    ];
-    let document = json!({
-        "model": inner.model.to_string(), "service": inner.service, "sequence": inner.sequence, "action": action,
-        "signatures": signatures,
-    });
-    Ok(Outcome::accepted(lines, document))
 }
 
 fn keygen(out: &Path) -> anyhow::Result<Outcome> {
