@@ -56,7 +56,8 @@ fn judge_files(
     };
     let demand = match Demand::read(&policy, &Compiled::new()) {
         Ok(demand) => demand,
-        Err(error) => return Ok(refused("policy_malformed", "policy", &error, "correct the policy")),
+        // The same reason as of `policy set`: with the place in the document.
+        Err(error) => return Ok(Outcome::refused(super::policy::malformed(&policy, &error))),
     };
     let policies = [demand.digest];
     let issue = issue(args, &policies);

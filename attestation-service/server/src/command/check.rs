@@ -6,7 +6,7 @@ use serde_json::json;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use types::Refusal;
 
-use super::{now, open_beside, serve::malformed_collateral};
+use super::{now, open_beside, policy::malformed, serve::malformed_collateral};
 use crate::{
     cli::CheckArgs,
     demand::{Compiled, Demand},
@@ -20,8 +20,9 @@ pub(super) fn check(args: &CheckArgs, anchors: &TrustAnchors) -> anyhow::Result<
     let store = open_beside(&args.store)?;
     let mut reasons = Vec::new();
     let identity = Identity::load(&store).context("the service has no key")?;
-    if let Err(error) = Demand::read(&service::policy_bytes(&store)?, &Compiled::new()) {
-        reasons.push(Refusal::new("policy_malformed", "policy", error.to_string(), "set a correct policy"));
+    let policy = service::policy_bytes(&store)?;
+    if let Err(error) = Demand::read(&policy, &Compiled::new()) {
+        reasons.extend(malformed(&policy, &error));
     }
     for (model, policy) in store.owner_policies()? {
         if let Err(error) = appraise::Policy::from_json(&policy) {

@@ -11,6 +11,7 @@ use types::{Document as _, Refusal};
 use super::{entered, now, open_beside};
 use crate::{
     cli::PolicyCommand,
+    demand::DemandError,
     input,
     outcome::Outcome,
     service::{self, APPRAISAL_POLICY},
@@ -55,6 +56,14 @@ pub(super) fn linted(file: &Path, releases: &[VerifiedRelease]) -> anyhow::Resul
     let bytes = input::read(file, appraise::MAX_POLICY_LEN)?;
     let report = lint(&bytes, releases, now());
     Ok((bytes, report))
+}
+
+/// Why a policy can't be judged by, as `policy set` says it: with the place in the document.
+pub(super) fn malformed(bytes: &[u8], error: &DemandError) -> Vec<Refusal> {
+    let reasons = lint(bytes, &[], now()).errors();
+    // The lint finds what refuses a policy; were it laxer, this would still be no acceptance.
+    let whole = || vec![Refusal::new("policy_malformed", "policy", error.to_string(), "correct the policy")];
+    if reasons.is_empty() { whole() } else { reasons }
 }
 
 /// Refused where the report has errors; warnings are shown in any case.
