@@ -57,7 +57,7 @@ pub struct Service {
     collateral: RwLock<Arc<KnownCollateral>>,
     known: KnownPlatforms,
     grounds: Cache,
-    gpu: GpuFiles,
+    gpu: RwLock<Arc<GpuFiles>>,
     /// Verifies what the store says of its own log.
     audit: ProofVerifier,
     tokens: Tokens,
@@ -137,7 +137,7 @@ impl Service {
             collateral,
             known: KnownPlatforms::default(),
             grounds: Cache::default(),
-            gpu: GpuFiles::default(),
+            gpu: RwLock::default(),
             audit,
             tokens,
             clock,
@@ -165,7 +165,17 @@ impl Service {
     /// Judges evidence of GPUs by these files.
     #[must_use]
     pub fn with_gpu_files(self, gpu: GpuFiles) -> Self {
-        Self { gpu, ..self }
+        Self { gpu: RwLock::new(Arc::new(gpu)), ..self }
+    }
+
+    /// Judges evidence of GPUs by other files, from the next request on.
+    pub fn set_gpu_files(&self, gpu: GpuFiles) {
+        *self.gpu.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(gpu);
+    }
+
+    /// Reads policies and releases of the store anew with the next request, whether a change of them was announced or not.
+    pub fn forget_standing(&self) {
+        self.grounds.forget();
     }
 
     /// The service's key.
@@ -297,6 +307,7 @@ impl Service {
             Some(None) => return Err(note(Refused::unable("store_unavailable", &"the owner's policy can't be read"))),
         };
         let collateral = self.collateral();
+        let gpu = Arc::clone(&self.gpu.read().unwrap_or_else(PoisonError::into_inner));
         let grounds = Grounds {
             collateral: &collateral.in_force,
             anchors: &self.anchors,
@@ -306,7 +317,7 @@ impl Service {
             rules: demand.rules(),
             owner_policy: owner.map(|owner| &owner.policy),
             owner_rules: owner.and_then(Demand::rules),
-            gpu: self.gpu.grounds(),
+            gpu: gpu.grounds(),
             now,
         };
         let started = Instant::now();

@@ -21,6 +21,7 @@ fn program() -> Command {
 #[test]
 fn options_of_the_unit_exist() {
     let text = std::fs::read_to_string(unit()).unwrap();
+    assert!(text.lines().any(|line| line == "ExecReload=/bin/kill -HUP $MAINPID"));
     let help = String::from_utf8(program().args(["serve", "--help"]).output().unwrap().stdout).unwrap();
     let command =
         text.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/attestation-service serve ")).unwrap();

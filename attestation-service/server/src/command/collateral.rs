@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `collateral fetch` and `collateral status`, and the renewal beside `serve`.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use collateral::{Keeper, Refresher, Source, Status};
+use gpu_verify::GpuAnchors;
 use serde_json::json;
-use tdx_verify::{Collateral, TrustAnchors};
+use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
+use tokio::signal::unix::Signal;
 
 use super::now;
 use crate::{
     cli::{CollateralCommand, ServeArgs, SourceArgs},
+    gpu_files::{GpuFileArgs, GpuFiles},
     input,
     outcome::Outcome,
     service::{KnownCollateral, Service},
@@ -74,21 +81,102 @@ fn line(status: &Status) -> String {
     line
 }
 
-/// The collateral of a running service: files that never change, and a directory that is renewed.
+/// The collateral of a running service: files, and a directory that is renewed.
 pub(super) struct Renewal {
-    files: Vec<Collateral>,
-    keeper: Option<Keeper>,
+    held: Arc<Held>,
     refresher: Option<Refresher>,
 }
 
+/// What a service was told to read, and what it read of it.
+pub(super) struct Held {
+    paths: Vec<PathBuf>,
+    /// Locked from reading to being in force, so that nothing older comes after something newer.
+    files: Mutex<Vec<Collateral>>,
+    keeper: Option<Keeper>,
+    gpu: GpuFileArgs,
+    gpu_anchors: GpuAnchors,
+}
+
+impl Held {
+    /// Gives the service what is kept, and the files as they were read last.
+    fn use_kept(&self, service: &Service) {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put_in_force(service, &files);
+    }
+
+    fn put_in_force(&self, service: &Service, files: &[Collateral]) {
+        if let Some(known) = known(self.keeper.as_ref(), files.to_vec()) {
+            service.set_collateral(known);
+        }
+    }
+
+    /// Reads everything that is a file again. What can't be used stays as it was read before, each kind for itself.
+    fn reload(&self, service: &Service) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = read_files(&self.paths);
+        match &read {
+            Ok(again) => files.clone_from(again),
+            Err(error) => kept_as_it_was(service, "collateral_malformed", error),
+        }
+        self.put_in_force(service, &files);
+        drop(files);
+        let gpu = GpuFiles::read(&self.gpu);
+        let whole = read.is_ok() && gpu.is_ok();
+        match gpu {
+            Ok(gpu) => service.set_gpu_files(gpu.under(self.gpu_anchors.clone())),
+            Err(error) => kept_as_it_was(service, "gpu_files", &format!("{error:#}")),
+        }
+        service.forget_standing();
+        if whole {
+            tracing::info!(collateral = self.paths.len(), "files were read again");
+            service.count(["reloaded"]);
+        }
+    }
+}
+
+fn kept_as_it_was(service: &Service, code: &'static str, error: &str) {
+    tracing::error!(code, error, "files were not read again; what was read before stays");
+    service.count([code]);
+}
+
+/// All of them, or the first that can't be used.
+fn read_files(paths: &[PathBuf]) -> Result<Vec<Collateral>, String> {
+    let read = |path: &PathBuf| {
+        let bytes = input::read(path, MAX_COLLATERAL_LEN).map_err(|error| format!("{error:#}"))?;
+        Collateral::from_json(&bytes).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    paths.iter().map(read).collect()
+}
+
+/// Reads files again at each SIGHUP, for ever, also while a source is slow.
+pub(super) async fn reload_at(mut hangup: Signal, held: Arc<Held>, service: Arc<Service>) {
+    while hangup.recv().await.is_some() {
+        let (held, service) = (Arc::clone(&held), Arc::clone(&service));
+        // A panic inside is reported by the runtime; what was in force stays.
+        let _ = tokio::task::spawn_blocking(move || held.reload(&service)).await;
+    }
+}
+
 impl Renewal {
-    pub(super) fn new(args: &ServeArgs, files: Vec<Collateral>, anchors: &TrustAnchors) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        args: &ServeArgs,
+        files: Vec<Collateral>,
+        anchors: &TrustAnchors,
+        gpu_anchors: &GpuAnchors,
+    ) -> anyhow::Result<Self> {
         let keeper = args.collateral_dir.as_deref().map(|dir| open(dir, anchors)).transpose()?;
         let refresher = match (&keeper, &args.pccs) {
             (Some(keeper), Some(pccs)) => Some(refresher(keeper, pccs, &args.source)?),
             _ => None,
         };
-        Ok(Self { files, keeper, refresher })
+        let (paths, gpu) = (args.collateral.clone(), args.gpu.clone());
+        let held = Held { paths, files: Mutex::new(files), keeper, gpu, gpu_anchors: gpu_anchors.clone() };
+        Ok(Self { held: Arc::new(held), refresher })
+    }
+
+    /// What SIGHUP reads again.
+    pub(super) fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held)
     }
 
     /// Fetches what is due, and gives the service what is kept.
@@ -113,11 +201,10 @@ impl Renewal {
 
     /// Gives the service what is kept.
     async fn use_kept(&self, service: &Arc<Service>) {
-        let Some(keeper) = self.keeper.clone() else { return };
-        let files = self.files.clone();
-        // A panic inside is reported by the runtime; what was in force stays.
-        if let Ok(Some(known)) = tokio::task::spawn_blocking(move || known(&keeper, files)).await {
-            service.set_collateral(known);
+        let (held, service) = (Arc::clone(&self.held), Arc::clone(service));
+        if held.keeper.is_some() {
+            // A panic inside is reported by the runtime; what was in force stays.
+            let _ = tokio::task::spawn_blocking(move || held.use_kept(&service)).await;
         }
     }
 
@@ -139,7 +226,8 @@ impl Renewal {
 }
 
 /// What is kept comes before files: it is renewed.
-fn known(keeper: &Keeper, files: Vec<Collateral>) -> Option<KnownCollateral> {
+fn known(keeper: Option<&Keeper>, files: Vec<Collateral>) -> Option<KnownCollateral> {
+    let Some(keeper) = keeper else { return Some(KnownCollateral { in_force: files, early: Vec::new() }) };
     let now = now();
     let kept = match keeper.load(now) {
         Ok(kept) => kept,

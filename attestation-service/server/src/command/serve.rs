@@ -20,7 +20,11 @@ use tokio::{
 };
 use types::Refusal;
 
-use super::{audit::open_known, collateral::Renewal, now};
+use super::{
+    audit::open_known,
+    collateral::{Renewal, reload_at},
+    now,
+};
 use crate::{
     cli::ServeArgs,
     gpu_files::GpuFiles,
@@ -68,7 +72,7 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
             "the source of collateral can choose an older TCB evaluation that Intel still signs: set platform.min_tcb_evaluation_data_number in the policy"
         );
     }
-    let renewal = Renewal::new(args, collateral.clone(), anchors)?;
+    let renewal = Renewal::new(args, collateral.clone(), anchors, gpu)?;
     let ServeArgs { client_rate, model_rate, open_challenges, connections, client_connections, .. } = *args;
     let limits =
         Limits { client_rate, model_rate, open_challenges, connections, client_connections, ..Limits::default() };
@@ -90,8 +94,10 @@ async fn run(
 ) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let hangup = signal(SignalKind::hangup())?;
     // Over its file-size limit a write fails, as on a full disk: the request is refused, the service goes on.
     let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
+    let reloading = tokio::spawn(reload_at(hangup, renewal.held(), Arc::clone(&service)));
     renewal.start(&service).await;
     let listener = bind(args.listen).await?;
     let address = listener.local_addr()?;
@@ -131,6 +137,7 @@ async fn run(
     beating.abort();
     // Whatever it made is void from here.
     let _ = tokio::task::spawn_blocking(move || service.leave()).await;
+    reloading.abort();
     renewing.abort();
     if let Some(measuring) = measuring {
         measuring.abort();
