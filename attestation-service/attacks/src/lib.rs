@@ -11,4 +11,5 @@ pub mod generate;
 pub mod gpu;
 pub mod page;
 pub mod program;
+pub mod resume;
 pub mod wire;

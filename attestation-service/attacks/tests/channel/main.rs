@@ -18,6 +18,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use attacks::case::{Case, Run, committed, directories, name};
 use attacks::program::{Answer, Program};
+use attacks::resume::Offer;
 use attester_protocol::ServingAnswer;
 use attester_protocol::ServingRequest;
 use client::Upstream;
@@ -123,6 +124,23 @@ async fn run(case: &Case, dir: &Path) -> Result<()> {
         ensure!(answer.document["verdict"]["instance"] == "any", "{}", answer.document);
     }
     Ok(())
+}
+
+/// Attack 37, from the other side: a guest's API takes no ticket and no early data, and hands out no ticket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_guest_resumes_nothing() {
+    let world = World::start().await;
+    let address = format!("{}:{}", world.upstream.host(), world.upstream.port()).parse().unwrap();
+    let request = b"GET /v1/models HTTP/1.1\r\nHost: guest.invalid\r\nConnection: close\r\n\r\n";
+    let offer = move || -> Result<()> {
+        let offered = Offer::new()?.to(address, request)?;
+        ensure!(!offered.resumed && !offered.early_data, "the guest resumed a session");
+        let (answer, tickets) = offered.send(request)?;
+        let answers = answer.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
+        ensure!((answers, tickets) == (1, 0), "{answers} answers to one request, {tickets} tickets");
+        Ok(())
+    };
+    tokio::task::spawn_blocking(offer).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -15,6 +15,7 @@ mod fake;
 mod gpus;
 mod guest;
 mod race;
+mod resume;
 mod run;
 mod step;
 mod world;

@@ -19,6 +19,7 @@ use types::{Blake3Digest, Hex32, ModelId, Refusal};
 
 use crate::guest::Guest;
 use crate::race::race;
+use crate::resume::resume;
 use crate::step::{Ask, Expect, Step};
 use crate::world::World;
 
@@ -89,6 +90,7 @@ impl Play<'_> {
             }
             Step::Ask(ask) => self.ask(&ask),
             Step::Race { streams } => self.race(streams),
+            Step::Resume { challenge } => self.resume(&challenge),
             Step::Command { arguments, expect } => {
                 let answer = self.world.store.program().call(self.fill(&arguments))?;
                 self.meet(expect.unwrap_or(Expect::Accepted), "by the program", &answer.reasons()?)
@@ -227,6 +229,14 @@ impl Play<'_> {
             self.meet(Expect::Attack, "over the wire", &refusals)?;
         }
         Ok(())
+    }
+
+    fn resume(&mut self, challenge: &str) -> Result<()> {
+        let Self { world, guest, challenges, .. } = self;
+        let guest = guest.as_ref().context("no guest booted")?;
+        let challenge = challenges.get(challenge).with_context(|| format!("no challenge {challenge}"))?;
+        let refusals = resume(world.running()?.address(), guest, challenge)?;
+        self.meet(Expect::Attack, "over the wire", &refusals)
     }
 
     fn meet(&mut self, expect: Expect, how: &str, refusals: &[Refusal]) -> Result<()> {

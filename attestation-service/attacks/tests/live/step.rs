@@ -49,6 +49,9 @@ pub(crate) enum Step {
     /// Redeems one challenge on several streams of its own connection (HTTP/2) at once: exactly one gets the key, all
     /// others meet the attack's refusal.
     Race { streams: usize },
+    /// Offers tickets of another server and early data on a new connection, which must be taken by a whole handshake that
+    /// hands out none; then redeems a challenge there that an earlier step kept, with evidence for its own connection.
+    Resume { challenge: String },
     /// Calls the program.
     Command {
         arguments: Vec<String>,
