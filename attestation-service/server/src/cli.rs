@@ -106,10 +106,10 @@ pub(crate) struct ServeArgs {
     /// Address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: SocketAddr,
-    /// Collateral of the platforms that may come, one file for each FMSPC.
+    /// Collateral of the platforms that may come, one file for each FMSPC. Read at the start, and again at SIGHUP.
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "collateral_dir")]
     pub(crate) collateral: Vec<PathBuf>,
-    /// Directory of kept collateral, read again every minute.
+    /// Directory of kept collateral, read again every minute and at SIGHUP.
     #[arg(long, value_name = "DIR")]
     pub(crate) collateral_dir: Option<PathBuf>,
     /// Renew the directory's collateral from this PCCS.
@@ -488,6 +488,9 @@ pub(crate) struct RestoreArgs {
     /// A checkpoint kept elsewhere, which the archive's log must extend: shows that the archive is too old.
     #[arg(long, value_name = "FILE")]
     pub(crate) checkpoint: Option<PathBuf>,
+    /// Verify the whole archive and write nothing. The store need not be empty, nor be there; its key-wrapping key must.
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]

@@ -73,6 +73,11 @@ fn operations(place: &Place, other: &Place, dir: &Path) {
     assert_eq!(accepted(&there.args(&["identity"], &[]))["spki_sha256"], made["spki_sha256"]);
     assert_eq!(accepted(&there.args(&["keys", "list"], &[]))["keys"][0]["model"], MODEL);
     accepted(&there.args(&["audit", "verify"], &[]));
+    // Only looked at: where a store is, and where none is made by it.
+    assert_eq!(accepted(&place.args(&["restore"], &["--in", &archive, "--check"]))["size"], 0);
+    let nowhere = Place { store: file("nowhere"), kek: place.kek.clone() };
+    accepted(&nowhere.args(&["restore"], &["--in", &archive, "--check"]));
+    assert!(!Path::new(&nowhere.store).exists());
     // A changed archive, and another key.
     let changed = file("changed.tar");
     let mut bytes = std::fs::read(&archive).unwrap();
@@ -81,10 +86,12 @@ fn operations(place: &Place, other: &Place, dir: &Path) {
     std::fs::write(&changed, bytes).unwrap();
     let empty = Place { store: file("empty"), kek: place.kek.clone() };
     assert_eq!(refused(&empty.args(&["restore"], &["--in", &changed])), "backup_refused");
+    assert_eq!(refused(&place.args(&["restore"], &["--in", &changed, "--check"])), "backup_refused");
     let stranger = Place { store: file("stranger"), kek: format!("file:{}", file("stranger.kek")) };
     accepted(&stranger.args(&["init"], &[]));
     let wrong = Place { kek: stranger.kek.clone(), ..empty.clone() };
     assert_eq!(refused(&wrong.args(&["restore"], &["--in", &archive])), "kek_wrong");
+    assert_eq!(refused(&wrong.args(&["restore"], &["--in", &archive, "--check"])), "kek_wrong");
     assert_eq!(call(&wrong.args(&["identity"], &[])).0, 1, "there is nothing of it");
 
     // The log for witnesses, and back.

@@ -199,6 +199,24 @@ impl Store {
             }
         }
     }
+
+    /// Reads and verifies a whole archive as [`Store::restore`] does, and writes nothing. Gives the log's checkpoint.
+    ///
+    /// What this does not establish: that the database takes every row.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; [`RestoreError::NoKek`] where the options name no key.
+    pub fn check_backup(
+        from: impl Read,
+        options: &RestoreOptions,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<SignedCheckpoint, RestoreError> {
+        let mut reader = Reader::new(from);
+        let source = options.kek.as_ref().ok_or(RestoreError::NoKek)?;
+        let contents = Contents::read(&mut reader, source, options)?;
+        contents.read_log(reader, &mut progress, |_| Ok(()))?;
+        Ok(contents.checkpoint)
+    }
 }
 
 impl Contents {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
-use store::{RestoreError, RestoreOptions, Store};
+use store::{KekSource, Location, RestoreError, RestoreOptions, Store};
 
 use super::{admin::refused, audit::read_checkpoint, now, open_beside};
 use crate::{
@@ -47,15 +47,23 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<Outcome> {
     let file = File::open(&args.archive).with_context(|| format!("could not read {}", args.archive.display()))?;
     let mut keks = args.store.kek.iter().cloned();
     let options = RestoreOptions {
-        kek: keks.next(),
+        kek: keks.next().or_else(|| key_of(&args.store.store)),
         other_keks: keks.collect(),
         known_checkpoint: args.checkpoint.as_deref().map(read_checkpoint).transpose()?,
         void_until: now().saturating_add(CHALLENGE_SECONDS),
     };
-    match Store::restore(&args.store.store, BufReader::new(file), &options, progress()) {
+    let archive = BufReader::new(file);
+    let done = if args.check {
+        Store::check_backup(archive, &options, progress())
+    } else {
+        Store::restore(&args.store.store, archive, &options, progress())
+    };
+    match done {
         Ok(checkpoint) => {
             let head = checkpoint.head();
-            let lines = vec![format!("restored to {}, {} entries of the log verified", args.store.store, head.size())];
+            let what =
+                if args.check { "the archive is whole".to_owned() } else { format!("restored to {}", args.store.store) };
+            let lines = vec![format!("{what}, {} entries of the log verified", head.size())];
             Ok(Outcome::accepted(
                 lines,
                 json!({ "size": head.size(), "root": head.root(), "checkpoint": checkpoint.note() }),
@@ -90,6 +98,14 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<Outcome> {
             | RestoreError::File { .. }),
         ) => Err(error).context("nothing was restored"),
         Err(error) => Ok(refused("backup_refused", "in", &error, "restore from another backup")),
+    }
+}
+
+/// Where the key-wrapping key of a directory is when nothing is said.
+fn key_of(store: &Location) -> Option<KekSource> {
+    match store {
+        Location::Directory(dir) => Some(dir.join("kek").into()),
+        Location::Postgres(_) => None,
     }
 }
 
