@@ -15,9 +15,13 @@
     reason = "a check that fails ends the program: that is how it is reported"
 )]
 
+mod answers;
+mod archive;
+mod audit;
 mod bundle;
 mod collateral;
 mod document;
+mod ear;
 mod event_log;
 mod explanation;
 mod firmware;
@@ -25,14 +29,20 @@ mod gpu;
 mod kernel;
 mod policy;
 mod quote;
+mod rules;
 pub mod seeds;
 mod service;
 mod tile_log;
 mod verification;
+mod wrapping;
 
+pub use self::answers::answers;
+pub use self::archive::archive;
+pub use self::audit::audit;
 pub use self::bundle::{bundle, statement};
 pub use self::collateral::collateral;
 pub use self::document::document;
+pub use self::ear::ear;
 pub use self::event_log::event_log;
 pub use self::explanation::explanation;
 pub use self::firmware::firmware;
@@ -40,15 +50,17 @@ pub use self::gpu::gpu;
 pub use self::kernel::kernel;
 pub use self::policy::policy;
 pub use self::quote::quote;
+pub use self::rules::rules;
 pub use self::service::service;
 pub use self::tile_log::tile_log;
 pub use self::verification::verification;
+pub use self::wrapping::wrapping;
 
 /// A check: whether the bytes were accepted. It fails an assertion when a promise is broken.
 pub type Property = fn(&[u8]) -> bool;
 
 /// Every check by the name of its fuzz target.
-pub const ALL: [(&str, Property); 14] = [
+pub const ALL: [(&str, Property); 20] = [
     ("quote", quote),
     ("event_log", event_log),
     ("kernel", kernel),
@@ -63,6 +75,12 @@ pub const ALL: [(&str, Property); 14] = [
     ("policy", policy),
     ("explanation", explanation),
     ("gpu", gpu),
+    ("answers", answers),
+    ("audit", audit),
+    ("archive", archive),
+    ("ear", ear),
+    ("rules", rules),
+    ("wrapping", wrapping),
 ];
 
 /// A little-endian number, where the bytes reach that far.

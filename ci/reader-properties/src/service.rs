@@ -2,10 +2,12 @@
 //! What the attestation service reads from its peers, and they from it.
 
 use key_release::{
-    ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerCommand, SignedOwnerCommand, TokenKey, owner_public_key,
+    ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerCommand, ServiceKeys, SignedOwnerCommand, Token,
+    TokenKey, owner_public_key,
 };
 use release::log::LogSigner;
-use types::{Document, KeyReleaseEntry, Sha256Digest, canonical};
+use release_client::key_release_protocol::is_solution;
+use types::{Document, Hex32, KeyReleaseEntry, Sha256Digest, canonical};
 
 use crate::{
     document::{canonical_form, read},
@@ -26,6 +28,8 @@ fn any(bytes: &[u8]) -> bool {
         | read::<OwnerCommand>(bytes)
         | read::<KeyReleaseEntry>(bytes)
         | command(bytes)
+        | service_keys(bytes)
+        | token(bytes)
 }
 
 fn request(bytes: &[u8]) -> bool {
@@ -38,6 +42,39 @@ fn request(bytes: &[u8]) -> bool {
     let made = key.mint(request.token.expires(), request.token.parts().1);
     let good = made == request.token && seeds::NOW < request.token.expires();
     assert_eq!(key.check(&request.token, seeds::NOW).is_ok(), good, "a token that the key did not make");
+    true
+}
+
+/// The 56 bytes of a token, as a peer may send them: no key but its own makes it, and none after its end.
+fn token(bytes: &[u8]) -> bool {
+    let Ok(bytes) = <[u8; Token::LEN]>::try_from(bytes) else { return false };
+    let (token, key) = (Token::from_bytes(bytes), TokenKey::new(seeds::TOKEN_KEY));
+    let (expires, nonce, _) = token.parts();
+    let made = key.mint_asking(expires, token.work_bits(), nonce);
+    assert_eq!(key.check(&token, 0).is_ok(), made == token && expires > 0, "a token that the key did not make");
+    assert!(key.check(&token, expires).is_err(), "it ended");
+    assert!(TokenKey::new([0; 32]).check(&token, 0).is_err(), "it is another key's");
+    // A solution is counted bit by bit here.
+    let number = u64::from_be_bytes(*bytes.first_chunk().expect("a token has more"));
+    let parts = [b"chrysalis/work/v1".as_slice(), &bytes, &number.to_be_bytes()];
+    let hash = Sha256Digest::of_parts(&parts);
+    let zeros = (0..256).take_while(|bit| hash.as_bytes()[bit / 8] >> (7 - bit % 8) & 1 == 0).count();
+    for bits in [0, 1, 2, 8, 255] {
+        assert_eq!(is_solution(&token, bits, number), zeros >= usize::from(bits), "{zeros} zeros, {bits} asked for");
+    }
+    true
+}
+
+/// Keys that the pinned one signed are those of the seed.
+fn service_keys(bytes: &[u8]) -> bool {
+    if !read::<ServiceKeys>(bytes) {
+        return false;
+    }
+    let Ok(keys) = ServiceKeys::from_canonical(bytes) else { return false };
+    let (known, pin_of) = (seeds::service_keys(), |key: &Hex32| Sha256Digest::of(key.as_bytes()));
+    if keys.are_of(&pin_of(&known.service_key), pin_of) {
+        assert_eq!(keys, known, "keys that the service did not sign");
+    }
     true
 }
 

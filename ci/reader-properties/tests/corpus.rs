@@ -59,7 +59,7 @@ fn the_corpus_and_its_neighbours_keep_every_promise() {
             "bundle" => 60,
             "verification" => 40,
             "explanation" => 6,
-            "gpu" => 60,
+            "gpu" | "archive" | "rules" => 60,
             _ => 200,
         };
         for (path, bytes) in files {
@@ -86,5 +86,5 @@ fn every_seed_is_accepted_and_stands_in_the_corpus() {
 fn the_corpus_stays_small() {
     let files: Vec<_> = ALL.iter().flat_map(|(target, _)| corpus(target)).collect();
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-    assert!(files.len() <= 80 && bytes <= 200 * 1024, "{} files, {bytes} bytes", files.len());
+    assert!(files.len() <= 110 && bytes <= 200 * 1024, "{} files, {bytes} bytes", files.len());
 }

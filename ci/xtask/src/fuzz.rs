@@ -195,7 +195,7 @@ fn names() -> String {
     TARGETS.map(|target| target.name).join(", ")
 }
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 20] = [
     Target { name: "quote", max_len: 6000 },
     Target { name: "event_log", max_len: 8192 },
     Target { name: "kernel", max_len: 4096 },
@@ -210,6 +210,12 @@ const TARGETS: [Target; 14] = [
     Target { name: "policy", max_len: 4096 },
     Target { name: "explanation", max_len: 4096 },
     Target { name: "gpu", max_len: 6144 },
+    Target { name: "answers", max_len: 4096 },
+    Target { name: "audit", max_len: 4096 },
+    Target { name: "archive", max_len: 121 },
+    Target { name: "ear", max_len: 4096 },
+    Target { name: "rules", max_len: 2048 },
+    Target { name: "wrapping", max_len: 2048 },
 ];
 /// An input may take 20 s, 1 GiB in all and 256 MiB at once.
 const LIMITS: [&str; 4] = ["-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-print_final_stats=1"];

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the attestation service reads.
 
+use ed25519_dalek::{Signer as _, SigningKey};
 use key_release::{
-    ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerAction, OwnerCommand, Revoke, SignedOwnerCommand,
-    TokenKey, Work,
+    ChallengeAnswer, ImportKey, KeyReleaseAnswer, KeyReleaseRequest, OwnerAction, OwnerCommand, Revoke, ServiceKeys,
+    SignedOwnerCommand, TokenKey, Work,
 };
 use serde_json::{Value, json};
 use types::{
@@ -14,6 +15,8 @@ use super::{NOW, Seed, binary, cosigned, documents, two_entries};
 
 /// Makes the tokens among the seeds.
 pub(crate) const TOKEN_KEY: [u8; 32] = [4; 32];
+/// Signs the keys of the service among the seeds.
+const SERVICE_KEY: [u8; 32] = [10; 32];
 /// Signs the commands among the seeds.
 pub(crate) const OWNER_KEY: [u8; 32] = [5; 32];
 
@@ -21,7 +24,8 @@ pub(super) fn all() -> Vec<Seed> {
     [service(), policies(), collateral(), explanation(), verification()].into_iter().flatten().collect()
 }
 
-fn model() -> ModelId {
+/// The one model.
+pub(crate) fn model() -> ModelId {
     serde_json::from_value(json!({ "name": "m", "revision": "1", "identity": Sha256Digest::of(b"model").to_string() }))
         .expect("a good model")
 }
@@ -64,7 +68,39 @@ fn service() -> Vec<Seed> {
     let token = TokenKey::new(TOKEN_KEY).mint_asking(NOW + 60, 14, [6; 16]);
     let challenge = ChallengeAnswer { expires: NOW + 60, token, work: Some(Work { bits: 14 }) };
     let challenge = canonical::to_bytes(&challenge).expect("a challenge is JSON");
-    let entry = KeyReleaseEntry {
+    let entry = key_release_entry();
+    let import = OwnerCommand {
+        action: OwnerAction::ImportKey(ImportKey { version: 1, enc: Hex32::new([7; 32]), ciphertext: [8; 48] }),
+        ..owner_command()
+    };
+    let seeds = [
+        ("request.json", request.to_canonical().expect("a good request")),
+        ("answer.json", answer.to_canonical().expect("a good answer")),
+        ("challenge.json", challenge),
+        ("owner-command.json", command.to_canonical().expect("a good command")),
+        ("set-policy.json", set_policy.to_canonical().expect("a good command")),
+        ("import-key.json", import.to_canonical().expect("a good command")),
+        ("service-keys.json", service_keys().to_canonical().expect("good keys")),
+        ("entry.json", entry.to_canonical().expect("a good entry")),
+    ];
+    seeds.map(|(name, bytes)| Seed { target: "service", name, bytes }).into()
+}
+
+/// Keys of a service, which its key signed.
+pub(crate) fn service_keys() -> ServiceKeys {
+    let (import_key, signer) = (Hex32::new([9; 32]), SigningKey::from_bytes(&SERVICE_KEY));
+    let signature = signer.sign(&ServiceKeys::signed_bytes(&import_key)).to_bytes();
+    ServiceKeys {
+        schema: ServiceKeys::SCHEMA.to_owned(),
+        service_key: Hex32::new(signer.verifying_key().to_bytes()),
+        import_key,
+        signature: Base64::new(signature.to_vec()).expect("64 bytes"),
+    }
+}
+
+/// An entry about a key that was authorised.
+pub(crate) fn key_release_entry() -> KeyReleaseEntry {
+    KeyReleaseEntry {
         schema: KeyReleaseEntry::SCHEMA.to_owned(),
         unix: NOW,
         decision: Decision::Authorised,
@@ -74,16 +110,7 @@ fn service() -> Vec<Seed> {
         evidence: Sha256Digest::of(b"evidence"),
         challenge: Sha256Digest::of(b"challenge"),
         platform: Sha256Digest::of(b"platform"),
-    };
-    let seeds = [
-        ("request.json", request.to_canonical().expect("a good request")),
-        ("answer.json", answer.to_canonical().expect("a good answer")),
-        ("challenge.json", challenge),
-        ("owner-command.json", command.to_canonical().expect("a good command")),
-        ("set-policy.json", set_policy.to_canonical().expect("a good command")),
-        ("entry.json", entry.to_canonical().expect("a good entry")),
-    ];
-    seeds.map(|(name, bytes)| Seed { target: "service", name, bytes }).into()
+    }
 }
 
 fn appraisal_policy() -> Value {

@@ -7,6 +7,7 @@ mod attestation;
 mod binary;
 mod documents;
 mod gpu;
+mod service;
 
 use std::sync::OnceLock;
 
@@ -34,11 +35,16 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(tile_log());
     seeds.extend(attestation::all());
     seeds.extend(gpu::all());
+    seeds.extend(service::all());
     seeds
 }
 
-pub(crate) use attestation::{OWNER_KEY, TOKEN_KEY, owner_command};
+pub(crate) use attestation::{OWNER_KEY, TOKEN_KEY, key_release_entry, model, owner_command, service_keys};
 pub(crate) use documents::machine;
+pub(crate) use service::{
+    CHALLENGE, EAR_AUDIENCE, MODEL_KEY, TIME_NONCE, ear_header, ear_key, ear_result, ear_service, ear_token,
+    release_key_pair, time_key,
+};
 
 /// The signer of the log.
 #[must_use]
