@@ -61,8 +61,11 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<Outcome> {
     match done {
         Ok(checkpoint) => {
             let head = checkpoint.head();
-            let what =
-                if args.check { "the archive is whole".to_owned() } else { format!("restored to {}", args.store.store) };
+            let what = if args.check {
+                "the archive is whole".to_owned()
+            } else {
+                format!("restored to {}", args.store.store)
+            };
             let lines = vec![format!("{what}, {} entries of the log verified", head.size())];
             Ok(Outcome::accepted(
                 lines,
