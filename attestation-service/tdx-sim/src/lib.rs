@@ -17,6 +17,7 @@ pub mod pki;
 pub mod quote;
 pub mod root;
 pub mod td;
+pub mod verdict;
 
 pub use collateral::Collateral;
 pub use fault::Fault;

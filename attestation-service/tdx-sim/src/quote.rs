@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Quotes over a TD's report ("Intel TDX DCAP Quoting Library API", revision 0.9, appendix A.3 and A.4).
 
-use types::Registers;
+use types::{Registers, Sha384Digest};
 
 use crate::Fault;
 use crate::pki::{
     CPU_SVN, Certificates, Keys, PkiError, SimulatedPlatform, TEE_TCB_SVN, pem, raw_public, sha256, sign_raw, sign_with,
 };
+use crate::td::TdParams;
 
 /// Version of the quote format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,27 @@ pub struct TdReport {
     pub xfam: [u8; 8],
     /// What the TD asked to have quoted.
     pub report_data: [u8; 64],
+}
+
+impl TdReport {
+    /// A TD that nothing is wrong with: production attributes, a register's name as what was measured into it, and
+    /// REPORTDATA of 64 sevens.
+    #[must_use]
+    pub fn example() -> Self {
+        let value = |text: &str| Sha384Digest::of(text.as_bytes());
+        let registers = Registers {
+            mr_td: value("mr_td"),
+            rtmr_0: value("rtmr_0"),
+            rtmr_1: value("rtmr_1"),
+            rtmr_2: value("rtmr_2"),
+            rtmr_3: value("rtmr_3"),
+            mr_config_id: value("config"),
+            mr_owner: Sha384Digest::ZERO,
+            mr_owner_config: Sha384Digest::ZERO,
+        };
+        let params = TdParams::with_config(registers.mr_config_id);
+        Self { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
+    }
 }
 
 impl SimulatedPlatform {

@@ -8,36 +8,19 @@
     reason = "tests fail loudly"
 )]
 
-use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdParams, TdReport};
+use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdReport};
 use tdx_verify::{Collateral, Hardware, PlatformPolicy, QuoteFault, TrustAnchors, verify};
-use types::{Registers, Sha384Digest};
 
 const NOW: u64 = 1_800_000_000;
 
-fn report() -> TdReport {
-    let value = |text: &str| Sha384Digest::of(text.as_bytes());
-    let params = TdParams::with_config(value("config"));
-    let registers = Registers {
-        mr_td: value("mr_td"),
-        rtmr_0: value("rtmr_0"),
-        rtmr_1: value("rtmr_1"),
-        rtmr_2: value("rtmr_2"),
-        rtmr_3: value("rtmr_3"),
-        mr_config_id: value("config"),
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    };
-    TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
-}
-
 fn codes(platform: &SimulatedPlatform, version: QuoteVersion, fault: Option<Fault>) -> Vec<&'static str> {
-    let quote = platform.quote(&report(), version, fault).unwrap();
+    let quote = platform.quote(&TdReport::example(), version, fault).unwrap();
     let collateral = platform.collateral(NOW, fault).unwrap().to_json();
     let collateral = Collateral::from_json(collateral.as_bytes()).unwrap();
     let anchors = TrustAnchors::custom(platform.root_der().to_vec());
     match verify(&quote, &collateral, &anchors, NOW, &PlatformPolicy::default()) {
         Ok(verified) => {
-            assert_eq!((verified.registers(), verified.report_data()), (&report().registers, &[7; 64]));
+            assert_eq!((verified.registers(), verified.report_data()), (&TdReport::example().registers, &[7; 64]));
             assert_eq!(verified.hardware(), Hardware::Simulated);
             Vec::new()
         }
@@ -106,7 +89,7 @@ fn each_fault_is_refused_by_its_own_rule() {
 #[test]
 fn unreadable_bytes_are_told_from_a_platform_without_collateral() {
     let platform = SimulatedPlatform::generate(NOW).unwrap();
-    let quote = platform.quote(&report(), QuoteVersion::V4, None).unwrap();
+    let quote = platform.quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
     let code = |bytes: &[u8]| {
         let collateral = Collateral::from_json(platform.collateral(NOW, None).unwrap().to_json().as_bytes()).unwrap();
         let readable = Collateral::select(&[collateral], bytes).is_some();
@@ -125,7 +108,7 @@ fn unreadable_bytes_are_told_from_a_platform_without_collateral() {
     assert_eq!(code(&with(12, 0)), Some("qe_vendor"));
     assert_eq!(code(&quote[..quote.len() - 1]), Some("quote_truncated"));
     assert_eq!(code(&[]), Some("quote_truncated"));
-    let short = platform.quote(&report(), QuoteVersion::V4, Some(Fault::ShortPckSvns)).unwrap();
+    let short = platform.quote(&TdReport::example(), QuoteVersion::V4, Some(Fault::ShortPckSvns)).unwrap();
     assert_eq!(code(&short), Some("pck_malformed"));
 }
 
@@ -133,7 +116,7 @@ fn unreadable_bytes_are_told_from_a_platform_without_collateral() {
 #[test]
 fn intels_root_does_not_cover_the_simulator() {
     let platform = SimulatedPlatform::generate(NOW).unwrap();
-    let quote = platform.quote(&report(), QuoteVersion::V4, None).unwrap();
+    let quote = platform.quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
     let collateral = platform.collateral(NOW, None).unwrap().to_json();
     let collateral = Collateral::from_json(collateral.as_bytes()).unwrap();
     let refused = verify(&quote, &collateral, &TrustAnchors::intel(), NOW, &PlatformPolicy::default()).unwrap_err();

@@ -12,8 +12,8 @@ mod both;
 
 use std::path::PathBuf;
 
-use both::{Both, report};
-use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform};
+use both::Both;
+use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdReport};
 use tdx_verify::{Collateral, KnownPlatforms, PlatformPolicy, TrustAnchors, Uses, strip_padding};
 
 const NOW: u64 = 1_800_000_000;
@@ -105,13 +105,13 @@ fn every_changed_byte_has_the_same_verdict_on_both_paths() {
 fn simulated_faults_have_the_same_verdict_on_both_paths() {
     let platform = SimulatedPlatform::generate(NOW).unwrap();
     for version in [QuoteVersion::V4, QuoteVersion::V5] {
-        let good = platform.quote(&report(), version, None).unwrap();
+        let good = platform.quote(&TdReport::example(), version, None).unwrap();
         for fault in Fault::ALL {
             let collateral = simulated(&platform, Some(fault));
             let both = Both::new(vec![collateral], anchors(&platform));
             // Under this collateral, and with a good quote before the bad one where only the quote is bad.
             both.agree(&good, NOW);
-            let bad = platform.quote(&report(), version, Some(fault)).unwrap();
+            let bad = platform.quote(&TdReport::example(), version, Some(fault)).unwrap();
             both.agree(&bad, NOW);
             both.agree(&bad, NOW);
             for now in [NOW - 2 * DAY, NOW + DAY, NOW + 30 * DAY - 1, NOW + 30 * DAY, NOW + 31 * DAY] {
@@ -126,7 +126,7 @@ fn simulated_faults_have_the_same_verdict_on_both_paths() {
 #[test]
 fn nothing_known_outlives_a_revocation() {
     let platform = SimulatedPlatform::generate(NOW).unwrap();
-    let quote = platform.quote(&report(), QuoteVersion::V5, None).unwrap();
+    let quote = platform.quote(&TdReport::example(), QuoteVersion::V5, None).unwrap();
     let known = KnownPlatforms::default();
     let accepted = |collateral: &Collateral, anchors: &TrustAnchors| {
         let examined = known.examine(&quote, std::slice::from_ref(collateral), anchors, NOW).unwrap();
@@ -157,7 +157,7 @@ fn known_platforms_are_bounded() {
     let known = KnownPlatforms::new(2);
     let platforms: Vec<_> = (0..3).map(|_| SimulatedPlatform::generate(NOW).unwrap()).collect();
     let see = |platform: &SimulatedPlatform| {
-        let quote = platform.quote(&report(), QuoteVersion::V4, None).unwrap();
+        let quote = platform.quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
         let before = known.uses();
         let examined = known.examine(&quote, &[simulated_once(platform)], &anchors(platform), NOW).unwrap();
         assert!(examined.judge(&PlatformPolicy::default()).is_ok());
@@ -170,7 +170,7 @@ fn known_platforms_are_bounded() {
     assert_eq!(known.len(), 2);
     assert!(see(&platforms[0]) && !see(&platforms[1]));
     // More white space around the certificates: other bytes, the same place.
-    let quote = platforms[1].quote(&report(), QuoteVersion::V4, None).unwrap();
+    let quote = platforms[1].quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
     let spaced = both::with_longer_chain(&quote, b"\n");
     let collateral = [simulated_once(&platforms[1])];
     for bytes in [&quote, &spaced] {

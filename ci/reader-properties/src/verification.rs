@@ -5,11 +5,9 @@ use std::fmt::Debug;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
-use tdx_sim::{QuoteVersion, SimulatedPlatform, TdParams, TdReport};
-use tdx_verify::{
-    AcceptedTcb, Collateral, KnownPlatforms, PlatformPolicy, QuoteRefused, TcbStatus, TrustAnchors, VerifiedQuote,
-};
-use types::{Registers, Sha384Digest};
+use tdx_sim::verdict::{lenient, told};
+use tdx_sim::{QuoteVersion, SimulatedPlatform, TdReport};
+use tdx_verify::{Collateral, KnownPlatforms, PlatformPolicy, TrustAnchors};
 
 /// The bytes are changes of five bytes each: which, where, to what. They make one quote and one collateral of a platform
 /// that is known already, and both paths judge them. Accepted is what a lenient policy accepts.
@@ -111,8 +109,8 @@ fn world() -> &'static World {
         let anchors = TrustAnchors::custom(platform.root_der().to_vec());
         let higher = |quote: &mut Vec<u8>| quote[48..64].copy_from_slice(&HIGHER);
         let primes = vec![
-            platform.quote(&report(), QuoteVersion::V4, None).expect("a quote"),
-            platform.quote_changed(&report(), QuoteVersion::V4, higher, |_| ()).expect("a quote"),
+            platform.quote(&TdReport::example(), QuoteVersion::V4, None).expect("a quote"),
+            platform.quote_changed(&TdReport::example(), QuoteVersion::V4, higher, |_| ()).expect("a quote"),
         ];
         let mut world = World { platform, anchors, good: None, primes };
         world.good = world.collateral_of(&[]);
@@ -134,7 +132,7 @@ impl World {
         };
         let enclave = |bytes: &mut [u8]| of(Kind::Enclave).for_each(|change| change.set(bytes));
         let number = if version.is_some() { QuoteVersion::V5 } else { QuoteVersion::V4 };
-        let mut quote = self.platform.quote_changed(&report(), number, signed, enclave).ok()?;
+        let mut quote = self.platform.quote_changed(&TdReport::example(), number, signed, enclave).ok()?;
         of(Kind::Quote).for_each(|change| change.set(&mut quote));
         Some(quote)
     }
@@ -254,43 +252,6 @@ fn hex_byte(field: &mut Value, place: usize, value: u8) {
 }
 
 /// Everything that a verdict says: codes and fields in order, or the whole quote as verified.
-fn told(verdict: &Result<VerifiedQuote, QuoteRefused>) -> Result<String, Vec<(String, String)>> {
-    match verdict {
-        Ok(verified) => Ok(format!("{verified:?}")),
-        Err(refused) => Err(refused.refusals().into_iter().map(|refusal| (refusal.code, refusal.field)).collect()),
-    }
-}
-
-fn lenient() -> PlatformPolicy {
-    let all = [
-        TcbStatus::UpToDate,
-        TcbStatus::SwHardeningNeeded,
-        TcbStatus::ConfigurationNeeded,
-        TcbStatus::ConfigurationAndSwHardeningNeeded,
-        TcbStatus::OutOfDate,
-        TcbStatus::OutOfDateConfigurationNeeded,
-        TcbStatus::TdRelaunchAdvised,
-        TcbStatus::TdRelaunchAdvisedConfigurationNeeded,
-    ];
-    let tcb = all.map(|status| AcceptedTcb { status, until: None }).to_vec();
-    PlatformPolicy { tcb, ..PlatformPolicy::default() }
-}
-
-fn report() -> TdReport {
-    let value = |text: &str| Sha384Digest::of(text.as_bytes());
-    let params = TdParams::with_config(value("config"));
-    let registers = Registers {
-        mr_td: value("mr_td"),
-        rtmr_0: value("rtmr_0"),
-        rtmr_1: value("rtmr_1"),
-        rtmr_2: value("rtmr_2"),
-        rtmr_3: value("rtmr_3"),
-        mr_config_id: value("config"),
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    };
-    TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
-}
 
 const NOW: u64 = 1_800_000_000;
 /// How long the simulator's collateral lasts.

@@ -4,8 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdParams, TdReport};
-use types::{Registers, Sha384Digest};
+use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdReport};
 
 use super::{FROM, Made, UNTIL};
 use crate::case::Run;
@@ -64,7 +63,7 @@ impl World {
     }
 
     pub(super) fn quote(&self, version: QuoteVersion, fault: Option<Fault>) -> Result<Vec<u8>> {
-        Ok(self.platform.quote(&report(), version, fault)?)
+        Ok(self.platform.quote(&TdReport::example(), version, fault)?)
     }
 
     /// A case with the good root and everything else its own.
@@ -135,7 +134,7 @@ impl World {
         let module = ("tdx_module", "quote.mr_seam");
         let attributes = |name: &str, title: &str, bits: u64, expected: &[(&str, &str)]| -> Result<Made> {
             let origin = format!("simulated: tdx-sim, TD attributes {bits:#018x}");
-            let report = TdReport { attributes: bits.to_le_bytes(), ..report() };
+            let report = TdReport { attributes: bits.to_le_bytes(), ..TdReport::example() };
             let case = Self::case(name, title, &origin, expected)?.common("collateral", "collateral.json");
             Ok(case.own("quote", "quote.bin", self.platform.quote(&report, V4, None)?))
         };
@@ -252,7 +251,7 @@ impl World {
             )?,
             foreign("10-other-root", "a quote under another root with the same names")?
                 .common("collateral", "collateral.json")
-                .own("quote", "quote.bin", self.other.quote(&report(), V4, None)?),
+                .own("quote", "quote.bin", self.other.quote(&TdReport::example(), V4, None)?),
             foreign("10-other-root-collateral", "collateral under another root")?.common("quote", "quote.bin").own(
                 "collateral",
                 "collateral.json",
@@ -260,7 +259,7 @@ impl World {
             ),
             foreign("10-other-root-both", "quote and collateral under another root")?
                 .own("collateral", "collateral.json", other_collateral)
-                .own("quote", "quote.bin", self.other.quote(&report(), V5, None)?),
+                .own("quote", "quote.bin", self.other.quote(&TdReport::example(), V5, None)?),
             self.bad_quote(
                 "10-forged-report",
                 "the TD's report changed after it was signed",
@@ -340,22 +339,6 @@ impl World {
 pub(super) fn origin(fault: Fault, version: QuoteVersion) -> String {
     let version = if version == V5 { 5 } else { 4 };
     format!("simulated: tdx-sim, fault {} (quote of version {version})", fault.name())
-}
-
-pub(super) fn report() -> TdReport {
-    let value = |text: &str| Sha384Digest::of(text.as_bytes());
-    let registers = Registers {
-        mr_td: value("mr_td"),
-        rtmr_0: value("rtmr_0"),
-        rtmr_1: value("rtmr_1"),
-        rtmr_2: value("rtmr_2"),
-        rtmr_3: value("rtmr_3"),
-        mr_config_id: value("config"),
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    };
-    let params = TdParams::with_config(registers.mr_config_id);
-    TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
 }
 
 pub(super) fn policy(platform: &str) -> Vec<u8> {

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One quote on both paths.
 
-use tdx_sim::{TdParams, TdReport};
-use tdx_verify::{
-    AcceptedTcb, Collateral, KnownPlatforms, PlatformPolicy, QuoteRefused, TcbStatus, TrustAnchors, VerifiedQuote,
-};
-use types::{Registers, Sha384Digest};
+use tdx_sim::verdict::{lenient, told};
+use tdx_verify::{Collateral, KnownPlatforms, PlatformPolicy, TrustAnchors};
 
 /// Platforms that may be known, beside nothing known.
 pub(crate) struct Both {
@@ -35,45 +32,6 @@ impl Both {
 }
 
 /// Everything that a verdict says: codes and fields in order, or the whole quote as verified.
-fn told(verdict: &Result<VerifiedQuote, QuoteRefused>) -> Result<String, Vec<(String, String)>> {
-    match verdict {
-        Ok(verified) => Ok(format!("{verified:?}")),
-        Err(refused) => Err(refused.refusals().into_iter().map(|refusal| (refusal.code, refusal.field)).collect()),
-    }
-}
-
-/// Any status that a platform can have: what is left are the refusals that no policy excuses.
-fn lenient() -> PlatformPolicy {
-    let all = [
-        TcbStatus::UpToDate,
-        TcbStatus::SwHardeningNeeded,
-        TcbStatus::ConfigurationNeeded,
-        TcbStatus::ConfigurationAndSwHardeningNeeded,
-        TcbStatus::OutOfDate,
-        TcbStatus::OutOfDateConfigurationNeeded,
-        TcbStatus::TdRelaunchAdvised,
-        TcbStatus::TdRelaunchAdvisedConfigurationNeeded,
-    ];
-    let tcb = all.map(|status| AcceptedTcb { status, until: None }).to_vec();
-    PlatformPolicy { tcb, ..PlatformPolicy::default() }
-}
-
-/// What a good TD reports.
-pub(crate) fn report() -> TdReport {
-    let value = |text: &str| Sha384Digest::of(text.as_bytes());
-    let params = TdParams::with_config(value("config"));
-    let registers = Registers {
-        mr_td: value("mr_td"),
-        rtmr_0: value("rtmr_0"),
-        rtmr_1: value("rtmr_1"),
-        rtmr_2: value("rtmr_2"),
-        rtmr_3: value("rtmr_3"),
-        mr_config_id: value("config"),
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    };
-    TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
-}
 
 /// The quote with more bytes behind its PCK chain, all lengths adjusted. Version 4.
 pub(crate) fn with_longer_chain(quote: &[u8], more: &[u8]) -> Vec<u8> {
