@@ -17,7 +17,7 @@ pub(crate) fn check(source: &str) -> Result<(), RuleError> {
                 skip_string(&mut chars);
                 counts.token()?;
             }
-            '/' if chars.peek() == Some(&'/') => for _ in chars.by_ref().take_while(|next| *next != '\n') {},
+            '/' if chars.peek() == Some(&'/') => for _ in chars.by_ref().take_while(|next| !ends_comment(*next)) {},
             '(' | '[' | '{' => counts.open()?,
             ')' | ']' | '}' => counts.close()?,
             ';' => counts.end()?,
@@ -41,6 +41,11 @@ fn skip_string(chars: &mut impl Iterator<Item = char>) {
             _ => {}
         }
     }
+}
+
+/// As Cedar has it: a lone carriage return ends a comment, too.
+const fn ends_comment(next: char) -> bool {
+    matches!(next, '\n' | '\r')
 }
 
 fn is_word(next: char) -> bool {

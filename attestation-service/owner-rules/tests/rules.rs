@@ -130,7 +130,11 @@ fn nesting_and_chains_are_capped_before_they_cost_anything() {
     let limit = |source: &str| matches!(compile(source), Err(RuleError::Limit { .. }));
     for (open, close) in [("(", ")"), ("[", "]"), ("{a:", "}"), ("!(", ")"), ("if (", ") then true else true")] {
         for depth in [MAX_DEPTH, 100, 4000] {
-            assert!(limit(&when(format!("{}true{}", open.repeat(depth), close.repeat(depth)))), "{depth} of {open}");
+            let deep = when(format!("{}true{}", open.repeat(depth), close.repeat(depth)));
+            assert!(limit(&deep), "{depth} of {open}");
+            for hidden in ["//\r", "//\n", "// a comment\r\n", "\"//\";"] {
+                assert!(limit(&format!("{hidden}{deep}")), "{depth} of {open} after {hidden:?}");
+            }
         }
     }
     let inside = MAX_DEPTH - 1;
@@ -198,7 +202,7 @@ proptest! {
     fn any_text_has_an_answer(parts in proptest::collection::vec(proptest::sample::select(vec![
         "permit", "forbid", "(", ")", "[", "]", "{", "}", "principal", "action", "resource", ",", ";", " when ", " unless ", "context",
         ".", "gpu", "count", " has ", " like ", "\"*a*\"", "==", "&&", "||", "!", "-", "1", "9223372036854775807", "true", " if ", " then ",
-        " else ", "@reason", "(\"x\")", "\"", "\\", "//", "\n", "é", "?principal", " in ", "::", "Model",
+        " else ", "@reason", "(\"x\")", "\"", "\\", "//", "\n", "\r", "é", "?principal", " in ", "::", "Model",
     ]), 0..60)) {
         let source = parts.concat();
         if let Ok(rules) = compile(&source) {
