@@ -14,6 +14,7 @@ use attested_channel::stream;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use key_release_protocol::{
@@ -213,11 +214,7 @@ impl ServiceConnection {
                 self.retry_after = Some(Duration::from_secs(said.and_then(|said| said.parse().ok()).unwrap_or(1)));
             }
             let max = if status == StatusCode::OK { max } else { MAX_REFUSAL };
-            let body = Limited::new(answer.into_body(), max)
-                .collect()
-                .await
-                .map_err(|_| ClientError::Answer { step, rule: format!("not a body of at most {max} bytes") })?
-                .to_bytes();
+            let body = whole(step, answer.into_body(), max).await?;
             if status == StatusCode::OK { Ok(body) } else { Err(answer::refusal(step, status.as_u16(), &body)) }
         })
         .await?
@@ -284,6 +281,17 @@ async fn limited<T>(step: &'static str, limit: Duration, future: impl Future<Out
     timeout(limit, future).await.map_err(|_| ClientError::Timeout { step, seconds: limit.as_secs() })
 }
 
+/// A body of at most `max` bytes. One that breaks off is the connection's error: another try may bring the whole.
+async fn whole(step: &'static str, body: Incoming, max: usize) -> Result<Bytes, ClientError> {
+    match Limited::new(body, max).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) => Err(match error.downcast::<hyper::Error>() {
+            Ok(broken) => ClientError::Http(*broken),
+            Err(_) => ClientError::Answer { step, rule: format!("not a body of at most {max} bytes") },
+        }),
+    }
+}
+
 fn handshake(error: std::io::Error) -> ClientError {
     let pin = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|inner| {
         *inner == rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
@@ -308,6 +316,29 @@ mod tests {
         let token = Token::from_bytes([7; Token::LEN]);
         let work = bits.map(|bits| Work { bits });
         Challenge { token, challenge: token.challenge(), binding: [0; 32], expires: 0, work }
+    }
+
+    async fn body_of(answer: &'static [u8], max: usize) -> Result<Bytes, ClientError> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (near, mut far) = tokio::io::duplex(4096);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(near)).await.unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move {
+            let _ = far.read(&mut [0; 4096]).await;
+            far.write_all(answer).await.unwrap();
+        });
+        let answer = sender.send_request(Request::new(Full::new(Bytes::new()))).await.unwrap();
+        whole("a step", answer.into_body(), max).await
+    }
+
+    /// What broke off may be asked for again; what is too long is wrong for good.
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_the_connection_s_error() {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabcde";
+        assert_eq!(&*body_of(answer, 5).await.unwrap(), b"abcde");
+        assert!(matches!(body_of(answer, 4).await, Err(ClientError::Answer { .. })));
+        let broken = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc";
+        assert!(matches!(body_of(broken, 5).await, Err(ClientError::Http(_))));
     }
 
     /// A service cannot hold its guests up by asking for more than is bearable.

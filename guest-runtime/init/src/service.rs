@@ -121,7 +121,17 @@ impl Link {
     /// A connection that is closed before it is made comes from a service without a free place, as a rule.
     async fn connect(self, retries: &mut Retries) -> Result<ServiceConnection, Failure> {
         loop {
-            let stream = linux_sys::vsock::to_host(self.port, None).map_err(Code::ServiceUnreachable.because())?;
+            let stream = match linux_sys::vsock::to_host(self.port, None) {
+                Ok(stream) => stream,
+                // The host's side of the link is being started again, as a rule.
+                Err(error) => {
+                    let Some(pause) = retries.next_pause(None, chance()) else {
+                        return Err(Code::ServiceUnreachable.because()(error));
+                    };
+                    sleep(pause).await;
+                    continue;
+                }
+            };
             stream.set_nonblocking(true).map_err(Code::ServiceUnreachable.because())?;
             let stream = UnixStream::from_std(stream).map_err(Code::ServiceUnreachable.because())?;
             match ServiceConnection::connect(stream, self.pin).await {
