@@ -149,10 +149,18 @@ impl Challenged {
                 Appraisal { evidence: &evidence, binding, quote: &quote, releases, policy, rules, gpu, now };
             appraisal.accept().map_err(|verdict| verdict.reasons())
         };
-        let mut judged = judge(policy, rules)?;
-        // Both must accept; the owner's verdict is the narrower one.
+        // One image may be published as several releases: the service's rules look at those that the owner lists.
+        let listed = owner_policy.and_then(|owner| owner.releases.as_deref());
+        let narrowed = listed.map(|listed| only(policy, listed));
+        let mut judged = judge(narrowed.as_ref().unwrap_or(policy), rules)?;
+        // Both must accept, and the same release; the owner's verdict is the narrower one.
         if let Some(owner_policy) = owner_policy {
+            let services = *judged.0.release();
             judged = judge(owner_policy, owner_rules)?;
+            let owners = *judged.0.release();
+            if owners != services {
+                judge(&only(policy, &[owners]), rules)?;
+            }
         }
         match judged {
             (accepted, verdict) if accepted.moment() == Moment::KeyRelease && *accepted.model() == self.0.model => {
@@ -252,6 +260,12 @@ impl Authorised {
             audit,
         })
     }
+}
+
+/// The policy, with no other releases than the listed ones.
+fn only(policy: &Policy, listed: &[Sha256Digest]) -> Policy {
+    let accepted = |release: &&Sha256Digest| policy.releases.as_ref().is_none_or(|own| own.contains(release));
+    Policy { releases: Some(listed.iter().filter(accepted).copied().collect()), ..policy.clone() }
 }
 
 fn token_refusal(error: &TokenError) -> Refusal {

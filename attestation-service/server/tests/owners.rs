@@ -418,3 +418,27 @@ async fn two_keys_of_an_owner_import_a_key_from_files() {
     other.cosign(&seed("c"));
     assert_eq!(send_bytes(&world, other.to_canonical().unwrap()).await, refused("owner_key_sealed"));
 }
+
+/// Of an image that was published twice, the service's rules and the owner's list speak of the same release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_the_service_s_rules_forbid_is_not_taken_by_an_owner_s_list() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let store = beside(&world);
+    store.register_owner(&model(), &owner_public_key(&KEY)).unwrap();
+    let twins = [world.release, import(&world, "3", None)];
+    for (turn, forbidden) in twins.into_iter().enumerate() {
+        let source = format!(
+            "permit(principal, action, resource); forbid(principal, action, resource) when {{ context.release.digest == \"{forbidden}\" }};"
+        );
+        let rules = serde_json::json!({ "engine": "cedar-4", "claims": "chrysalis/claims/v1", "source": source });
+        let policy = serde_json::json!({ "schema": "chrysalis/appraisal-policy/v1", "rules": rules });
+        store.set_policy("appraisal", policy.to_string().as_bytes()).unwrap();
+        let sequence = 2 * u64::try_from(turn).unwrap() + 1;
+        send(&world, &command(&world, sequence, releases(&[forbidden])), &KEY).await.unwrap();
+        assert_eq!(world.refusal(&guest).await, [("rule_denied".into(), "rules".into())]);
+        let other = twins[1 - turn];
+        send(&world, &command(&world, sequence + 1, releases(&[other])), &KEY).await.unwrap();
+        assert!(world.ask(&guest).await.is_ok(), "the other one is accepted by both");
+    }
+}
