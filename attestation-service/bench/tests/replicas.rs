@@ -169,6 +169,18 @@ fn two_replicas_are_as_one_service() {
         );
         assert!(both.0.is_ok() != both.1.is_ok(), "{both:?}");
     });
+    // While a command is carried out somewhere, what is refused anyway waits for nothing.
+    let beside = scene.beside().unwrap();
+    let held = beside.hold_commands().unwrap();
+    runtime.block_on(async {
+        for address in addresses {
+            assert_eq!(
+                command(address, pin, 1, OwnerAction::Revoke(Revoke {})).await,
+                Err("owner_sequence".to_owned())
+            );
+        }
+    });
+    drop((held, beside));
     // A replica that ended takes its challenges with it; the other one goes on.
     let left = runtime.block_on(async { Guest::connect(addresses[0], pin).await.unwrap().challenge().await.unwrap() });
     assert_eq!(one.terminate().unwrap(), Some(0));

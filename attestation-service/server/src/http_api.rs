@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) appraisals: Arc<Semaphore>,
     /// Reads of the store for the public at the same time.
     pub(crate) reads: Arc<Semaphore>,
+    /// Commands of owners at the same time: those that are looked at, one of which may be carried out.
+    pub(crate) commands: Arc<Semaphore>,
     /// Memory for bodies of requests, in bytes.
     pub(crate) bodies: Arc<Shares>,
     /// Memory for answers that are large, in bytes.
@@ -79,7 +81,8 @@ pub(crate) async fn answer(
     };
     let reply = match tokio::time::timeout(REQUEST, routed).await {
         Ok(reply) => reply,
-        Err(_) => Err(slow()),
+        // Reading has a limit of its own, which is shorter: this is no fault of the client, who may try again.
+        Err(_) => Err(Refused::unable("service_unavailable", &"the request was not done within its time")),
     };
     let response = |status, answer| response(status, answer, &activity);
     Ok(match reply {
@@ -129,8 +132,10 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request
         }
         Endpoint::OwnerCommand => {
             let body = read_json(shared, client, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
+            let permit = turn(&shared.commands).await?;
             let service = Arc::clone(&shared.service);
             let commanded = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
                 let answer = service.owner_command(&body.bytes)?;
                 service.count(["owner_command"]);
                 json(&answer)
@@ -238,7 +243,8 @@ async fn read_json(
 }
 
 async fn read(shared: &Shared, client: IpAddr, body: Incoming, max: usize) -> Result<Whole, Refused> {
-    body::read(&shared.bodies, client, body, max).await.map_err(|unread| match unread {
+    let whole = tokio::time::timeout(BODY, body::read(&shared.bodies, client, body, max)).await;
+    whole.unwrap_or(Err(Unread::Slow)).map_err(|unread| match unread {
         Unread::TooLarge => too_large(max),
         Unread::Busy => busy(),
         Unread::Slow => slow(),
@@ -287,6 +293,8 @@ fn no_such_endpoint() -> Refused {
 const EAR: &str = "chrysalis-ear";
 /// A whole request, body included.
 const REQUEST: Duration = Duration::from_secs(30);
+/// All of a body.
+const BODY: Duration = Duration::from_secs(20);
 /// Waiting for a turn.
 const QUEUE: Duration = Duration::from_secs(5);
 /// Answers up to this size are not counted: the connections' number is their limit.

@@ -60,6 +60,7 @@ pub async fn listen(
         service: Arc::clone(&service),
         appraisals: Arc::new(Semaphore::new(APPRAISALS)),
         reads: Arc::new(Semaphore::new(READS)),
+        commands: Arc::new(Semaphore::new(COMMANDS)),
         bodies: memory(BODIES, &limits),
         answers: memory(ANSWERS, &limits),
         notes,
@@ -285,6 +286,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 const APPRAISALS: usize = 16;
 /// Reads of the store for the public at the same time.
 const READS: usize = 16;
+/// Commands of owners at the same time.
+const COMMANDS: usize = 4;
 /// Bytes of requests' bodies that are in memory at the same time.
 const BODIES: usize = 128 << 20;
 /// Bytes of large answers that are in memory until their peers have taken them.

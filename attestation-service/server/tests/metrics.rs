@@ -88,7 +88,22 @@ async fn ready_is_who_can_give_keys() {
     world.clock.store(NOW, Ordering::SeqCst);
     let store =
         Store::open_with(&world.store_dir(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap();
+    let not_ready = |reason: &str| (503, format!("{reason}\n"));
+    let no_release = not_ready("no release is imported that is valid, accepted and not revoked");
+    let listed = |digest| format!(r#"{{"schema":"chrysalis/appraisal-policy/v1","releases":["{digest}"]}}"#);
+    store.set_policy("appraisal", listed(types::Sha256Digest::of(b"another")).as_bytes()).unwrap();
+    assert_eq!(read(address, "/readyz").await, no_release);
+    store.set_policy("appraisal", b"not a policy").unwrap();
+    assert_eq!(read(address, "/readyz").await, not_ready("the policy or the releases can't be read"));
+    store.set_policy("appraisal", listed(world.release).as_bytes()).unwrap();
+    assert_eq!(read(address, "/readyz").await, (200, "ready\n".into()));
     store.revoke_release(&world.release).unwrap();
-    assert_eq!(read(address, "/readyz").await, (503, "no release is imported that is not revoked\n".into()));
+    assert_eq!(read(address, "/readyz").await, no_release);
+    let world = World::start().await;
+    let address = metrics(&world).await;
+    let store =
+        Store::open_with(&world.store_dir(), &OpenOptions { sequencer: false, ..OpenOptions::default() }).unwrap();
+    store.revoke_model(&world::model()).unwrap();
+    assert_eq!(read(address, "/readyz").await, not_ready("no key is imported of a model that is not revoked"));
     assert_eq!(read(address, "/healthz").await.0, 200);
 }

@@ -17,6 +17,8 @@ use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
 };
 use types::Refusal;
 
@@ -131,10 +133,13 @@ async fn run(
             let _ = tokio::task::spawn_blocking(move || pruned.prune()).await;
         }
     });
-    let beating = tokio::spawn(beat(Arc::clone(&service)));
+    let (end_beats, beats_end) = oneshot::channel();
+    let beating = tokio::spawn(beat(Arc::clone(&service), beats_end));
     let renewing = tokio::spawn(renewal.run(Arc::clone(&service)));
     let ended = listen(Arc::clone(&service), listener, stop).await;
-    beating.abort();
+    // A beat that is under way would undo the leaving.
+    drop(end_beats);
+    let _ = timeout(LAST_BEAT, beating).await;
     // Whatever it made is void from here.
     let _ = tokio::task::spawn_blocking(move || service.leave()).await;
     reloading.abort();
@@ -147,10 +152,13 @@ async fn run(
 }
 
 /// Tells other replicas that this one runs.
-async fn beat(service: Arc<Service>) {
+async fn beat(service: Arc<Service>, mut end: oneshot::Receiver<()>) {
     let mut ticks = tokio::time::interval(BEAT_EVERY);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = &mut end => return,
+            _ = ticks.tick() => {}
+        }
         let service = Arc::clone(&service);
         // A panic inside is reported by the runtime; the next tick tries again.
         let _ = tokio::task::spawn_blocking(move || service.beat()).await;
@@ -174,6 +182,8 @@ const FILES_BESIDE: u64 = 128;
 const SIGXFSZ: i32 = 25;
 /// A third of the time after which it would count as stopped.
 const BEAT_EVERY: Duration = Duration::from_secs(4);
+/// How long the last one may take.
+const LAST_BEAT: Duration = Duration::from_secs(5);
 /// How often expired challenges are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 

@@ -7,12 +7,17 @@ use std::{
 };
 
 use key_release::KeyReleaseRequest;
-use store::AuditEntry;
+use release::VerifiedRelease;
+use store::{AuditEntry, StoredKey};
 use tdx_verify::Collateral;
 use types::{Document as _, Evidence};
 
 use super::{RefusalNote, Service, policy};
-use crate::{metrics::Gauges, tally::Tally};
+use crate::{
+    grounds::{self, Standing},
+    metrics::Gauges,
+    tally::Tally,
+};
 
 impl Service {
     /// How often each code was refused, and `released` for each release, since the start.
@@ -69,15 +74,23 @@ impl Service {
         if self.audit_entries().is_none() {
             reasons.push("the audit log can't be read");
         }
-        match self.store.releases() {
-            Err(_) => reasons.push("the store can't be read"),
-            Ok(releases) if releases.iter().all(|release| release.revoked) => {
-                reasons.push("no release is imported that is not revoked");
+        let now = (self.clock)();
+        match grounds::now(&self.store, &self.identity.spki_sha256(), now) {
+            Err(_) => reasons.push("the policy or the releases can't be read"),
+            Ok(Standing { demand, releases, .. }) => {
+                let accepted = |release: &VerifiedRelease| {
+                    let (policy, digest) = (&demand.policy, release.digest());
+                    !policy.revoked_releases.contains(digest)
+                        && policy.releases.as_ref().is_none_or(|listed| listed.contains(digest))
+                };
+                if !releases.iter().any(|release| accepted(release) && release.is_valid_at(now)) {
+                    reasons.push("no release is imported that is valid, accepted and not revoked");
+                }
             }
-            Ok(_) => {}
         }
-        if !matches!(self.store.keys(), Ok(keys) if !keys.is_empty()) {
-            reasons.push("no model key is imported");
+        let serves = |key: &StoredKey| matches!(self.store.is_model_revoked(&key.model), Ok(false));
+        if !matches!(self.store.keys(), Ok(keys) if keys.iter().any(serves)) {
+            reasons.push("no key is imported of a model that is not revoked");
         }
         if self.collateral_expires().iter().all(|(_, expires)| *expires == 0) {
             reasons.push("no collateral is valid");

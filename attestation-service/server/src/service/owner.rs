@@ -45,16 +45,12 @@ impl Service {
         let unable = |e: &dyn core::fmt::Display| Refused::unable("store_unavailable", e);
         let signed = SignedOwnerCommand::from_canonical(body).map_err(|e| malformed(&e))?;
         let model = signed.unverified().map_err(|e| malformed(&e))?.model;
+        // Anybody can send commands: what is no owner's waits for no lock, and nobody waits for it.
+        self.command_in_order(&signed, &model)?;
         // Of two commands with one sequence the second is refused before it is entered. There is no data in the mutex.
         let _one = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         let _one_of_all_replicas = self.store.hold_commands().map_err(|e| unable(&e))?;
-        let owner = self.store.owner(model.identity()).map_err(|e| unable(&e))?.ok_or_else(|| unknown(&model))?;
-        let command = signed
-            .verified(&owner.keys, owner.threshold, &self.identity.spki_sha256())
-            .map_err(|refusal| Refused::because(vec![refusal]))?;
-        if command.sequence <= owner.sequence {
-            return Err(out_of_order(owner.sequence, command.sequence));
-        }
+        let command = self.command_in_order(&signed, &model)?;
         let change = self.change(&command)?;
         let entry = OwnerEntry {
             schema: OwnerEntry::SCHEMA.to_owned(),
@@ -81,6 +77,19 @@ impl Service {
 }
 
 impl Service {
+    /// The command, if its owner's keys signed it and its sequence comes after the last that was carried out.
+    fn command_in_order(&self, signed: &SignedOwnerCommand, model: &ModelId) -> Result<OwnerCommand, Refused> {
+        let owner = self.store.owner(model.identity()).map_err(|e| Refused::unable("store_unavailable", &e))?;
+        let owner = owner.ok_or_else(|| unknown(model))?;
+        let command = signed
+            .verified(&owner.keys, owner.threshold, &self.identity.spki_sha256())
+            .map_err(|refusal| Refused::because(vec![refusal]))?;
+        if command.sequence <= owner.sequence {
+            return Err(out_of_order(owner.sequence, command.sequence));
+        }
+        Ok(command)
+    }
+
     /// What a command changes; refused before it is entered in the log where it could not be carried out.
     fn change(&self, command: &OwnerCommand) -> Result<OwnerChange, Refused> {
         let refuse = |code: &str, field: &str, detail: String, fix: &str| {
