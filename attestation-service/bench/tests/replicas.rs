@@ -180,7 +180,8 @@ fn two_replicas_are_as_one_service() {
             );
         }
     });
-    drop((held, beside));
+    drop(held);
+    drop(beside);
     // A replica that ended takes its challenges with it; the other one goes on.
     let left = runtime.block_on(async { Guest::connect(addresses[0], pin).await.unwrap().challenge().await.unwrap() });
     assert_eq!(one.terminate().unwrap(), Some(0));

@@ -176,7 +176,7 @@ fn body(report: &TdReport, version: QuoteVersion, fault: Option<Fault>) -> Vec<u
         svns.reverse();
     }
     out.extend(svns);
-    out.extend(types::Sha384Digest::of(b"Chrysalis simulated TDX module").as_bytes());
+    out.extend(Sha384Digest::of(b"Chrysalis simulated TDX module").as_bytes());
     out.extend([u8::from(fault == Some(Fault::OtherModuleSigner)); 48]);
     out.extend([u8::from(fault == Some(Fault::SeamAttributes)), 0, 0, 0, 0, 0, 0, 0]); // SEAM attributes
     out.extend(attributes_with(*attributes, fault));
