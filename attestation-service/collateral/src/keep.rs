@@ -200,6 +200,19 @@ impl Keeper {
         Ok(Some(held))
     }
 
+    /// Whether collateral from elsewhere may be used beside what is kept: no part of it is older than what was ever kept
+    /// for its platforms. Of what is not valid at `now` nothing is asked: it serves nobody.
+    ///
+    /// # Errors
+    /// [`OfferError`], also where it can't be read what was kept.
+    pub fn admits(&self, collateral: &Collateral, now: u64) -> Result<(), OfferError> {
+        let Ok(facts) = collateral.check(&self.anchors, now) else { return Ok(()) };
+        let fmspc = Fmspc::from_bytes(*collateral.fmspc());
+        let Some(record) = self.record(fmspc)? else { return Ok(()) };
+        let held = read(&self.collateral_path(fmspc))?;
+        not_older(&record.floor_with(held.as_deref()), &facts)
+    }
+
     /// The early evaluation that is kept, if it may be used at `now`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use collateral::{Keeper, Refresher, Source, Status};
+use collateral::{Fmspc, Keeper, Refresher, Source, Status};
 use gpu_verify::GpuAnchors;
 use serde_json::json;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
@@ -91,35 +91,37 @@ pub(super) struct Renewal {
 pub(super) struct Held {
     paths: Vec<PathBuf>,
     /// Locked from reading to being in force, so that nothing older comes after something newer.
-    files: Mutex<Vec<Collateral>>,
+    known: Mutex<Known>,
     keeper: Option<Keeper>,
     gpu: GpuFileArgs,
     gpu_anchors: GpuAnchors,
 }
 
+/// What was read last.
+#[derive(Debug, Default)]
+struct Known {
+    files: Vec<Collateral>,
+    /// Of the directory: used on where what stands there can't be used any more, each until its own end.
+    kept: Vec<Collateral>,
+}
+
 impl Held {
     /// Gives the service what is kept, and the files as they were read last.
     fn use_kept(&self, service: &Service) {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        self.put_in_force(service, &files);
-    }
-
-    fn put_in_force(&self, service: &Service, files: &[Collateral]) {
-        if let Some(known) = known(self.keeper.as_ref(), files.to_vec()) {
-            service.set_collateral(known);
-        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        service.set_collateral(known.with(self.keeper.as_ref(), now()));
     }
 
     /// Reads everything that is a file again. What can't be used stays as it was read before, each kind for itself.
     fn reload(&self, service: &Service) {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let read = read_files(&self.paths);
         match &read {
-            Ok(again) => files.clone_from(again),
+            Ok(again) => known.files.clone_from(again),
             Err(error) => kept_as_it_was(service, "collateral_malformed", error),
         }
-        self.put_in_force(service, &files);
-        drop(files);
+        service.set_collateral(known.with(self.keeper.as_ref(), now()));
+        drop(known);
         let gpu = GpuFiles::read(&self.gpu);
         let whole = read.is_ok() && gpu.is_ok();
         match gpu {
@@ -170,7 +172,8 @@ impl Renewal {
             _ => None,
         };
         let (paths, gpu) = (args.collateral.clone(), args.gpu.clone());
-        let held = Held { paths, files: Mutex::new(files), keeper, gpu, gpu_anchors: gpu_anchors.clone() };
+        let known = Mutex::new(Known { files, kept: Vec::new() });
+        let held = Held { paths, known, keeper, gpu, gpu_anchors: gpu_anchors.clone() };
         Ok(Self { held: Arc::new(held), refresher })
     }
 
@@ -213,36 +216,61 @@ impl Renewal {
         self.use_kept(service).await;
         if tokio::time::timeout(START, self.step(service)).await.is_err() {
             tracing::warn!(code = "collateral_source", "the source is slow: guests are let in before it answered");
+            // What it gave until then.
+            self.use_kept(service).await;
         }
     }
 
-    /// [`Renewal::step`] every minute, for ever.
+    /// Fetches what is due, and reads the directory, every minute, for ever. A source that takes long to answer keeps
+    /// nothing out of force that is in the directory already.
     pub(super) async fn run(mut self, service: Arc<Service>) {
-        loop {
-            tokio::time::sleep(EVERY).await;
-            self.step(&service).await;
-        }
+        let reading = Self { held: self.held(), refresher: None };
+        let read = async {
+            loop {
+                tokio::time::sleep(EVERY).await;
+                reading.use_kept(&service).await;
+            }
+        };
+        let fetch = async {
+            loop {
+                tokio::time::sleep(EVERY).await;
+                self.step(&service).await;
+            }
+        };
+        tokio::join!(read, fetch);
     }
 }
 
-/// What is kept comes before files: it is renewed.
-fn known(keeper: Option<&Keeper>, files: Vec<Collateral>) -> Option<KnownCollateral> {
-    let Some(keeper) = keeper else { return Some(KnownCollateral { in_force: files, early: Vec::new() }) };
-    let now = now();
-    let kept = match keeper.load(now) {
-        Ok(kept) => kept,
-        Err(error) => {
-            tracing::error!(code = "collateral_store", %error, "kept collateral can't be read; what was read before stays");
-            return None;
+impl Known {
+    /// What is kept comes before files: it is renewed. A file counts where it is not older than what was ever kept.
+    fn with(&mut self, keeper: Option<&Keeper>, now: u64) -> KnownCollateral {
+        let Some(keeper) = keeper else { return KnownCollateral { in_force: self.files.clone(), early: Vec::new() } };
+        let mut early = Vec::new();
+        match keeper.load(now) {
+            Ok(read) => {
+                for (fmspc, error) in &read.refused {
+                    tracing::warn!(%fmspc, code = error.refusal().code, %error, "kept collateral is not used as it stands there");
+                }
+                let refused: Vec<_> = read.refused.iter().map(|(fmspc, _)| *fmspc).collect();
+                self.kept.retain(|kept| refused.contains(&Fmspc::from_bytes(*kept.fmspc())));
+                let ahead = read.usable.iter().filter_map(|loaded| keeper.early(loaded.fmspc, now).ok().flatten());
+                early.extend(ahead.map(|loaded| loaded.collateral));
+                self.kept.extend(read.usable.into_iter().map(|loaded| loaded.collateral));
+            }
+            Err(error) => {
+                tracing::error!(code = "collateral_store", %error, "kept collateral can't be read; what was read before stays");
+            }
         }
-    };
-    for (fmspc, error) in &kept.refused {
-        tracing::warn!(%fmspc, code = error.refusal().code, %error, "kept collateral is not used");
+        let files = self.files.iter().filter(|file| match keeper.admits(file, now) {
+            Ok(()) => true,
+            Err(error) => {
+                let fmspc = hex::encode(file.fmspc());
+                tracing::warn!(fmspc, code = error.refusal().code, %error, "a collateral file is not used beside what is kept");
+                false
+            }
+        });
+        KnownCollateral { in_force: self.kept.iter().chain(files).cloned().collect(), early }
     }
-    let early = kept.usable.iter().filter_map(|loaded| keeper.early(loaded.fmspc, now).ok().flatten());
-    let early = early.map(|loaded| loaded.collateral).collect();
-    let in_force = kept.usable.into_iter().map(|loaded| loaded.collateral).chain(files).collect();
-    Some(KnownCollateral { in_force, early })
 }
 
 fn open(dir: &Path, anchors: &TrustAnchors) -> anyhow::Result<Keeper> {
@@ -269,3 +297,55 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Longest wait for a source before guests are let in.
 const START: Duration = Duration::from_secs(20);
 const MAX_AUTHORITIES: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use collateral::{PckCa, Wanted};
+    use tdx_sim::SimulatedPlatform;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const DAY: u64 = 86_400;
+
+    /// What can't be read stays in force as it was; no file that is older takes its place.
+    #[test]
+    fn unreadable_kept_collateral_gives_way_to_nothing_older() {
+        let platform = SimulatedPlatform::generate(NOW).unwrap();
+        let made = |at| platform.collateral(at, None).unwrap().to_json();
+        let read = |text: &String| Collateral::from_json(text.as_bytes()).unwrap();
+        let (older, newer) = (made(NOW - DAY), made(NOW));
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::open(directory.path(), TrustAnchors::custom(platform.root_der().to_vec())).unwrap();
+        let wanted = Wanted { fmspc: Fmspc::from_bytes(*read(&newer).fmspc()), ca: PckCa::Platform };
+        let ends = |known: &KnownCollateral| -> BTreeSet<u64> {
+            let anchors = TrustAnchors::custom(platform.root_der().to_vec());
+            known.in_force.iter().map(|held| held.check(&anchors, NOW).unwrap().tcb_info.issued).collect()
+        };
+        let mut known = Known { files: vec![read(&older)], kept: Vec::new() };
+        let with_file = ends(&known.with(Some(&keeper), NOW));
+        assert_eq!(with_file.len(), 1, "nothing was kept yet: the file counts");
+        keeper.keep(&wanted, newer.as_bytes(), None, NOW).unwrap();
+        let kept = ends(&known.with(Some(&keeper), NOW));
+        assert!(kept.len() == 1 && kept > with_file, "{kept:?} {with_file:?}");
+        // A record that is damaged, then the collateral itself.
+        let path = |ending: &str| directory.path().join(format!("{}{ending}", wanted.fmspc));
+        let good = std::fs::read(path(".kept.json")).unwrap();
+        std::fs::write(path(".kept.json"), b"damaged").unwrap();
+        assert_eq!(ends(&known.with(Some(&keeper), NOW)), kept);
+        // Who starts with that has nothing rather than something older.
+        let mut fresh = Known { files: vec![read(&older)], kept: Vec::new() };
+        assert_eq!(ends(&fresh.with(Some(&keeper), NOW)), BTreeSet::new());
+        std::fs::write(path(".kept.json"), good).unwrap();
+        for replaced in ["damaged", &older] {
+            std::fs::write(path(".json"), replaced).unwrap();
+            assert_eq!(ends(&known.with(Some(&keeper), NOW)), kept);
+            assert_eq!(ends(&fresh.with(Some(&keeper), NOW)), BTreeSet::new());
+        }
+        // What was taken away is gone.
+        std::fs::remove_file(path(".json")).unwrap();
+        assert_eq!(ends(&known.with(Some(&keeper), NOW)), BTreeSet::new());
+    }
+}
