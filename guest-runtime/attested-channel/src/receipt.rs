@@ -20,7 +20,7 @@ pub struct Receipt {
     pub previous: Sha256Digest,
     /// [`salted`] hash of the request's body.
     pub request: Sha256Digest,
-    /// [`salted`] hash of the answer's text, UTF-8.
+    /// [`salted`] hash of the answer: [`response_bytes`].
     pub response: Sha256Digest,
     /// The model that answered.
     pub model: ModelId,
@@ -137,15 +137,16 @@ impl DeliveredReceipt {
         SignedReceipt { receipt: self.receipt.clone(), signature: self.signature }
     }
 
-    /// Checks that the receipt speaks of exactly this request and this answer.
+    /// Checks that the receipt speaks of exactly this request and this answer: its text where it is one text, else its
+    /// [`response_bytes`].
     ///
     /// # Errors
     /// [`ReceiptError::Request`] or [`ReceiptError::Response`].
-    pub fn verify_content(&self, request_body: &[u8], response_text: &str) -> Result<(), ReceiptError> {
+    pub fn verify_content(&self, request_body: &[u8], response: impl AsRef<[u8]>) -> Result<(), ReceiptError> {
         if salted(&self.salt, request_body) != self.receipt.request {
             return Err(ReceiptError::Request);
         }
-        if salted(&self.salt, response_text.as_bytes()) != self.receipt.response {
+        if salted(&self.salt, response.as_ref()) != self.receipt.response {
             return Err(ReceiptError::Response);
         }
         Ok(())
@@ -165,6 +166,62 @@ impl DeliveredReceipt {
     /// [`ReceiptError::Malformed`].
     pub fn from_canonical(bytes: &[u8]) -> Result<Self, ReceiptError> {
         Ok(canonical::from_bytes(bytes, MAX_RECEIPT)?)
+    }
+}
+
+/// One of the choices of an answer, as the client sees it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaidChoice {
+    /// The text. None where there are calls alone.
+    pub content: Option<String>,
+    /// Why it ended, in OpenAI's words.
+    pub finish_reason: String,
+    /// Tools to call.
+    pub tool_calls: Vec<SaidCall>,
+}
+
+/// A call of a tool.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaidCall {
+    /// JSON, as a text.
+    pub arguments: String,
+    /// Names the call.
+    pub id: String,
+    /// Names the tool.
+    pub name: String,
+}
+
+impl std::fmt::Debug for SaidChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self.content.as_ref().map_or(0, String::len);
+        write!(f, "SaidChoice({bytes} bytes, {} calls)", self.tool_calls.len())
+    }
+}
+
+impl std::fmt::Debug for SaidCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SaidCall")
+    }
+}
+
+/// What the hash of an answer covers. One choice that calls no tool: its text in UTF-8. Everything else: the byte 0xFF,
+/// which no text has, and the canonical JSON `{"choices":[…]}` of all choices in the order of their index. So no text
+/// that a model can write is taken for several choices or for a call.
+///
+/// # Errors
+/// [`CanonicalError`] when it has no canonical form.
+pub fn response_bytes(choices: &[SaidChoice]) -> Result<Vec<u8>, CanonicalError> {
+    #[derive(Serialize)]
+    struct All<'a> {
+        choices: &'a [SaidChoice],
+    }
+    match choices {
+        [SaidChoice { content, tool_calls, .. }] if tool_calls.is_empty() => {
+            Ok(content.as_deref().unwrap_or_default().as_bytes().to_vec())
+        }
+        _ => Ok([&[SEVERAL][..], &canonical::to_bytes(&All { choices })?].concat()),
     }
 }
 
@@ -234,6 +291,8 @@ impl ReceiptError {
 pub const MAX_RECEIPT: usize = 6 * 1024;
 
 const SIGNATURE_LABEL: &[u8] = b"chrysalis/receipt/v1";
+/// Stands before what is more than a text.
+const SEVERAL: u8 = 0xff;
 const NO_FIX: &str = "do not rely on this receipt: ask again and keep both";
 
 #[cfg(test)]
@@ -276,6 +335,32 @@ mod tests {
         assert_eq!(read.verify_content(b"{}", "answer"), Ok(()));
         assert_eq!(read.verify_content(b"{} ", "answer"), Err(ReceiptError::Request));
         assert_eq!(read.verify_content(b"{}", "answers"), Err(ReceiptError::Response));
+    }
+
+    #[test]
+    fn a_text_is_covered_as_it_is_and_cannot_look_like_more() {
+        let said = |content: Option<&str>, calls: Vec<SaidCall>| SaidChoice {
+            content: content.map(str::to_owned),
+            finish_reason: "stop".into(),
+            tool_calls: calls,
+        };
+        assert_eq!(response_bytes(&[said(Some("answer"), vec![])]).unwrap(), b"answer");
+        assert_eq!(response_bytes(&[said(None, vec![])]).unwrap(), b"");
+        let two = response_bytes(&[said(Some("a"), vec![]), said(Some("b"), vec![])]).unwrap();
+        assert_eq!(
+            two,
+            [
+                b"\xff".as_slice(),
+                br#"{"choices":[{"content":"a","finish_reason":"stop","tool_calls":[]},{"content":"b","finish_reason":"stop","tool_calls":[]}]}"#
+            ]
+            .concat()
+        );
+        assert!(std::str::from_utf8(&two).is_err());
+        let call = SaidCall { arguments: "{}".into(), id: "call_1".into(), name: "f".into() };
+        let calls = response_bytes(&[said(None, vec![call])]).unwrap();
+        assert!(calls.ends_with(
+            br#"{"choices":[{"content":null,"finish_reason":"stop","tool_calls":[{"arguments":"{}","id":"call_1","name":"f"}]}]}"#
+        ));
     }
 
     #[test]

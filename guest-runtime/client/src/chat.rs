@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use attested_channel::DeliveredReceipt;
+use attested_channel::{
+    DeliveredReceipt,
+    receipt::{SaidChoice, response_bytes},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -25,9 +28,11 @@ use crate::{
 pub struct Answer {
     /// The completion's id, for `GET /v1/receipts/{id}`.
     pub id: String,
-    /// The text.
+    /// The text, of the first choice where there are several.
     pub text: String,
-    /// `stop` or `length`.
+    /// All choices, with the tools to call.
+    pub choices: Vec<SaidChoice>,
+    /// `stop`, `length` or `tool_calls`, of the first choice.
     pub finish_reason: String,
     /// Tokens as the guest counted them, the same as in the receipt.
     pub usage: Usage,
@@ -73,15 +78,21 @@ pub async fn chat(
     }
     let session = connection.session();
     let reading = read(response.into_body(), &mut on_text).await?;
-    let (text, receipt) = (reading.text, reading.receipt.ok_or_else(receipt_missing)?);
-    check_receipt(&receipt, &session, &body, &text).map_err(ClientError::Refused)?;
+    let response = reading.response()?;
+    let Reading { said, receipt, id, usage: told, .. } = reading;
+    let receipt = receipt.ok_or_else(receipt_missing)?;
+    check_receipt(&receipt, &session, &body, &response).map_err(ClientError::Refused)?;
     let usage =
         Usage { prompt_tokens: receipt.receipt.prompt_tokens, completion_tokens: receipt.receipt.completion_tokens };
-    if reading.usage != Some(usage) {
+    if told != Some(usage) {
         let detail = "the receipt names other token counts than the answer";
         return Err(ClientError::refuse("receipt_usage_mismatch", "receipt.completion_tokens", detail, NO_FIX));
     }
-    Ok(Answer { id: reading.id, text, finish_reason: reading.finish_reason, usage, receipt })
+    let choices = openai::as_signed(said);
+    let first = choices.first().cloned();
+    let (text, finish_reason) =
+        first.map(|first| (first.content.unwrap_or_default(), first.finish_reason)).unwrap_or_default();
+    Ok(Answer { id, text, choices, finish_reason, usage, receipt })
 }
 
 async fn read(mut body: Incoming, on_text: &mut impl FnMut(&str)) -> Result<Reading, ClientError> {
@@ -123,10 +134,10 @@ pub(crate) fn next_block(blocks: &mut Blocks) -> Result<Option<Block>, ClientErr
 /// What a streamed answer has said so far.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
-    pub(crate) text: String,
+    said: Vec<SaidChoice>,
+    bytes: usize,
     pub(crate) receipt: Option<DeliveredReceipt>,
     id: String,
-    finish_reason: String,
     usage: Option<Usage>,
     done: bool,
 }
@@ -147,6 +158,12 @@ pub(crate) enum Seen {
 }
 
 impl Reading {
+    /// What the receipt's hash must cover.
+    pub(crate) fn response(&self) -> Result<Vec<u8>, ClientError> {
+        let said = openai::as_signed(self.said.clone());
+        response_bytes(&said).map_err(|_| malformed("the answer has no canonical form"))
+    }
+
     /// Takes one event. Text after `[DONE]` and a second receipt are refused: no receipt would speak of them.
     pub(crate) fn take(&mut self, block: &Block) -> Result<Seen, ClientError> {
         if let Some(base64) = block.comments.iter().find_map(|comment| comment.strip_prefix(RECEIPT_COMMENT)) {
@@ -176,18 +193,16 @@ impl Reading {
         if chunk.has_more_than_one_choice() {
             return Err(malformed("an event has more than one choice"));
         }
-        if let Some(reason) = chunk.finish_reason() {
-            reason.clone_into(&mut self.finish_reason);
-        }
         self.usage = chunk.usage.or(self.usage);
-        let text = chunk.text().to_owned();
+        let added = chunk.add_to(&mut self.said);
+        let (text, added) = added.ok_or_else(|| malformed("an event does not fit those before it"))?;
+        self.bytes = self.bytes.saturating_add(added);
+        if self.bytes > MAX_TEXT {
+            return Err(malformed("the answer is too long"));
+        }
         if let Some(id) = chunk.id {
             self.id = id;
         }
-        if self.text.len().saturating_add(text.len()) > MAX_TEXT {
-            return Err(malformed("the answer is too long"));
-        }
-        self.text.push_str(&text);
         Ok(if text.is_empty() { Seen::Other } else { Seen::Text(text) })
     }
 }
@@ -250,7 +265,10 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(&seen[1], Seen::Text(text) if text == "Hé"));
-        assert_eq!((reading.text.as_str(), reading.id.as_str(), reading.finish_reason.as_str()), ("Hé", "x", "stop"));
+        assert_eq!(
+            (reading.response().unwrap().as_slice(), reading.id.as_str(), reading.said[0].finish_reason.as_str()),
+            ("Hé".as_bytes(), "x", "stop")
+        );
         assert_eq!(reading.usage, Some(Usage { prompt_tokens: 1, completion_tokens: 2 }));
         let seen = take(&mut Reading::default(), "data: {\"error\":{\"code\":\"engine_failed\"}}\n\n").unwrap();
         assert!(matches!(&seen[0], Seen::Failed(code) if code == "engine_failed"));

@@ -24,7 +24,8 @@ pub struct Session {
     pub channel: Sha256Digest,
 }
 
-/// Checks a receipt against the accepted guest, the connection, the request that was sent and the text that came.
+/// Checks a receipt against the accepted guest, the connection, the request that was sent and what came: the text, or
+/// [`attested_channel::receipt::response_bytes`].
 ///
 /// # Errors
 /// All independent reasons, in the order of the receipt's fields.
@@ -32,12 +33,12 @@ pub fn check_receipt(
     delivered: &DeliveredReceipt,
     session: &Session,
     request_body: &[u8],
-    response_text: &str,
+    response: &[u8],
 ) -> Result<(), Vec<Refusal>> {
     let mut reasons = Vec::new();
     let Receipt { model, channel, evidence, instance_key, .. } = &delivered.receipt;
     reasons.extend(delivered.signed().verify_signature().err().map(|error| error.refusal()));
-    reasons.extend(delivered.verify_content(request_body, response_text).err().map(|error| error.refusal()));
+    reasons.extend(delivered.verify_content(request_body, response).err().map(|error| error.refusal()));
     let mut same = |same: bool, code: &str, field: &str, expected: &dyn ToString, found: &dyn ToString| {
         if !same {
             let detail = format!("expected {}; found {}", expected.to_string(), found.to_string());
@@ -213,7 +214,7 @@ mod tests {
     fn codes(change: impl FnOnce(&mut Session), body: &[u8], text: &str) -> Vec<String> {
         let mut session = session();
         change(&mut session);
-        let result = check_receipt(&delivered(0, Sha256Digest::ZERO, "a"), &session, body, text);
+        let result = check_receipt(&delivered(0, Sha256Digest::ZERO, "a"), &session, body, text.as_bytes());
         result.err().unwrap_or_default().into_iter().map(|reason| reason.code).collect()
     }
 
@@ -229,7 +230,7 @@ mod tests {
         assert_eq!(codes(|s| s.model = other, b"{}", "a"), ["receipt_model_mismatch"]);
         let mut forged = delivered(0, Sha256Digest::ZERO, "a");
         forged.receipt.completion_tokens = 9;
-        let reasons = check_receipt(&forged, &session(), b"{}", "a").unwrap_err();
+        let reasons = check_receipt(&forged, &session(), b"{}", b"a").unwrap_err();
         assert_eq!(reasons[0].code, "receipt_signature");
     }
 

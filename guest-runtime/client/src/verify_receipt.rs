@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `verify-receipt`: a stored receipt, its evidence and, with a policy, the guest behind it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use attested_channel::{DeliveredReceipt, ReceiptError, SignedReceipt, receipt::salted};
 use clap::Args;
@@ -16,6 +13,7 @@ use types::{Document as _, Evidence, GuestConfig, Hex32, Refusal, Sha256Digest};
 use crate::{
     cli::REFUSED,
     error::ClientError,
+    openai,
     policy::{ClientPolicy, PolicyFileError, read},
     receipts::evidence_name,
     report,
@@ -39,9 +37,12 @@ pub(crate) struct Arguments {
     /// The exact body of the request.
     #[arg(long)]
     request: Option<PathBuf>,
-    /// The exact text of the answer.
+    /// The exact text of the answer, where it is one text.
     #[arg(long)]
     response: Option<PathBuf>,
+    /// The whole answer as it came, as JSON: also for several choices and calls of tools.
+    #[arg(long, conflicts_with = "response")]
+    answer: Option<PathBuf>,
     /// Print one JSON document on standard output.
     #[arg(long)]
     json: bool,
@@ -90,9 +91,26 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failur
     let mut reasons = Vec::new();
     reasons.extend(signed.verify_signature().err().map(|error| error.refusal()));
     let receipt = &signed.receipt;
-    let request = content(arguments.request.as_deref(), salt, receipt.request, ReceiptError::Request, &mut reasons)?;
-    let response =
-        content(arguments.response.as_deref(), salt, receipt.response, ReceiptError::Response, &mut reasons)?;
+    let given = arguments.request.as_deref().map(read).transpose()?;
+    let request = content(given, salt, receipt.request, ReceiptError::Request, &mut reasons);
+    let given = match (&arguments.response, &arguments.answer) {
+        (Some(path), _) => Some(read(path)?),
+        (None, Some(path)) => match openai::response_of(&read(path)?) {
+            Some(response) => Some(response),
+            None => {
+                let detail = "the file is no answer of this API";
+                reasons.push(Refusal::new(
+                    "answer_malformed",
+                    "answer",
+                    detail,
+                    "give the body of the answer as it came",
+                ));
+                None
+            }
+        },
+        (None, None) => None,
+    };
+    let response = content(given, salt, receipt.response, ReceiptError::Response, &mut reasons);
     let evidence = evidence_path(arguments, &receipt.evidence);
     let mut guest = "not_appraised";
     let mut hardware = None;
@@ -142,17 +160,17 @@ fn parse(bytes: &[u8]) -> Result<(SignedReceipt, Option<Hex32>), ReceiptError> {
     }
 }
 
-/// Compares a file with a hash of the receipt.
+/// Compares bytes with a hash of the receipt.
 fn content(
-    path: Option<&Path>,
+    given: Option<Vec<u8>>,
     salt: Option<Hex32>,
     expected: Sha256Digest,
     error: ReceiptError,
     reasons: &mut Vec<Refusal>,
-) -> Result<&'static str, Failure> {
-    let Some(path) = path else { return Ok("not_given") };
+) -> &'static str {
+    let Some(bytes) = given else { return "not_given" };
     match salt {
-        Some(salt) if salted(&salt, &read(path)?) == expected => {}
+        Some(salt) if salted(&salt, &bytes) == expected => {}
         Some(_) => reasons.push(error.refusal()),
         None => reasons.push(Refusal::new(
             "receipt_salt_missing",
@@ -161,7 +179,7 @@ fn content(
             "give the receipt as it was delivered to the client",
         )),
     }
-    Ok("matched")
+    "matched"
 }
 
 fn evidence_path(arguments: &Arguments, digest: &Sha256Digest) -> Option<PathBuf> {

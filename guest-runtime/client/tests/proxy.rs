@@ -210,6 +210,16 @@ async fn a_refused_guest_ends_the_start() {
     assert!(same(run(check).await.unwrap(), 1));
 }
 
+/// Runs an official client's script against the proxy.
+async fn official_client(mut command: std::process::Command, script: &str) {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
+    command.arg(script).arg(format!("http://{}/v1", proxy.address)).arg(model().to_string());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Runs with the interpreter that `CHRYSALIS_PYTHON` names, where it has the package `openai`.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_python_client_notices_nothing() {
@@ -217,17 +227,20 @@ async fn the_official_python_client_notices_nothing() {
         println!("SKIPPED: the official Python client (CHRYSALIS_PYTHON is not set)");
         return;
     };
-    let world = World::start().await;
-    let proxy = Proxy::start(&world).await;
-    let output = tokio::task::spawn_blocking(move || {
-        std::process::Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/official_client.py"))
-            .arg(format!("http://{}/v1", proxy.address))
-            .arg(model().to_string())
-            .output()
-            .unwrap()
-    })
-    .await
-    .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
+    official_client(std::process::Command::new(python), "official_client.py").await;
+}
+
+/// Runs with the folder of packages that `CHRYSALIS_NODE_MODULES` names, where it has the package `openai`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_javascript_client_notices_nothing() {
+    let Some(modules) = std::env::var_os("CHRYSALIS_NODE_MODULES") else {
+        println!("SKIPPED: the official JavaScript client (CHRYSALIS_NODE_MODULES is not set)");
+        return;
+    };
+    // A module is looked up beside the script that imports it.
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("official_client.mjs");
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/official_client.mjs"), &script).unwrap();
+    std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
+    official_client(std::process::Command::new("node"), script.to_str().unwrap()).await;
 }

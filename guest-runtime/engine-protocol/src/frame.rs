@@ -126,18 +126,22 @@ const LENGTH_BYTES: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Command, Event, Failure, Generate, Message, Role};
+    use crate::{
+        Command, Event, Failure, Form, Generate, Message, Prompt, Role, Sampling, Tenant, TokenLogprob, TokenLogprobs,
+    };
     use proptest::prelude::*;
 
     fn request(content: &str) -> Command {
         Command::Generate(Generate {
             id: 7,
-            messages: vec![Message { role: Role::User, content: content.to_owned() }],
+            tenant: Tenant([7; 32]),
+            prompt: Prompt::Chat(vec![Message { role: Role::User, content: content.to_owned() }]),
+            choices: 1,
             max_tokens: Some(5),
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: None,
+            sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 1 },
             stop: vec![],
+            logprobs: None,
+            form: Form::JsonSchema(content.to_owned()),
         })
     }
 
@@ -188,12 +192,15 @@ mod tests {
 
     #[test]
     fn errors_and_debug_output_hold_no_text_of_a_user() {
-        let error = decode(r#"{"generate":{"id":1,"messages":[{"role":"secret-role","content":"x"}]}}"#).unwrap_err();
+        let error =
+            decode(r#"{"generate":{"id":1,"prompt":{"chat":[{"role":"secret-role","content":"x"}]}}}"#).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("secret"));
         let shown = format!("{:?}", request("my secret"));
         assert!(!shown.contains("secret"), "{shown}");
-        let event = Event::Token { id: 1, text: "secret".into() };
-        assert!(!format!("{event:?}").contains("secret"));
+        let token = TokenLogprob { bytes: b"secret".into(), logprob: 0.0 };
+        let logprobs = vec![TokenLogprobs { token: token.clone(), top: vec![token] }];
+        let event = Event::Token { id: 1, choice: 0, text: "secret".into(), logprobs: logprobs.clone() };
+        assert_eq!(format!("{event:?} {logprobs:?}"), "Token(1, 0) [TokenLogprobs(1 likeliest)]");
     }
 
     proptest! {

@@ -16,6 +16,7 @@ mod message;
 
 pub use frame::{Decoder, EncodeError, FrameError, MAX_FRAME, encode};
 pub use message::{
-    Command, Event, Failure, FinishReason, Generate, InvalidRequest, MAX_MESSAGES, MAX_STOP_BYTES, MAX_STOPS,
-    MAX_TEXT_BYTES, Message, ModelFacts, PROTOCOL_VERSION, Role,
+    Command, Event, Failure, FinishReason, Form, Generate, InvalidRequest, MAX_CHOICES, MAX_MESSAGES, MAX_SCHEMA_BYTES,
+    MAX_STOP_BYTES, MAX_STOPS, MAX_TEXT_BYTES, MAX_TOP_LOGPROBS, Message, ModelFacts, PROTOCOL_VERSION, Prompt, Role,
+    Sampling, Tenant, TokenLogprob, TokenLogprobs,
 };

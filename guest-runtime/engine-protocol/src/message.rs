@@ -11,13 +11,23 @@ use thiserror::Error;
 pub enum Command {
     /// Answer a conversation.
     Generate(Generate),
-    /// Stop working on a request. The engine answers [`Event::Done`] with [`FinishReason::Cancelled`]; an unknown
-    /// `id` (already done) is ignored.
+    /// Stop working on a request. The engine answers [`Event::Failed`] with [`Failure::Cancelled`]; an unknown `id`
+    /// (already done) is ignored.
     Cancel {
         /// The request to stop.
         id: u64,
     },
+    /// Nothing more will come from a tenant: what is kept of its prompts is dropped.
+    Forget {
+        /// The tenant.
+        tenant: Tenant,
+    },
 }
+
+/// Whose request it is: 32 bytes that `serve` chooses, at random for each connection. What one tenant's prompts left in
+/// the cache never makes another tenant's request faster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tenant(pub [u8; 32]);
 
 /// A request for an answer. Check it with [`Generate::check`] on both sides.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -25,18 +35,63 @@ pub enum Command {
 pub struct Generate {
     /// Chosen by `serve`, unique among the requests in flight.
     pub id: u64,
-    /// The conversation, oldest message first. Text in it never becomes a control token of the model.
-    pub messages: Vec<Message>,
-    /// Most tokens to generate, at least 1; without it, as many as the context leaves room for.
+    /// Whose request it is.
+    pub tenant: Tenant,
+    /// What to continue.
+    pub prompt: Prompt,
+    /// How many answers, 1 to [`MAX_CHOICES`]. The prompt is computed once.
+    pub choices: u16,
+    /// Most tokens to generate for each answer, at least 1; without it, as many as the context leaves room for.
     pub max_tokens: Option<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Each answer ends before the first of these texts; it is not part of the answer.
+    pub stop: Vec<String>,
+    /// With it, each token comes with its logarithmic probability and that of this many likeliest ones, at most
+    /// [`MAX_TOP_LOGPROBS`].
+    pub logprobs: Option<u8>,
+    /// What an answer must look like.
+    pub form: Form,
+}
+
+/// What to continue. Text in it never becomes a control token of the model.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Prompt {
+    /// A conversation, oldest message first; the model's chat template writes it.
+    Chat(Vec<Message>),
+    /// A text as it is.
+    Text(String),
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
     /// 0 picks the likeliest token each time (greedy); else the logits are divided by it. 0 to 2.
     pub temperature: f32,
     /// Sample among the likeliest tokens whose probabilities sum up to this. Above 0, up to 1.
     pub top_p: f32,
-    /// The same seed, request and engine give the same answer. Without it, a random one.
-    pub seed: Option<u64>,
-    /// Generation ends before the first of these texts; it is not part of the answer.
-    pub stop: Vec<String>,
+    /// Taken from a token's logit for each time that it stands in the answer so far. -2 to 2.
+    pub frequency_penalty: f32,
+    /// Taken from the logit of each token that stands in the answer so far. -2 to 2.
+    pub presence_penalty: f32,
+    /// The same seed, request and engine give the same answer, as far as other requests do not change rounding.
+    pub seed: u64,
+}
+
+/// What an answer must look like. Schemas are texts of JSON Schema, as crate `output-schema` takes them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Form {
+    /// Anything.
+    Free,
+    /// Any JSON object.
+    JsonObject,
+    /// JSON of this schema.
+    JsonSchema(String),
+    /// Anything, but what stands between `<tool_call>` and `</tool_call>` is JSON of this schema.
+    ToolCalls(String),
 }
 
 /// One message of a conversation.
@@ -91,22 +146,36 @@ pub enum Event {
         /// Tokens of the rendered conversation.
         prompt_tokens: u32,
     },
-    /// A piece of the answer: whole UTF-8 characters, never empty, may hold the text of several tokens.
+    /// A piece of an answer.
     Token {
         /// The request.
         id: u64,
-        /// The piece.
+        /// Which answer, from 0.
+        choice: u16,
+        /// Whole UTF-8 characters; may hold the text of several tokens. Empty only beside logprobs.
         text: String,
+        /// The tokens behind the piece, where logprobs were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprobs>,
     },
-    /// The answer is complete.
+    /// One answer is complete.
+    Ended {
+        /// The request.
+        id: u64,
+        /// Which answer, from 0.
+        choice: u16,
+        /// Why it ended.
+        reason: FinishReason,
+    },
+    /// All answers are complete.
     Done {
         /// The request.
         id: u64,
-        /// Why it ended.
-        finish_reason: FinishReason,
         /// Tokens of the rendered conversation.
         prompt_tokens: u32,
-        /// Tokens generated, with those that made a stop text or the end of the turn.
+        /// Those of them that had not to be computed again.
+        cached_tokens: u32,
+        /// Tokens generated for all answers, with those that made a stop text or the end of the turn.
         completion_tokens: u32,
     },
     /// There is no (further) answer.
@@ -138,8 +207,26 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the context is used up.
     Length,
-    /// `serve` cancelled it.
-    Cancelled,
+}
+
+/// A token and those that might have come instead.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLogprobs {
+    /// The token.
+    pub token: TokenLogprob,
+    /// The likeliest ones, likeliest first.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// A token's bytes and the natural logarithm of its probability, before temperature, penalties and form.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLogprob {
+    /// Not always whole characters; empty for tokens that are no text.
+    pub bytes: Vec<u8>,
+    /// At most 0. -9999 stands for less.
+    pub logprob: f32,
 }
 
 /// Why there is no answer.
@@ -158,41 +245,89 @@ pub enum Failure {
     DuplicateId,
     /// The computation failed.
     EngineFailed,
+    /// `serve` cancelled it.
+    Cancelled,
 }
 
 impl Generate {
-    /// Checks every rule that needs no model.
+    /// Checks every rule that needs no model, but the schema's own.
     ///
     /// # Errors
     /// The first rule broken, in the order of the fields.
     pub fn check(&self) -> Result<(), InvalidRequest> {
-        if self.messages.is_empty() {
-            return Err(InvalidRequest::NoMessages);
-        }
-        if self.messages.len() > MAX_MESSAGES {
-            return Err(InvalidRequest::TooManyMessages { count: self.messages.len() });
-        }
-        let bytes = self.messages.iter().fold(0_usize, |sum, message| sum.saturating_add(message.content.len()));
-        if bytes > MAX_TEXT_BYTES {
-            return Err(InvalidRequest::TextTooLong { bytes });
-        }
-        if self.messages.iter().any(|message| message.content.contains('\0')) {
-            return Err(InvalidRequest::NulCharacter);
+        self.prompt.check()?;
+        if !(1..=MAX_CHOICES).contains(&self.choices) {
+            return Err(InvalidRequest::Choices);
         }
         if self.max_tokens == Some(0) {
             return Err(InvalidRequest::MaxTokensZero);
         }
+        self.sampling.check()?;
+        let stops_fit = self.stop.iter().all(|stop| !stop.is_empty() && stop.len() <= MAX_STOP_BYTES);
+        if self.stop.len() > MAX_STOPS || !stops_fit {
+            return Err(InvalidRequest::Stop);
+        }
+        if self.logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+            return Err(InvalidRequest::TopLogprobs);
+        }
+        match &self.form {
+            Form::JsonSchema(schema) | Form::ToolCalls(schema) if schema.len() > MAX_SCHEMA_BYTES => {
+                Err(InvalidRequest::SchemaTooLong { bytes: schema.len() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Prompt {
+    /// The texts in it.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let (messages, text) = match self {
+            Self::Chat(messages) => (messages.as_slice(), None),
+            Self::Text(text) => (&[][..], Some(text.as_str())),
+        };
+        messages.iter().map(|message| message.content.as_str()).chain(text)
+    }
+
+    /// Bytes of all texts in it.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.texts().fold(0, |sum, text| sum.saturating_add(text.len()))
+    }
+
+    fn check(&self) -> Result<(), InvalidRequest> {
+        match self {
+            Self::Chat(messages) if messages.is_empty() => return Err(InvalidRequest::NoMessages),
+            Self::Chat(messages) if messages.len() > MAX_MESSAGES => {
+                return Err(InvalidRequest::TooManyMessages { count: messages.len() });
+            }
+            Self::Chat(_) | Self::Text(_) => {}
+        }
+        let bytes = self.text_bytes();
+        let nul = self.texts().any(|text| text.contains('\0'));
+        match self {
+            Self::Chat(_) if bytes > MAX_TEXT_BYTES => Err(InvalidRequest::TextTooLong { bytes }),
+            Self::Text(_) if bytes > MAX_TEXT_BYTES => Err(InvalidRequest::PromptTooLong { bytes }),
+            Self::Chat(_) if nul => Err(InvalidRequest::NulCharacter),
+            Self::Text(_) if nul => Err(InvalidRequest::NulInPrompt),
+            Self::Chat(_) | Self::Text(_) => Ok(()),
+        }
+    }
+}
+
+impl Sampling {
+    fn check(&self) -> Result<(), InvalidRequest> {
+        let penalty = |value: f32| (-2.0..=2.0).contains(&value);
         if !(0.0..=2.0).contains(&self.temperature) {
             return Err(InvalidRequest::Temperature);
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(InvalidRequest::TopP);
         }
-        let stops_fit = self.stop.iter().all(|stop| !stop.is_empty() && stop.len() <= MAX_STOP_BYTES);
-        if self.stop.len() > MAX_STOPS || !stops_fit {
-            return Err(InvalidRequest::Stop);
+        if !penalty(self.frequency_penalty) {
+            return Err(InvalidRequest::FrequencyPenalty);
         }
-        Ok(())
+        if penalty(self.presence_penalty) { Ok(()) } else { Err(InvalidRequest::PresencePenalty) }
     }
 }
 
@@ -217,6 +352,18 @@ pub enum InvalidRequest {
     /// A content holds U+0000.
     #[error("messages: the character U+0000 is not allowed")]
     NulCharacter,
+    /// The text to continue is too long.
+    #[error("prompt: {bytes} bytes of text given, at most {MAX_TEXT_BYTES} allowed")]
+    PromptTooLong {
+        /// How many bytes were given.
+        bytes: usize,
+    },
+    /// The text to continue holds U+0000.
+    #[error("prompt: the character U+0000 is not allowed")]
+    NulInPrompt,
+    /// `choices` is out of range.
+    #[error("n: must be between 1 and {MAX_CHOICES}")]
+    Choices,
     /// `max_tokens` is 0.
     #[error("max_tokens: must be at least 1")]
     MaxTokensZero,
@@ -226,18 +373,66 @@ pub enum InvalidRequest {
     /// `top_p` is out of range.
     #[error("top_p: must be above 0 and at most 1")]
     TopP,
+    /// `frequency_penalty` is out of range.
+    #[error("frequency_penalty: must be between -2 and 2")]
+    FrequencyPenalty,
+    /// `presence_penalty` is out of range.
+    #[error("presence_penalty: must be between -2 and 2")]
+    PresencePenalty,
     /// `stop` has too many, too long or empty texts.
     #[error("stop: at most {MAX_STOPS} texts of 1 to {MAX_STOP_BYTES} bytes are allowed")]
     Stop,
+    /// `logprobs` asks for too many.
+    #[error("top_logprobs: at most {MAX_TOP_LOGPROBS} are allowed")]
+    TopLogprobs,
+    /// The schema's text is too long.
+    #[error("response_format: {bytes} bytes of schema given, at most {MAX_SCHEMA_BYTES} allowed")]
+    SchemaTooLong {
+        /// How many bytes were given.
+        bytes: usize,
+    },
 }
 
 impl fmt::Debug for Generate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generate")
             .field("id", &self.id)
-            .field("messages", &self.messages.len())
+            .field("prompt", &self.prompt)
+            .field("choices", &self.choices)
             .field("max_tokens", &self.max_tokens)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chat(messages) => write!(f, "Chat({} messages)", messages.len()),
+            Self::Text(text) => write!(f, "Text({} bytes)", text.len()),
+        }
+    }
+}
+
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Free => f.write_str("Free"),
+            Self::JsonObject => f.write_str("JsonObject"),
+            Self::JsonSchema(schema) => write!(f, "JsonSchema({} bytes)", schema.len()),
+            Self::ToolCalls(schema) => write!(f, "ToolCalls({} bytes)", schema.len()),
+        }
+    }
+}
+
+impl fmt::Debug for TokenLogprobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TokenLogprobs({} likeliest)", self.top.len())
+    }
+}
+
+impl fmt::Debug for TokenLogprob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenLogprob")
     }
 }
 
@@ -252,9 +447,10 @@ impl fmt::Debug for Event {
         match self {
             Self::Hello { version, model } => write!(f, "Hello(version {version}, {model:?})"),
             Self::Started { id, prompt_tokens } => write!(f, "Started({id}, {prompt_tokens} tokens)"),
-            Self::Token { id, .. } => write!(f, "Token({id})"),
-            Self::Done { id, finish_reason, prompt_tokens, completion_tokens } => {
-                write!(f, "Done({id}, {finish_reason:?}, {prompt_tokens} + {completion_tokens} tokens)")
+            Self::Token { id, choice, .. } => write!(f, "Token({id}, {choice})"),
+            Self::Ended { id, choice, reason } => write!(f, "Ended({id}, {choice}, {reason:?})"),
+            Self::Done { id, prompt_tokens, cached_tokens, completion_tokens } => {
+                write!(f, "Done({id}, {prompt_tokens} ({cached_tokens} cached) + {completion_tokens} tokens)")
             }
             Self::Failed { id, code, .. } => write!(f, "Failed({id}, {code:?})"),
         }
@@ -262,15 +458,21 @@ impl fmt::Debug for Event {
 }
 
 /// Version of this protocol, in [`Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 1024;
 /// Most bytes of all contents of a conversation together.
 pub const MAX_TEXT_BYTES: usize = 2 << 20;
-/// Most stop texts of a request.
-pub const MAX_STOPS: usize = 4;
+/// Most stop texts of a request: four of the client and one of `serve`.
+pub const MAX_STOPS: usize = 5;
 /// Longest stop text, in bytes.
 pub const MAX_STOP_BYTES: usize = 256;
+/// Most answers of a request.
+pub const MAX_CHOICES: u16 = 8;
+/// Most likeliest tokens beside each token.
+pub const MAX_TOP_LOGPROBS: u8 = 20;
+/// Longest text of a schema, in bytes.
+pub const MAX_SCHEMA_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -279,13 +481,25 @@ mod tests {
     fn request() -> Generate {
         Generate {
             id: 1,
-            messages: vec![Message { role: Role::User, content: "hello".into() }],
+            tenant: Tenant([1; 32]),
+            prompt: Prompt::Chat(vec![message("hello")]),
+            choices: 1,
             max_tokens: None,
-            temperature: 1.0,
-            top_p: 0.9,
-            seed: Some(u64::MAX),
+            sampling: Sampling {
+                temperature: 1.0,
+                top_p: 0.9,
+                frequency_penalty: 0.0,
+                presence_penalty: 0.0,
+                seed: u64::MAX,
+            },
             stop: vec!["\n".into()],
+            logprobs: None,
+            form: Form::Free,
         }
+    }
+
+    fn message(content: &str) -> Message {
+        Message { role: Role::User, content: content.into() }
     }
 
     /// A rule, and what breaks it.
@@ -295,25 +509,36 @@ mod tests {
     fn each_rule_is_checked() {
         assert_eq!(request().check(), Ok(()));
         let cases: Vec<Case> = vec![
-            (InvalidRequest::NoMessages, |r| r.messages.clear()),
+            (InvalidRequest::NoMessages, |r| r.prompt = Prompt::Chat(vec![])),
             (InvalidRequest::TooManyMessages { count: MAX_MESSAGES + 1 }, |r| {
-                let message = Message { role: Role::User, content: String::new() };
-                r.messages = vec![message; MAX_MESSAGES + 1];
+                r.prompt = Prompt::Chat(vec![message(""); MAX_MESSAGES + 1]);
             }),
-            (InvalidRequest::TextTooLong { bytes: MAX_TEXT_BYTES + 5 }, |r| {
-                r.messages.push(Message { role: Role::User, content: "x".repeat(MAX_TEXT_BYTES) });
+            (InvalidRequest::TextTooLong { bytes: MAX_TEXT_BYTES + 1 }, |r| {
+                r.prompt = Prompt::Chat(vec![message("x"), message(&"x".repeat(MAX_TEXT_BYTES))]);
             }),
-            (InvalidRequest::NulCharacter, |r| r.messages[0].content.push('\0')),
+            (InvalidRequest::NulCharacter, |r| r.prompt = Prompt::Chat(vec![message("\0")])),
+            (InvalidRequest::PromptTooLong { bytes: MAX_TEXT_BYTES + 1 }, |r| {
+                r.prompt = Prompt::Text("x".repeat(MAX_TEXT_BYTES + 1));
+            }),
+            (InvalidRequest::NulInPrompt, |r| r.prompt = Prompt::Text("\0".into())),
+            (InvalidRequest::Choices, |r| r.choices = 0),
+            (InvalidRequest::Choices, |r| r.choices = 1000),
             (InvalidRequest::MaxTokensZero, |r| r.max_tokens = Some(0)),
-            (InvalidRequest::Temperature, |r| r.temperature = -0.1),
-            (InvalidRequest::Temperature, |r| r.temperature = 2.1),
-            (InvalidRequest::Temperature, |r| r.temperature = f32::NAN),
-            (InvalidRequest::TopP, |r| r.top_p = 0.0),
-            (InvalidRequest::TopP, |r| r.top_p = f32::NAN),
-            (InvalidRequest::TopP, |r| r.top_p = 1.1),
+            (InvalidRequest::Temperature, |r| r.sampling.temperature = -0.1),
+            (InvalidRequest::Temperature, |r| r.sampling.temperature = 2.1),
+            (InvalidRequest::Temperature, |r| r.sampling.temperature = f32::NAN),
+            (InvalidRequest::TopP, |r| r.sampling.top_p = 0.0),
+            (InvalidRequest::TopP, |r| r.sampling.top_p = f32::NAN),
+            (InvalidRequest::TopP, |r| r.sampling.top_p = 1.1),
             (InvalidRequest::Stop, |r| r.stop = vec![String::new()]),
             (InvalidRequest::Stop, |r| r.stop = vec!["x".into(); MAX_STOPS + 1]),
             (InvalidRequest::Stop, |r| r.stop = vec!["x".repeat(MAX_STOP_BYTES + 1)]),
+            (InvalidRequest::FrequencyPenalty, |r| r.sampling.frequency_penalty = 2.1),
+            (InvalidRequest::PresencePenalty, |r| r.sampling.presence_penalty = f32::NAN),
+            (InvalidRequest::TopLogprobs, |r| r.logprobs = Some(21)),
+            (InvalidRequest::SchemaTooLong { bytes: MAX_SCHEMA_BYTES + 1 }, |r| {
+                r.form = Form::ToolCalls("x".repeat(MAX_SCHEMA_BYTES + 1));
+            }),
         ];
         for (expected, break_it) in cases {
             let mut broken = request();

@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use clap::Parser;
-use engine::{LlamaEngine, Model, Settings, Stage, confine, serve_client};
+use engine::{Settings, Stage, Weights, batching_engine, confine, serve_client};
 use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -29,6 +29,12 @@ struct Arguments {
     /// Most tokens of conversation and answer together.
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     context: u32,
+    /// Tokens in the cache, of all requests together; at least as many as the context. By default as many.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    cache: Option<u32>,
+    /// Answers that are computed at once; further ones wait.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
     /// Threads that compute one token.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads_decode: u16,
@@ -61,13 +67,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let listener = UnixListener::bind(&arguments.socket)
         .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
     confine(Stage::Load)?;
-    let model = Model::load(&arguments.model).with_context(|| format!("loading {}", arguments.model.display()))?;
+    let weights = Weights::load(&arguments.model).with_context(|| format!("loading {}", arguments.model.display()))?;
     let settings = Settings {
         context: NonZeroU32::new(arguments.context).context("the context must not be 0")?,
+        cache: NonZeroU32::new(arguments.cache.unwrap_or(arguments.context)).context("the cache must not be 0")?,
+        parallel: arguments.parallel,
         threads_decode: arguments.threads_decode,
         threads_prefill: arguments.threads_prefill,
     };
-    let mut engine = LlamaEngine::new(&model, settings)?;
+    let mut engine = batching_engine(&weights, settings)?;
     let client = accept_one(listener)?;
     serve_client(&mut engine, client, || Ok(confine(Stage::Serve)?))
 }

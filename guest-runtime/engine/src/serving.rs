@@ -94,6 +94,7 @@ fn obey(engine: &mut impl Engine, command: Command, events: &mut Vec<Event>) {
             });
         }
         Command::Cancel { id } => engine.cancel(id, events),
+        Command::Forget { tenant } => engine.forget(tenant),
     }
 }
 
@@ -145,7 +146,7 @@ const READ_BYTES: usize = 64 << 10;
 mod tests {
     use super::*;
     use crate::Refused;
-    use engine_protocol::{Failure, FinishReason, Generate, Message, ModelFacts, Role};
+    use engine_protocol::{Failure, FinishReason, Form, Generate, ModelFacts, Prompt, Sampling, Tenant};
     use std::collections::VecDeque;
 
     /// Says "x" for each token asked for; refuses ids from 100.
@@ -168,19 +169,21 @@ mod tests {
         }
 
         fn cancel(&mut self, id: u64, events: &mut Vec<Event>) {
-            for (id, _, made) in self.waiting.iter().filter(|entry| entry.0 == id) {
-                events.push(done(*id, FinishReason::Cancelled, *made));
+            for (id, ..) in self.waiting.iter().filter(|entry| entry.0 == id) {
+                events.push(Event::Failed { id: *id, code: Failure::Cancelled, prompt_tokens: Some(1) });
             }
             self.waiting.retain(|entry| entry.0 != id);
         }
 
+        fn forget(&mut self, _: Tenant) {}
+
         fn step(&mut self, events: &mut Vec<Event>) {
             let Some((id, left, made)) = self.waiting.front_mut() else { return };
-            events.push(Event::Token { id: *id, text: "x".into() });
+            events.push(x(*id));
             *left -= 1;
             *made += 1;
             if *left == 0 {
-                events.push(done(*id, FinishReason::Length, *made));
+                events.extend(done(*id, *made));
                 self.waiting.pop_front();
             }
         }
@@ -190,19 +193,29 @@ mod tests {
         }
     }
 
-    fn done(id: u64, finish_reason: FinishReason, completion_tokens: u32) -> Event {
-        Event::Done { id, finish_reason, prompt_tokens: 1, completion_tokens }
+    fn x(id: u64) -> Event {
+        Event::Token { id, choice: 0, text: "x".into(), logprobs: vec![] }
+    }
+
+    fn done(id: u64, completion_tokens: u32) -> [Event; 2] {
+        let reason = FinishReason::Length;
+        [
+            Event::Ended { id, choice: 0, reason },
+            Event::Done { id, prompt_tokens: 1, cached_tokens: 0, completion_tokens },
+        ]
     }
 
     fn generate(id: u64, max_tokens: u32) -> Command {
         Command::Generate(Generate {
             id,
-            messages: vec![Message { role: Role::User, content: "hi".into() }],
+            tenant: Tenant([0; 32]),
+            prompt: Prompt::Text("hi".into()),
+            choices: 1,
             max_tokens: Some(max_tokens),
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: None,
+            sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 1 },
             stop: vec![],
+            logprobs: None,
+            form: Form::Free,
         })
     }
 
@@ -247,15 +260,12 @@ mod tests {
         let ended = with_engine(|client| {
             client.send(&generate(1, 2));
             client.send(&generate(100, 1));
-            let mut events: Vec<Event> = (0..5).map(|_| client.next().unwrap()).collect();
+            let mut events: Vec<Event> = (0..6).map(|_| client.next().unwrap()).collect();
             let failed = Event::Failed { id: 100, code: Failure::ContextOverflow, prompt_tokens: Some(11) };
             let position = events.iter().position(|event| *event == failed).unwrap();
             events.remove(position);
-            let x = Event::Token { id: 1, text: "x".into() };
-            assert_eq!(
-                events,
-                [Event::Started { id: 1, prompt_tokens: 1 }, x.clone(), x, done(1, FinishReason::Length, 2)]
-            );
+            let [ended, all] = done(1, 2);
+            assert_eq!(events, [Event::Started { id: 1, prompt_tokens: 1 }, x(1), x(1), ended, all]);
         });
         assert!(ended.is_ok(), "{ended:?}");
     }
@@ -268,7 +278,7 @@ mod tests {
             assert!(matches!(client.next(), Some(Event::Token { .. })));
             client.send(&Command::Cancel { id: 1 });
             let end = std::iter::from_fn(|| client.next()).find(|event| !matches!(event, Event::Token { .. }));
-            assert!(matches!(end, Some(Event::Done { finish_reason: FinishReason::Cancelled, .. })), "{end:?}");
+            assert!(matches!(end, Some(Event::Failed { code: Failure::Cancelled, .. })), "{end:?}");
             client.send(&generate(2, 1));
             assert!(matches!(client.next(), Some(Event::Started { id: 2, .. })));
         });

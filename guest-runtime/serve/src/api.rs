@@ -21,11 +21,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     attester::{Attester, AttesterError},
-    chat,
-    engine::Engine,
+    completion,
+    engine::{Engine, Lease},
     error::ApiError,
     limits::Limits,
     receipts::Receipts,
+    request::Kind,
 };
 
 /// What all connections share.
@@ -62,13 +63,15 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel<TcpStream>,
+    /// Whose requests come here: nobody's but this connection's.
+    lease: Arc<Lease>,
     /// Binding of the newest proof.
     proof: Mutex<Option<[u8; 32]>>,
 }
 
 impl Connection {
-    pub(crate) fn new(channel: Channel<TcpStream>) -> Self {
-        Self { channel, proof: Mutex::new(None) }
+    pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>) -> Self {
+        Self { channel, lease, proof: Mutex::new(None) }
     }
 
     /// The binding of the newest proof; without one nothing but attestation is answered.
@@ -141,9 +144,10 @@ async fn route(
     }
     match path.as_str() {
         "/v1/models" => get(Ok(models(state))),
-        "/v1/chat/completions" => {
+        "/v1/chat/completions" | "/v1/completions" => {
+            let kind = if path == "/v1/completions" { Kind::Text } else { Kind::Chat };
             let body = read_body(post(request)?, &state.limits).await?;
-            chat::answer(state, binding, &body).await
+            completion::answer(state, kind, &connection.lease, binding, &body).await
         }
         _ => Err(ApiError::not_found("path")),
     }

@@ -169,7 +169,11 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: Ow
         return;
     }
     let (stream, channel) = share(stream.into());
-    let connection = Arc::new(Connection::new(channel));
+    let mut tenant = [0; 32];
+    if getrandom::fill(&mut tenant).is_err() {
+        return;
+    }
+    let connection = Arc::new(Connection::new(channel, state.engine.tenant(tenant)));
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())

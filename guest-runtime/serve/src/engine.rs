@@ -7,12 +7,13 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use engine_protocol::{
-    Command, Decoder, EncodeError, Event, Failure, FrameError, Generate, ModelFacts, PROTOCOL_VERSION, encode,
+    Command, Decoder, EncodeError, Event, Failure, FrameError, Generate, ModelFacts, PROTOCOL_VERSION, Prompt, Tenant,
+    TokenLogprobs, encode,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -103,28 +104,62 @@ impl Engine {
         self.shared.facts
     }
 
-    /// Hands a request to the engine. Its text is wiped from memory as soon as it is on its way.
-    pub(crate) fn generate(&self, mut request: Generate) -> Result<Generation, NotTaken> {
+    /// A tenant of its own for a connection.
+    pub(crate) fn tenant(&self, tenant: [u8; 32]) -> Arc<Lease> {
+        Arc::new(Lease { tenant: Tenant(tenant), was_used: AtomicBool::new(false), shared: Arc::clone(&self.shared) })
+    }
+
+    /// Hands a request of a tenant to the engine. Its text is wiped from memory as soon as it is on its way.
+    pub(crate) fn generate(&self, mut request: Generate, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
         let slot = Arc::clone(&self.shared.slots).try_acquire_owned().map_err(|error| match error {
             TryAcquireError::NoPermits => NotTaken::Busy,
             TryAcquireError::Closed => NotTaken::Broken,
         })?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         request.id = id;
+        request.tenant = lease.tenant;
+        lease.was_used.store(true, Ordering::Relaxed);
         let command = Command::Generate(request);
         let frame = encode(&command).map(Zeroizing::new);
-        if let Command::Generate(mut request) = command {
-            request.messages.iter_mut().for_each(|message| message.content.zeroize());
+        if let Command::Generate(request) = command {
+            wipe(request.prompt);
         }
         let (sender, events) = mpsc::channel(EVENTS_AHEAD);
         self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
-        let generation = Generation { id, events, shared: Arc::clone(&self.shared), ended: false };
+        let shared = Arc::clone(&self.shared);
+        let generation = Generation { id, events, shared, ended: false, _lease: Arc::clone(lease) };
         let sent = frame.map_err(drop).and_then(|frame| self.shared.commands.send(frame).map_err(drop));
         if sent.is_err() {
             self.shared.lock().remove(&id);
             return Err(NotTaken::Broken);
         }
         Ok(generation)
+    }
+}
+
+fn wipe(prompt: Prompt) {
+    match prompt {
+        Prompt::Chat(mut messages) => messages.iter_mut().for_each(|message| message.content.zeroize()),
+        Prompt::Text(mut text) => text.zeroize(),
+    }
+}
+
+/// Whose requests some are. When connection and requests are gone, the engine forgets what it kept of them.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    tenant: Tenant,
+    was_used: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.was_used.load(Ordering::Relaxed)
+            && let Ok(frame) = encode(&Command::Forget { tenant: self.tenant })
+        {
+            // A closed channel means that the engine is gone, and with it what it kept.
+            let _ = self.shared.commands.send(Zeroizing::new(frame));
+        }
     }
 }
 
@@ -144,7 +179,7 @@ impl Shared {
     fn dispatch(&self, event: Event) -> Result<(), EngineError> {
         let (id, last) = match &event {
             Event::Hello { .. } => return Err(EngineError::OutOfPlace),
-            Event::Started { id, .. } | Event::Token { id, .. } => (*id, false),
+            Event::Started { id, .. } | Event::Token { id, .. } | Event::Ended { id, .. } => (*id, false),
             Event::Done { id, .. } | Event::Failed { id, .. } => (*id, true),
         };
         let mut requests = self.lock();
@@ -169,6 +204,8 @@ pub(crate) struct Generation {
     events: mpsc::Receiver<Event>,
     shared: Arc<Shared>,
     ended: bool,
+    /// Dropped after the request was cancelled.
+    _lease: Arc<Lease>,
 }
 
 /// What a generation gives next.
@@ -176,10 +213,12 @@ pub(crate) struct Generation {
 pub(crate) enum Step {
     /// The engine has admitted the request.
     Started,
-    /// A piece of the answer.
-    Text(Zeroizing<String>),
+    /// A piece of an answer.
+    Text { choice: u16, text: Zeroizing<String>, logprobs: Vec<TokenLogprobs> },
+    /// An answer is complete.
+    Ended { choice: u16, reason: engine_protocol::FinishReason },
     /// The end.
-    Done { reason: engine_protocol::FinishReason, prompt_tokens: u32, completion_tokens: u32 },
+    Done { prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32 },
     /// There is no (further) answer.
     Failed(Failure),
     /// The reader was too slow, or the engine is gone.
@@ -191,9 +230,12 @@ impl Generation {
     pub(crate) async fn next(&mut self) -> Step {
         let step = match self.events.recv().await {
             Some(Event::Started { .. }) => return Step::Started,
-            Some(Event::Token { text, .. }) => return Step::Text(Zeroizing::new(text)),
-            Some(Event::Done { finish_reason, prompt_tokens, completion_tokens, .. }) => {
-                Step::Done { reason: finish_reason, prompt_tokens, completion_tokens }
+            Some(Event::Token { choice, text, logprobs, .. }) => {
+                return Step::Text { choice, text: Zeroizing::new(text), logprobs };
+            }
+            Some(Event::Ended { choice, reason, .. }) => return Step::Ended { choice, reason },
+            Some(Event::Done { prompt_tokens, cached_tokens, completion_tokens, .. }) => {
+                Step::Done { prompt_tokens, cached_tokens, completion_tokens }
             }
             Some(Event::Failed { code, .. }) => Step::Failed(code),
             Some(Event::Hello { .. }) | None => Step::Lost,
@@ -262,4 +304,4 @@ async fn next_event(reader: &mut OwnedReadHalf, decoder: &mut Decoder<Event>) ->
 }
 
 /// Events that may wait for a slow reader before its request is cancelled.
-const EVENTS_AHEAD: usize = 4096;
+const EVENTS_AHEAD: usize = 1024;

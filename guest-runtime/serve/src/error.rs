@@ -3,6 +3,7 @@
 
 use engine_protocol::{Failure, InvalidRequest};
 use http::StatusCode;
+use output_schema::SchemaError;
 use serde::Serialize;
 
 /// An error answer.
@@ -49,6 +50,16 @@ impl ApiError {
     pub(crate) fn invalid_value(param: &str, rule: &str) -> Self {
         let message = format!("Invalid value for '{param}': {rule}.");
         Self::new(StatusCode::BAD_REQUEST, "invalid_value", message).with_param(param)
+    }
+
+    pub(crate) fn schema(param: &str, error: &SchemaError) -> Self {
+        let rule = match error {
+            SchemaError::Keyword { keyword, at } => {
+                format!("the schema's keyword '{}' at {at} is not supported", shown(keyword))
+            }
+            other => other.to_string(),
+        };
+        Self::invalid_value(param, &rule)
     }
 
     pub(crate) fn model_not_found() -> Self {
@@ -116,7 +127,9 @@ impl ApiError {
                 Self::invalid_value("messages", "the model's chat template refuses this order of roles")
             }
             Failure::QueueFull => Self::busy(),
-            Failure::InvalidRequest | Failure::DuplicateId | Failure::EngineFailed => Self::engine_failed(),
+            Failure::InvalidRequest | Failure::DuplicateId | Failure::EngineFailed | Failure::Cancelled => {
+                Self::engine_failed()
+            }
         }
     }
 

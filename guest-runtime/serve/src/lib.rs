@@ -11,15 +11,19 @@
 mod answer;
 mod api;
 mod attester;
-mod chat;
+mod choice;
+mod completion;
 mod connection;
 mod engine;
 mod error;
 mod limits;
+mod messages;
+mod parse;
 mod receipts;
 mod request;
 mod sandbox;
 mod stall;
+mod tools;
 
 pub use attester::AttesterError;
 pub use connection::{Ended, Options, Server, StartError};

@@ -1,19 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the body of a chat completion request. Everything that is not supported is refused by name, so that no
-//! client believes that it was heard.
+//! Reads the body of a completion request. Everything that is not supported is refused by name, so that no client
+//! believes that it was heard.
 
-use engine_protocol::{Generate, Message, Role};
-use serde_json::{Map, Value};
+use engine_protocol::{Form, Generate, Message, Prompt, Sampling, Tenant};
+use output_schema::{Grammar, Json};
 
-use crate::{error::ApiError, limits::Limits};
+use crate::{
+    error::ApiError,
+    limits::Limits,
+    messages::messages,
+    parse::{boolean, count, number, seed, stop, stream_options, text},
+    tools::{self, Choice, Reading, Tools},
+};
 
 /// A request that can be answered, as far as can be told without the engine.
 #[derive(Debug)]
-pub(crate) struct ChatRequest {
+pub(crate) struct ApiRequest {
     /// The model as the client names it.
     pub(crate) model: String,
-    /// What the engine shall do; `id` is still 0.
+    /// What the engine shall do; `id`, `tenant` and, where none was given, the seed are still 0.
     pub(crate) generate: Generate,
+    pub(crate) has_seed: bool,
+    pub(crate) kind: Kind,
+    /// How the text of an answer is read.
+    pub(crate) reading: Reading,
     /// Answer as server-sent events.
     pub(crate) stream: bool,
     /// With an event that holds the usage.
@@ -22,18 +32,30 @@ pub(crate) struct ChatRequest {
     pub(crate) pad: bool,
 }
 
-impl ChatRequest {
+/// Which of the API's two forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Text,
+}
+
+impl ApiRequest {
     /// Reads and checks a body.
-    pub(crate) fn parse(body: &[u8], limits: &Limits) -> Result<Self, ApiError> {
-        let fields = serde_json::from_slice::<Map<String, Value>>(body)
-            .map_err(|error| ApiError::malformed_json(error.line(), error.column()))?;
+    pub(crate) fn parse(kind: Kind, body: &[u8], limits: &Limits) -> Result<Self, ApiError> {
+        let json = Json::parse(body).map_err(|error| ApiError::malformed_json(error.line, error.column))?;
+        let Json::Object(fields) = json else { return Err(ApiError::malformed_json(1, 1)) };
         let mut draft = Draft::default();
-        for (name, value) in fields {
-            if !value.is_null() {
-                draft.take(&name, value, limits)?;
+        for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
+            if let Some(value) = draft.take_common(&name, value)? {
+                match kind {
+                    Kind::Chat => draft.take_chat(&name, value, limits)?,
+                    Kind::Text => draft.take_text(&name, value)?,
+                }
             }
         }
-        draft.finish()
+        draft.finish(kind)
     }
 }
 
@@ -41,261 +63,193 @@ impl ChatRequest {
 struct Draft {
     model: Option<String>,
     messages: Option<Vec<Message>>,
+    prompt: Option<String>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
     temperature: Option<f32>,
     top_p: Option<f32>,
+    frequency_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
     seed: Option<u64>,
     stop: Vec<String>,
+    n: Option<u32>,
+    best_of: Option<u32>,
     stream: bool,
     options: Option<(bool, bool)>,
+    wants_logprobs: bool,
+    top_logprobs: Option<u32>,
+    form: Option<Form>,
+    tools: Tools,
+    tool_choice: Option<Json>,
+    several_calls: Option<bool>,
 }
 
 impl Draft {
-    fn take(&mut self, name: &str, value: Value, limits: &Limits) -> Result<(), ApiError> {
+    /// What both forms have. Gives the value back where it is not one of these.
+    fn take_common(&mut self, name: &str, value: Json) -> Result<Option<Json>, ApiError> {
         match name {
             "model" => self.model = Some(text(name, value)?),
-            "messages" => self.messages = Some(messages(value, limits)?),
-            "max_tokens" => self.max_tokens = Some(tokens(name, &value)?),
-            "max_completion_tokens" => self.max_completion_tokens = Some(tokens(name, &value)?),
+            "max_tokens" => self.max_tokens = Some(count(name, &value, 1, MAX_TOKENS)?),
             "temperature" => self.temperature = Some(number(name, &value)?),
             "top_p" => self.top_p = Some(number(name, &value)?),
+            "frequency_penalty" => self.frequency_penalty = Some(number(name, &value)?),
+            "presence_penalty" => self.presence_penalty = Some(number(name, &value)?),
             "seed" => self.seed = Some(seed(&value)?),
             "stop" => self.stop = stop(value)?,
+            "n" => self.n = Some(count(name, &value, 1, engine_protocol::MAX_CHOICES.into())?),
             "stream" => self.stream = boolean(name, &value)?,
             "stream_options" => self.options = Some(stream_options(value)?),
-            "n" if value.as_u64() == Some(1) => {}
-            "n" => return Err(ApiError::invalid_value("n", "only 1 is supported")),
-            "user" => drop(text(name, value)?),
+            // They name somebody; nothing here depends on who it is.
+            "user" | "safety_identifier" | "prompt_cache_key" => drop(text(name, value)?),
+            _ => return Ok(Some(value)),
+        }
+        Ok(None)
+    }
+
+    fn take_chat(&mut self, name: &str, value: Json, limits: &Limits) -> Result<(), ApiError> {
+        match name {
+            "messages" => self.messages = Some(messages(value, limits)?),
+            "max_completion_tokens" => self.max_completion_tokens = Some(count(name, &value, 1, MAX_TOKENS)?),
+            "logprobs" => self.wants_logprobs = boolean(name, &value)?,
+            "top_logprobs" => {
+                self.top_logprobs = Some(count(name, &value, 0, engine_protocol::MAX_TOP_LOGPROBS.into())?)
+            }
+            "response_format" => self.form = Some(response_format(value)?),
+            "tools" => self.tools = Tools::parse(value)?,
+            "tool_choice" => self.tool_choice = Some(value),
+            "parallel_tool_calls" => self.several_calls = Some(boolean(name, &value)?),
+            "store" if !boolean(name, &value)? => {}
+            "store" => return Err(ApiError::invalid_value(name, "nothing is stored here: false is expected")),
+            "service_tier" if matches!(value.as_str(), Some("auto" | "default")) => {}
+            "service_tier" => return Err(ApiError::invalid_value(name, "auto or default is expected")),
             other => return Err(ApiError::unsupported_parameter(other)),
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<ChatRequest, ApiError> {
-        let model = self.model.ok_or_else(|| ApiError::missing_parameter("model"))?;
-        let messages = self.messages.ok_or_else(|| ApiError::missing_parameter("messages"))?;
+    fn take_text(&mut self, name: &str, value: Json) -> Result<(), ApiError> {
+        match name {
+            "prompt" => {
+                let one = match value {
+                    Json::Array(items) if items.len() == 1 => items.into_iter().next(),
+                    other => Some(other),
+                };
+                let prompt = one.and_then(|one| if let Json::String(text) = one { Some(text) } else { None });
+                self.prompt = Some(prompt.ok_or_else(|| ApiError::invalid_value(name, "one text is expected"))?);
+            }
+            "logprobs" => {
+                self.wants_logprobs = true;
+                self.top_logprobs = Some(count(name, &value, 0, engine_protocol::MAX_TOP_LOGPROBS.into())?);
+            }
+            "best_of" => self.best_of = Some(count(name, &value, 1, engine_protocol::MAX_CHOICES.into())?),
+            "echo" if !boolean(name, &value)? => {}
+            "echo" => return Err(ApiError::invalid_value(name, "only false is supported")),
+            other => return Err(ApiError::unsupported_parameter(other)),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, kind: Kind) -> Result<ApiRequest, ApiError> {
+        let model = self.model.take().ok_or_else(|| ApiError::missing_parameter("model"))?;
+        let n = self.n.unwrap_or(1);
+        if self.best_of.is_some_and(|best_of| best_of != n) {
+            return Err(ApiError::invalid_value("best_of", "it must equal n"));
+        }
+        if self.top_logprobs.is_some() && !self.wants_logprobs {
+            return Err(ApiError::invalid_value("top_logprobs", "it needs logprobs = true"));
+        }
+        if self.options.is_some() && !self.stream {
+            return Err(ApiError::invalid_value("stream_options", "it needs stream = true"));
+        }
         let max_tokens = match (self.max_tokens, self.max_completion_tokens) {
             (Some(a), Some(b)) if a != b => {
                 return Err(ApiError::invalid_value("max_tokens", "it must equal max_completion_tokens"));
             }
             (a, b) => a.or(b),
         };
-        if self.options.is_some() && !self.stream {
-            return Err(ApiError::invalid_value("stream_options", "it needs stream = true"));
-        }
+        let (form, reading) = self.form()?;
         let (include_usage, pad) = self.options.unwrap_or((false, true));
+        let (prompt, max_tokens) = match kind {
+            Kind::Chat => {
+                let mut messages = self.messages.take().ok_or_else(|| ApiError::missing_parameter("messages"))?;
+                self.tools.describe(&mut messages, reading);
+                (Prompt::Chat(messages), max_tokens)
+            }
+            Kind::Text => {
+                let prompt = self.prompt.take().ok_or_else(|| ApiError::missing_parameter("prompt"))?;
+                (Prompt::Text(prompt), Some(max_tokens.unwrap_or(TEXT_TOKENS)))
+            }
+        };
+        if self.several_calls == Some(false) && reading == Reading::Marked {
+            self.stop.push(tools::CLOSE.to_owned());
+        }
         let generate = Generate {
             id: 0,
-            messages,
+            tenant: Tenant([0; 32]),
+            prompt,
+            choices: u16::try_from(n).unwrap_or(u16::MAX),
             max_tokens,
-            temperature: self.temperature.unwrap_or(1.0),
-            top_p: self.top_p.unwrap_or(1.0),
-            seed: self.seed,
+            sampling: Sampling {
+                temperature: self.temperature.unwrap_or(1.0),
+                top_p: self.top_p.unwrap_or(1.0),
+                frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
+                presence_penalty: self.presence_penalty.unwrap_or(0.0),
+                seed: self.seed.unwrap_or(0),
+            },
             stop: self.stop,
+            logprobs: self.wants_logprobs.then(|| u8::try_from(self.top_logprobs.unwrap_or(0)).unwrap_or(u8::MAX)),
+            form,
         };
         generate.check().map_err(ApiError::of_rule)?;
-        Ok(ChatRequest { model, generate, stream: self.stream, include_usage, pad })
+        let (has_seed, stream) = (self.seed.is_some(), self.stream);
+        Ok(ApiRequest { model, generate, has_seed, kind, reading, stream, include_usage, pad })
     }
-}
 
-fn messages(value: Value, limits: &Limits) -> Result<Vec<Message>, ApiError> {
-    let Value::Array(items) = value else {
-        return Err(ApiError::invalid_value("messages", "an array is expected"));
-    };
-    if items.is_empty() || items.len() > limits.messages {
-        return Err(ApiError::invalid_value("messages", &format!("1 to {} messages are expected", limits.messages)));
-    }
-    items.into_iter().enumerate().map(|(index, item)| message(index, item)).collect()
-}
-
-fn message(index: usize, item: Value) -> Result<Message, ApiError> {
-    let at = |field: &str| format!("messages[{index}].{field}");
-    let Value::Object(fields) = item else {
-        return Err(ApiError::invalid_value(&format!("messages[{index}]"), "an object is expected"));
-    };
-    let (mut role, mut content) = (None, None);
-    for (name, value) in fields {
-        match name.as_str() {
-            "role" => role = Some(message_role(&value).ok_or_else(|| ApiError::invalid_value(&at("role"), ROLES))?),
-            "content" => content = Some(message_content(&at("content"), value)?),
-            _ if value.is_null() => {}
-            other => return Err(ApiError::unsupported_parameter(&at(other))),
+    fn form(&mut self) -> Result<(Form, Reading), ApiError> {
+        let choice = self.tools.choice(self.tool_choice.take())?;
+        match (self.form.take(), &choice) {
+            (None | Some(Form::Free), _) => self.tools.form(&choice, self.several_calls == Some(true)),
+            (Some(form), Choice::None) => Ok((form, Reading::Content)),
+            (Some(_), _) => Err(ApiError::invalid_value("response_format", "it cannot be joined with tools")),
         }
     }
-    Ok(Message {
-        role: role.ok_or_else(|| ApiError::missing_parameter(&at("role")))?,
-        content: content.ok_or_else(|| ApiError::missing_parameter(&at("content")))?,
-    })
 }
 
-fn message_role(value: &Value) -> Option<Role> {
-    match value.as_str()? {
-        "system" | "developer" => Some(Role::System),
-        "user" => Some(Role::User),
-        "assistant" => Some(Role::Assistant),
-        _ => None,
+fn response_format(value: Json) -> Result<Form, ApiError> {
+    let refuse =
+        || ApiError::invalid_value("response_format", "{\"type\": text, json_object or json_schema} is expected");
+    let Json::Object(fields) = &value else { return Err(refuse()) };
+    let kind = value.field("type").and_then(Json::as_str).ok_or_else(refuse)?;
+    let known = |name: &str| name == "type" || (name == "json_schema" && kind == "json_schema");
+    if let Some((name, _)) = fields.iter().find(|(name, _)| !known(name)) {
+        return Err(ApiError::unsupported_parameter(&format!("response_format.{name}")));
     }
-}
-
-/// A text, or parts of type `text`, which are joined.
-fn message_content(at: &str, value: Value) -> Result<String, ApiError> {
-    match value {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => parts.into_iter().map(|part| text_part(at, part)).collect(),
-        _ => Err(ApiError::invalid_value(at, "a text or an array of text parts is expected")),
-    }
-}
-
-fn text_part(at: &str, part: Value) -> Result<String, ApiError> {
-    let refuse = || ApiError::invalid_value(at, "only parts {\"type\":\"text\",\"text\":…} are supported");
-    let Value::Object(mut fields) = part else { return Err(refuse()) };
-    let kind = fields.remove("type");
-    match (kind.as_ref().and_then(Value::as_str), fields.remove("text")) {
-        (Some("text"), Some(Value::String(text))) if fields.is_empty() => Ok(text),
+    match kind {
+        "text" => Ok(Form::Free),
+        "json_object" => Ok(Form::JsonObject),
+        "json_schema" => {
+            let at = |name: &str| format!("response_format.json_schema{name}");
+            let Some(Json::Object(fields)) = value.field("json_schema") else {
+                return Err(ApiError::missing_parameter(&at("")));
+            };
+            let known = ["name", "description", "schema", "strict"];
+            if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+                return Err(ApiError::unsupported_parameter(&at(&format!(".{name}"))));
+            }
+            let schema = fields.iter().find(|(name, _)| name == "schema").map(|(_, schema)| schema);
+            let schema = schema.ok_or_else(|| ApiError::missing_parameter(&at(".schema")))?;
+            Grammar::of_schema(schema).map_err(|error| ApiError::schema(&at(".schema"), &error))?;
+            Ok(Form::JsonSchema(schema.to_text()))
+        }
         _ => Err(refuse()),
     }
 }
 
-fn stop(value: Value) -> Result<Vec<String>, ApiError> {
-    match value {
-        Value::String(one) => Ok(vec![one]),
-        Value::Array(items) if items.len() <= engine_protocol::MAX_STOPS => {
-            items.into_iter().map(|item| text("stop", item)).collect()
-        }
-        _ => Err(ApiError::invalid_value("stop", "a text or an array of at most 4 texts is expected")),
-    }
-}
-
-/// `include_usage` and whether to pad.
-fn stream_options(value: Value) -> Result<(bool, bool), ApiError> {
-    let Value::Object(fields) = value else {
-        return Err(ApiError::invalid_value("stream_options", "an object is expected"));
-    };
-    let (mut usage, mut pad) = (false, true);
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        match name.as_str() {
-            "include_usage" => usage = boolean("stream_options.include_usage", value)?,
-            "include_obfuscation" => pad = boolean("stream_options.include_obfuscation", value)?,
-            other => return Err(ApiError::unsupported_parameter(&format!("stream_options.{other}"))),
-        }
-    }
-    Ok((usage, pad))
-}
-
-fn text(name: &str, value: Value) -> Result<String, ApiError> {
-    match value {
-        Value::String(text) => Ok(text),
-        _ => Err(ApiError::invalid_value(name, "a text is expected")),
-    }
-}
-
-fn boolean(name: &str, value: &Value) -> Result<bool, ApiError> {
-    value.as_bool().ok_or_else(|| ApiError::invalid_value(name, "true or false is expected"))
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "the engine computes in single precision; the range is checked")]
-fn number(name: &str, value: &Value) -> Result<f32, ApiError> {
-    value.as_f64().map(|number| number as f32).ok_or_else(|| ApiError::invalid_value(name, "a number is expected"))
-}
-
-fn tokens(name: &str, value: &Value) -> Result<u32, ApiError> {
-    let count = value.as_u64().filter(|count| (1..=MAX_TOKENS).contains(count));
-    count
-        .and_then(|count| u32::try_from(count).ok())
-        .ok_or_else(|| ApiError::invalid_value(name, &format!("an integer from 1 to {MAX_TOKENS} is expected")))
-}
-
-/// Negative seeds are seeds, too.
-fn seed(value: &Value) -> Result<u64, ApiError> {
-    let signed = || value.as_i64().map(i64::cast_unsigned);
-    value.as_u64().or_else(signed).ok_or_else(|| ApiError::invalid_value("seed", "a 64-bit integer is expected"))
-}
-
-const ROLES: &str = "one of system, developer, user, assistant is expected";
 /// As large as the largest context of a configuration.
-const MAX_TOKENS: u64 = 1 << 20;
+const MAX_TOKENS: u32 = 1 << 20;
+/// What `/v1/completions` generates where nothing is said, as OpenAI's does.
+const TEXT_TOKENS: u32 = 16;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(json: &str) -> Result<ChatRequest, ApiError> {
-        ChatRequest::parse(json.as_bytes(), &Limits::default())
-    }
-
-    fn with(extra: &str) -> Result<ChatRequest, ApiError> {
-        parse(&format!(r#"{{"model":"m","messages":[{{"role":"user","content":"secret"}}]{extra}}}"#))
-    }
-
-    #[test]
-    fn what_clients_send_is_understood() {
-        let request = parse(
-            r#"{"model":"m","messages":[{"role":"developer","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
-            {"role":"user","content":"c","name":null}],"max_completion_tokens":7,"temperature":0,"top_p":0.5,"seed":-1,
-            "stop":"x","stream":true,"stream_options":{"include_usage":true},"n":1,"user":"u","tools":null}"#,
-        )
-        .unwrap();
-        assert_eq!(request.generate.messages[0].role, Role::System);
-        assert_eq!(request.generate.messages[0].content, "ab");
-        assert_eq!(request.generate.max_tokens, Some(7));
-        assert_eq!(request.generate.seed, Some(u64::MAX));
-        assert_eq!(request.generate.stop, ["x"]);
-        assert!(request.stream && request.include_usage && request.pad);
-        let plain = with("").unwrap();
-        assert!(!plain.stream && plain.generate.max_tokens.is_none());
-        assert!((plain.generate.temperature - 1.0).abs() < f32::EPSILON);
-    }
-
-    #[test]
-    fn refusals_name_the_parameter_and_never_a_value() {
-        let long = format!(r#","stop":["{}"]"#, "y".repeat(300));
-        for (extra, code, param) in [
-            (r#","tools":[{"secret":1}]"#, "unsupported_parameter", "tools"),
-            (r#","logprobs":true"#, "unsupported_parameter", "logprobs"),
-            (r#","sec ret":1"#, "unsupported_parameter", "(not shown)"),
-            (r#","n":1000"#, "invalid_value", "n"),
-            (r#","max_tokens":0"#, "invalid_value", "max_tokens"),
-            (r#","max_tokens":1,"max_completion_tokens":2"#, "invalid_value", "max_tokens"),
-            (r#","max_tokens":4294967297"#, "invalid_value", "max_tokens"),
-            (r#","temperature":3"#, "invalid_value", "temperature"),
-            (r#","temperature":"secret""#, "invalid_value", "temperature"),
-            (r#","top_p":0"#, "invalid_value", "top_p"),
-            (r#","seed":1.5"#, "invalid_value", "seed"),
-            (long.as_str(), "invalid_value", "stop"),
-            (r#","stream":"secret""#, "invalid_value", "stream"),
-            (r#","stream_options":{"include_usage":true}"#, "invalid_value", "stream_options"),
-            (r#","stream":true,"stream_options":{"x":1}"#, "unsupported_parameter", "stream_options.x"),
-        ] {
-            let error = with(extra).unwrap_err();
-            assert_eq!((error.code, error.param.as_deref()), (code, Some(param)), "{extra}");
-            let json = String::from_utf8(error.to_json()).unwrap();
-            assert!(!json.contains("secret"), "{json}");
-        }
-    }
-
-    #[test]
-    fn broken_conversations_are_refused() {
-        let many = vec![r#"{"role":"user","content":"x"}"#; 257].join(",");
-        let bomb = "[".repeat(100_000);
-        for (messages, param) in [
-            ("[]", "messages"),
-            ("7", "messages"),
-            ("[7]", "messages[0]"),
-            (r#"[{"role":"tool","content":"x"}]"#, "messages[0].role"),
-            (r#"[{"role":"user"}]"#, "messages[0].content"),
-            (r#"[{"role":"user","content":7}]"#, "messages[0].content"),
-            (r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#, "messages[0].content"),
-            (r#"[{"role":"user","content":"x","tool_calls":[]}]"#, "messages[0].tool_calls"),
-            (r#"[{"role":"user","content":"\u0000"}]"#, "messages"),
-            (&format!("[{many}]"), "messages"),
-        ] {
-            let error = parse(&format!(r#"{{"model":"m","messages":{messages}}}"#)).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(param), "{messages}");
-        }
-        for json in [bomb.as_str(), "", "[]", "{", r#"{"model":"m"} x"#, "\u{feff}{}"] {
-            assert_eq!(parse(json).unwrap_err().code, "invalid_json");
-        }
-        assert_eq!(parse("{}").unwrap_err().code, "missing_required_parameter");
-    }
-}
+#[path = "request_tests.rs"]
+mod tests;

@@ -12,8 +12,13 @@ mod support;
 
 use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
-use attested_channel::{DeliveredReceipt, Leaf, SignedReceipt, receipt::channel_id, verify_path};
+use attested_channel::{
+    DeliveredReceipt, Leaf, SignedReceipt,
+    receipt::{SaidCall, SaidChoice, channel_id, response_bytes},
+    verify_path,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use engine_protocol::{Command, Tenant};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -146,7 +151,7 @@ async fn a_stream_is_padded_and_ends_with_done_and_the_receipt() {
     let line = rest.lines().next().unwrap();
     let receipt = delivered(line.strip_prefix(": chrysalis-receipt ").unwrap());
     receipt.signed().verify_signature().unwrap();
-    receipt.verify_content(chat_body("hi", extra).as_bytes(), &text).unwrap();
+    receipt.verify_content(chat_body("hi", extra).as_bytes(), text).unwrap();
 }
 
 /// Attack 58 and its kind: refused by code before the engine hears of it.
@@ -156,12 +161,20 @@ async fn refusals_have_openai_form_and_cost_nothing() {
     let (mut client, _) = Client::proven(running.address).await;
     for (extra, status, code) in [
         (r#","n":1000"#, 400, "invalid_value"),
-        (r#","tools":[]"#, 400, "unsupported_parameter"),
-        (r#","model":"other""#, 404, "model_not_found"),
+        (r#","logit_bias":{"1":5}"#, 400, "unsupported_parameter"),
+        (
+            r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"not":{}}}}"#,
+            400,
+            "invalid_value",
+        ),
+        (r#","model":"m""#, 400, "invalid_json"),
     ] {
         let (found, _, body) = client.chat("hi", extra).await;
         assert_eq!((found.as_u16(), json(&body)["error"]["code"].as_str().unwrap()), (status, code));
     }
+    let other = chat_body("hi", "").replace("\"m\"", "\"other\"");
+    let (status, _, body) = client.send(Method::POST, "/v1/chat/completions", other).await;
+    assert_eq!((status.as_u16(), json(&body)["error"]["code"].as_str().unwrap()), (404, "model_not_found"));
     let (status, _, _) = client.chat(&"x".repeat(5000), "").await;
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     let mut client = Client::proven(running.address).await.0;
@@ -277,4 +290,105 @@ async fn the_prompt_appears_in_no_output_of_the_process() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr, "serve: the engine closed the connection\n");
     assert_eq!(lines.next_line().await.unwrap(), None);
+}
+
+/// The text of each choice of a stream, and its receipt.
+async fn streamed(client: &mut Client, path: &str, body: String) -> (Vec<String>, DeliveredReceipt) {
+    let (status, _, stream) = client.send(Method::POST, path, body).await;
+    assert_eq!(status, StatusCode::OK);
+    let stream = String::from_utf8(stream.to_vec()).unwrap();
+    let (events, rest) = stream.split_once("data: [DONE]\n\n").unwrap();
+    let mut texts = Vec::new();
+    for event in events.split_terminator("\n\n") {
+        let choice = &json(event.strip_prefix("data: ").unwrap().as_bytes())["choices"][0];
+        let index = choice["index"].as_u64().unwrap() as usize;
+        texts.resize(texts.len().max(index + 1), String::new());
+        let text = choice["text"].as_str().or(choice["delta"]["content"].as_str());
+        texts[index].push_str(text.unwrap_or_default());
+    }
+    let line = rest.lines().next().unwrap();
+    (texts, delivered(line.strip_prefix(": chrysalis-receipt ").unwrap()))
+}
+
+fn said(content: Option<&str>, reason: &str, tool_calls: Vec<SaidCall>) -> SaidChoice {
+    SaidChoice { content: content.map(str::to_owned), finish_reason: reason.to_owned(), tool_calls }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_covers_all_choices() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let expected = response_bytes(&vec![said(Some("Paris."), "stop", vec![]); 3]).unwrap();
+    let (_, headers, body) = client.chat("hi", r#","n":3"#).await;
+    assert_eq!(json(&body)["choices"].as_array().unwrap().len(), 3);
+    assert_eq!(json(&body)["usage"]["completion_tokens"], 12);
+    let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
+    receipt.verify_content(chat_body("hi", r#","n":3"#).as_bytes(), &expected).unwrap();
+    assert!(receipt.verify_content(chat_body("hi", r#","n":3"#).as_bytes(), "Paris.").is_err());
+    let body = chat_body("hi", r#","n":3,"stream":true"#);
+    let (texts, receipt) = streamed(&mut client, "/v1/chat/completions", body.clone()).await;
+    assert_eq!(texts, ["Paris."; 3]);
+    receipt.verify_content(body.as_bytes(), &expected).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_is_continued() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let body = r#"{"model":"m","prompt":"hi","stream":true}"#.to_owned();
+    let (texts, receipt) = streamed(&mut client, "/v1/completions", body.clone()).await;
+    assert_eq!(texts, ["Paris."]);
+    receipt.verify_content(body.as_bytes(), "Paris.").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_of_tools_are_told_from_text_and_covered_by_the_receipt() {
+    let running = start(Limits::default()).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let extra = r#","tools":[{"type":"function","function":{"name":"f"}}]"#;
+    let (_, headers, body) = client.chat("call", extra).await;
+    let choice = &json(&body)["choices"][0];
+    assert_eq!(
+        (choice["finish_reason"].as_str(), choice["message"]["content"].as_str()),
+        (Some("tool_calls"), Some("I ask.\n"))
+    );
+    let calls: Vec<SaidCall> = choice["message"]["tool_calls"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|call| SaidCall {
+            arguments: call["function"]["arguments"].as_str().unwrap().into(),
+            id: call["id"].as_str().unwrap().into(),
+            name: call["function"]["name"].as_str().unwrap().into(),
+        })
+        .collect();
+    assert_eq!((calls.len(), calls[0].name.as_str(), calls[0].arguments.as_str()), (2, "f", "{}"));
+    let expected = response_bytes(&[said(Some("I ask.\n"), "tool_calls", calls)]).unwrap();
+    let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
+    receipt.verify_content(chat_body("call", extra).as_bytes(), &expected).unwrap();
+    let (texts, _) =
+        streamed(&mut client, "/v1/chat/completions", chat_body("call", &format!("{extra},\"stream\":true"))).await;
+    assert_eq!(texts, ["I ask.\n"], "marks of calls are no content");
+}
+
+/// What a connection's prompts left in the engine's cache is for that connection alone, and goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_is_a_tenant_until_it_ends() {
+    let running = start(Limits::default()).await;
+    let tenants = || -> Vec<Tenant> {
+        let commands = running.engine.commands.lock().unwrap();
+        let of = |command: &Command| if let Command::Generate(request) = command { Some(request.tenant) } else { None };
+        commands.iter().filter_map(of).collect()
+    };
+    let (mut first, _) = Client::proven(running.address).await;
+    let (mut second, _) = Client::proven(running.address).await;
+    first.chat("hi", "").await;
+    first.chat("hi", "").await;
+    second.chat("hi", "").await;
+    let seen = tenants();
+    assert!(seen[0] == seen[1] && seen[0] != seen[2] && seen[0].0 != [0; 32]);
+    drop(first);
+    let forgotten = Command::Forget { tenant: seen[0] };
+    until(|| running.engine.commands.lock().unwrap().contains(&forgotten)).await;
+    assert!(!running.engine.commands.lock().unwrap().contains(&Command::Forget { tenant: seen[2] }));
 }

@@ -21,7 +21,7 @@ use crate::{
     chat::{PATIENCE, Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
     connection::AttestedConnection,
     error::ClientError,
-    openai::{Completion, error_json},
+    openai::{error_json, response_of},
     receipts::{BookError, check_receipt},
     sse::Blocks,
 };
@@ -141,7 +141,7 @@ async fn answer(
 
 /// Whatever is not an error says something of the model, and passes with a receipt only.
 fn needs_receipt(path: &str, status: StatusCode) -> bool {
-    path == "/v1/chat/completions" && !status.is_client_error() && !status.is_server_error()
+    matches!(path, "/v1/chat/completions" | "/v1/completions") && !status.is_client_error() && !status.is_server_error()
 }
 
 async fn check_whole(
@@ -153,21 +153,20 @@ async fn check_whole(
 ) -> Result<(), ClientError> {
     let base64 = header.and_then(|value| value.to_str().ok()).ok_or_else(receipt_missing)?;
     let receipt = decode_receipt(base64)?;
-    let text = serde_json::from_slice::<Completion>(answer).ok().and_then(Completion::text);
-    let text = text.ok_or_else(|| {
+    let response = response_of(answer).ok_or_else(|| {
         ClientError::refuse("answer_malformed", "answer", "the answer is not the expected JSON", "ask again")
     })?;
-    accept_receipt(shared, connection, request, &text, receipt).await
+    accept_receipt(shared, connection, request, &response, receipt).await
 }
 
 async fn accept_receipt(
     shared: &Shared,
     connection: &AttestedConnection,
     request: &[u8],
-    text: &str,
+    response: &[u8],
     receipt: DeliveredReceipt,
 ) -> Result<(), ClientError> {
-    check_receipt(&receipt, &connection.session(), request, text).map_err(ClientError::Refused)?;
+    check_receipt(&receipt, &connection.session(), request, response).map_err(ClientError::Refused)?;
     let (book, evidence) = (Arc::clone(&shared.book), connection.evidence().clone());
     let taken = tokio::task::spawn_blocking(move || book.take(&receipt, &evidence)).await;
     match taken {
@@ -224,7 +223,7 @@ async fn pass_events(
                     continue;
                 }
                 Seen::Receipt(receipt) => {
-                    accept_receipt(shared, connection, request, &reading.text, *receipt).await?;
+                    accept_receipt(shared, connection, request, &reading.response()?, *receipt).await?;
                     sender.send(std::mem::take(&mut held).into()).await.map_err(gone)?;
                 }
                 Seen::Failed(_) => failed = true,
@@ -302,7 +301,9 @@ mod tests {
     #[test]
     fn no_status_but_an_error_s_passes_an_answer_without_a_receipt() {
         for status in [200, 201, 206, 299, 302, 600, 999] {
-            assert!(needs_receipt("/v1/chat/completions", StatusCode::from_u16(status).unwrap()), "{status}");
+            for path in ["/v1/chat/completions", "/v1/completions"] {
+                assert!(needs_receipt(path, StatusCode::from_u16(status).unwrap()), "{path} {status}");
+            }
         }
         for status in [400, 428, 429, 500, 503] {
             assert!(!needs_receipt("/v1/chat/completions", StatusCode::from_u16(status).unwrap()), "{status}");

@@ -8,7 +8,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use engine_protocol::{Command, Decoder, Event, Failure, FinishReason, Generate, ModelFacts, PROTOCOL_VERSION, encode};
+use engine_protocol::{
+    Command, Decoder, Event, Failure, FinishReason, Form, Generate, ModelFacts, PROTOCOL_VERSION, TokenLogprob,
+    TokenLogprobs, encode,
+};
 
 /// What the engine was told, and a way to end it.
 pub(crate) struct FakeEngine {
@@ -56,17 +59,18 @@ fn say(stream: &mut UnixStream, event: &Event) {
 }
 
 fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
-    let (id, prompt) = match command {
+    let request = match command {
         Command::Cancel { id } => {
             if let Some(index) = hanging.iter().position(|hanging| *hanging == id) {
                 hanging.remove(index);
-                let finish_reason = FinishReason::Cancelled;
-                say(stream, &Event::Done { id, finish_reason, prompt_tokens: 3, completion_tokens: 0 });
+                say(stream, &Event::Failed { id, code: Failure::Cancelled, prompt_tokens: Some(3) });
             }
             return;
         }
-        Command::Generate(Generate { id, messages, .. }) => (id, messages.last().unwrap().content.clone()),
+        Command::Forget { .. } => return,
+        Command::Generate(request) => request,
     };
+    let (id, prompt) = (request.id, request.prompt.texts().last().unwrap().to_owned());
     if prompt == "overflow" {
         return say(stream, &Event::Failed { id, code: Failure::ContextOverflow, prompt_tokens: Some(900) });
     }
@@ -74,9 +78,37 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
     if prompt == "hang" {
         return hanging.push(id);
     }
-    for text in ["Par", "is", "."] {
-        say(stream, &Event::Token { id, text: text.into() });
+    let pieces = pieces(&request, &prompt);
+    for choice in 0..request.choices {
+        for text in &pieces {
+            let token = TokenLogprob { bytes: text.as_bytes().to_vec(), logprob: -0.5 };
+            let top = vec![token.clone(); request.logprobs.unwrap_or(0).into()];
+            let logprobs = request.logprobs.map(|_| TokenLogprobs { token, top }).into_iter().collect();
+            say(stream, &Event::Token { id, choice, text: text.clone(), logprobs });
+        }
+        say(stream, &Event::Ended { id, choice, reason: FinishReason::Stop });
     }
-    let finish_reason = FinishReason::Stop;
-    say(stream, &Event::Done { id, finish_reason, prompt_tokens: 3, completion_tokens: 4 });
+    let completion_tokens = 4 * u32::from(request.choices);
+    say(stream, &Event::Done { id, prompt_tokens: 3, cached_tokens: 1, completion_tokens });
+}
+
+/// What a model would say that obeys: the first tool that the schema names, or a sentence.
+fn pieces(request: &Generate, prompt: &str) -> Vec<String> {
+    let name = |schema: &str| {
+        let (_, rest) = schema.split_once("\"const\":\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let text = match &request.form {
+        Form::JsonSchema(schema) if schema.contains("\"arguments\"") => {
+            format!("{{\"name\":\"{}\",\"arguments\":{{\"a\": 1}}}}", name(schema))
+        }
+        Form::JsonSchema(_) | Form::JsonObject => "{\"city\": \"Paris\"}".to_owned(),
+        Form::ToolCalls(schema) if prompt == "call" => {
+            let call = format!("<tool_call>\n{{\"name\":\"{}\",\"arguments\":{{}}}}\n</tool_call>", name(schema));
+            format!("I ask.\n{call}\n{call}")
+        }
+        Form::Free | Form::ToolCalls(_) => return ["Par", "is", "."].map(str::to_owned).to_vec(),
+    };
+    // In pieces of a few bytes, as tokens are.
+    text.as_bytes().chunks(5).map(|piece| String::from_utf8(piece.to_vec()).unwrap()).collect()
 }

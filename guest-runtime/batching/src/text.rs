@@ -2,7 +2,7 @@
 //! From the bytes of tokens to the text of an answer.
 
 /// The text of one answer as it grows: whole UTF-8 characters only, ended by the first stop text.
-#[derive(Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Answer {
     /// Bytes of a character that is not complete yet, at most three.
     partial: Vec<u8>,
@@ -34,6 +34,12 @@ impl Answer {
         let certain = self.held.len().saturating_sub(self.longest_start_of_a_stop());
         let rest = self.held.split_off(certain);
         (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// Whether all text so far was given.
+    #[must_use]
+    pub fn is_clear(&self) -> bool {
+        self.partial.is_empty() && self.held.is_empty()
     }
 
     /// What is left when the model ended its answer by itself.

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A mirror of the model's key-value cache: which slot holds which tokens, and how many cells that takes.
+
+use crate::Token;
+use engine_protocol::Tenant;
+
+/// A sequence in the cache.
+pub type Slot = u16;
+
+/// Slots over one pool of cells. A cell holds one token at one position; slots that were copied from each other share
+/// the cells of what they have in common.
+#[derive(Debug)]
+pub struct Cells {
+    /// How many running and how many kept slots use each cell.
+    uses: Vec<(u16, u16)>,
+    free: Vec<u32>,
+    /// Used by kept slots alone.
+    only_kept: usize,
+    slots: Vec<Held>,
+}
+
+/// What a slot holds.
+#[derive(Debug, Default)]
+struct Held {
+    state: State,
+    tenant: Option<Tenant>,
+    tokens: Vec<Token>,
+    cells: Vec<u32>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Free,
+    Running,
+    /// Nobody computes here; it is kept for a prompt that begins alike. Last used at this moment.
+    Kept {
+        used: u64,
+    },
+}
+
+impl Cells {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(cells: u32, slots: Slot) -> Self {
+        Self {
+            uses: (0..cells).map(|_| (0, 0)).collect(),
+            free: (0..cells).rev().collect(),
+            only_kept: 0,
+            slots: (0..slots).map(|_| Held::default()).collect(),
+        }
+    }
+
+    /// Cells that nobody uses.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Cells that can be had without stopping an answer.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.free.len().saturating_add(self.only_kept)
+    }
+
+    /// Whether no slot holds anything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.uses.len()
+    }
+
+    /// Tokens in a slot.
+    #[must_use]
+    pub fn len(&self, slot: Slot) -> usize {
+        self.held(slot).map_or(0, |held| held.tokens.len())
+    }
+
+    /// A slot that holds nothing.
+    pub(crate) fn vacant(&self) -> Option<Slot> {
+        self.find(|held| held.state == State::Free)
+    }
+
+    /// The kept slot that was used longest ago, other than `spare`.
+    pub(crate) fn oldest_kept(&self, spare: Option<Slot>) -> Option<Slot> {
+        let used = |slot: &Slot| match self.held(*slot)?.state {
+            State::Kept { used } => Some(used),
+            State::Free | State::Running => None,
+        };
+        self.all().filter(|slot| Some(*slot) != spare && used(slot).is_some()).min_by_key(used)
+    }
+
+    /// All slots that are kept for a tenant.
+    pub(crate) fn kept_for(&self, tenant: Option<Tenant>) -> Vec<Slot> {
+        let kept = |slot: &Slot| {
+            let held = self.held(*slot);
+            held.is_some_and(|held| {
+                matches!(held.state, State::Kept { .. }) && tenant.is_none_or(|t| held.tenant == Some(t))
+            })
+        };
+        self.all().filter(kept).collect()
+    }
+
+    /// The slot of this tenant that begins most like `tokens`, and how many tokens that are. A tenant never sees what
+    /// another one left.
+    pub(crate) fn longest_prefix(
+        &self,
+        tenant: Tenant,
+        tokens: impl Iterator<Item = Token> + Clone,
+    ) -> Option<(Slot, usize)> {
+        let common = |slot: Slot| {
+            let held = self.held(slot).filter(|held| held.tenant == Some(tenant) && held.state != State::Free)?;
+            Some((slot, held.tokens.iter().copied().zip(tokens.clone()).take_while(|(a, b)| a == b).count()))
+        };
+        self.all().filter_map(common).max_by_key(|(slot, length)| (*length, u16::MAX.saturating_sub(*slot)))
+    }
+
+    /// Takes a free slot for a sequence.
+    pub(crate) fn start(&mut self, slot: Slot, tenant: Tenant) {
+        if let Some(held) = self.held_mut(slot) {
+            *held = Held { state: State::Running, tenant: Some(tenant), ..Held::default() };
+        }
+    }
+
+    /// Shares the first `length` tokens of a slot with one that was just started.
+    pub(crate) fn share(&mut self, from: Slot, to: Slot, length: usize, now: u64) {
+        let Some(source) = self.held_mut(from) else { return };
+        if let State::Kept { used } = &mut source.state {
+            *used = now;
+        }
+        let cells: Vec<u32> = source.cells.iter().copied().take(length).collect();
+        let tokens = source.tokens.iter().copied().take(length).collect();
+        for cell in &cells {
+            self.change(*cell, |uses| uses.0 = uses.0.saturating_add(1));
+        }
+        if let Some(target) = self.held_mut(to) {
+            target.tokens = tokens;
+            target.cells = cells;
+        }
+    }
+
+    /// Adds a token to a running slot. `false` when no cell is free.
+    pub(crate) fn push(&mut self, slot: Slot, token: Token) -> bool {
+        let Some(cell) = self.free.pop() else { return false };
+        self.change(cell, |uses| uses.0 = 1);
+        if let Some(held) = self.held_mut(slot) {
+            held.tokens.push(token);
+            held.cells.push(cell);
+        }
+        true
+    }
+
+    /// A running slot becomes a kept one.
+    pub(crate) fn keep(&mut self, slot: Slot, now: u64) {
+        let cells = self.held(slot).map(|held| held.cells.clone()).unwrap_or_default();
+        for cell in cells {
+            self.change(cell, |uses| *uses = (uses.0.saturating_sub(1), uses.1.saturating_add(1)));
+        }
+        if let Some(held) = self.held_mut(slot) {
+            held.state = State::Kept { used: now };
+        }
+    }
+
+    /// Empties a slot.
+    pub(crate) fn drop(&mut self, slot: Slot) {
+        let Some(held) = self.held_mut(slot).map(std::mem::take) else { return };
+        for cell in held.cells {
+            self.change(cell, |uses| match held.state {
+                State::Kept { .. } => uses.1 = uses.1.saturating_sub(1),
+                State::Free | State::Running => uses.0 = uses.0.saturating_sub(1),
+            });
+        }
+    }
+
+    /// Changes the uses of a cell, and the counts with them.
+    fn change(&mut self, cell: u32, change: impl FnOnce(&mut (u16, u16))) {
+        let Some(uses) = usize::try_from(cell).ok().and_then(|cell| self.uses.get_mut(cell)) else { return };
+        let only_kept = |uses: (u16, u16)| uses.0 == 0 && uses.1 > 0;
+        let before = *uses;
+        change(uses);
+        let after = *uses;
+        match (only_kept(before), only_kept(after)) {
+            (false, true) => self.only_kept = self.only_kept.saturating_add(1),
+            (true, false) => self.only_kept = self.only_kept.saturating_sub(1),
+            _ => {}
+        }
+        if after == (0, 0) && before != (0, 0) {
+            self.free.push(cell);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Slot> + use<> {
+        0..Slot::try_from(self.slots.len()).unwrap_or(Slot::MAX)
+    }
+
+    fn find(&self, holds: impl Fn(&Held) -> bool) -> Option<Slot> {
+        self.all().find(|slot| self.held(*slot).is_some_and(&holds))
+    }
+
+    fn held(&self, slot: Slot) -> Option<&Held> {
+        self.slots.get(usize::from(slot))
+    }
+
+    fn held_mut(&mut self, slot: Slot) -> Option<&mut Held> {
+        self.slots.get_mut(usize::from(slot))
+    }
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Continuous batching, for any model.
+//!
+//! [`Scheduler`] decides what is computed in each step: one token for every running answer, and parts of prompts in what
+//! is left of the step's budget, in fair shares. [`Cells`] mirrors the model's key-value cache exactly, so that a step
+//! never needs more than there is. [`Sampler`] picks tokens, and holds an answer to a form. [`Answer`] turns tokens into
+//! text. [`Batching`] joins them to an [`Engine`], over whatever implements [`Model`].
+//!
+//! No clock, no thread, no randomness, no IO: the same requests in the same order give the same steps.
+
+mod cells;
+mod engine;
+mod model;
+mod request;
+mod sampler;
+mod scheduler;
+mod text;
+
+pub use cells::{Cells, Slot};
+pub use engine::{Batching, Engine, Refused};
+pub use model::{Model, Vocabulary};
+pub use sampler::Sampler;
+pub use scheduler::{Capacity, Change, Entry, Key, Plan, Scheduler};
+pub use text::Answer;
+
+/// A token of the model's vocabulary.
+pub type Token = u32;

@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is computed in each step.
+
+use crate::{Cells, Slot, Token};
+use engine_protocol::Tenant;
+use std::{collections::HashMap, sync::Arc};
+
+/// What there is to share out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Cells of the cache, one token each.
+    pub cells: u32,
+    /// Slots of the cache, running and kept.
+    pub slots: Slot,
+    /// Answers that are computed at once.
+    pub running: u16,
+    /// Tokens that are computed in one step, at least `running`.
+    pub step: u32,
+    /// Answers that wait.
+    pub waiting: usize,
+    /// Whether what is computed may be used again: not all models can cut a sequence.
+    pub shares: bool,
+}
+
+/// One answer of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The request.
+    pub id: u64,
+    /// Which of its answers, from 0.
+    pub choice: u16,
+}
+
+/// What to do to the cache before a step is computed, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Slot `to` begins with the first `length` tokens of slot `from`. It is empty before.
+    Copy {
+        /// Source.
+        from: Slot,
+        /// Target.
+        to: Slot,
+        /// Tokens.
+        length: u32,
+    },
+    /// Slot becomes empty.
+    Drop {
+        /// Which.
+        slot: Slot,
+    },
+}
+
+/// A token to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Where.
+    pub slot: Slot,
+    /// Position in the sequence; all before it are computed.
+    pub position: u32,
+    /// The token.
+    pub token: Token,
+    /// The answer that wants the token after it.
+    pub sample: Option<Key>,
+}
+
+/// One step.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// First these.
+    pub changes: Vec<Change>,
+    /// Then these at once: at most [`Capacity::step`].
+    pub entries: Vec<Entry>,
+    /// Answers that begin with so many tokens that need not be computed.
+    pub reused: Vec<(Key, u32)>,
+}
+
+/// Shares out steps and cells. After [`Scheduler::plan`] each entry with a `sample` must be answered by
+/// [`Scheduler::generated`], [`Scheduler::end`] or [`Scheduler::remove`] before the next plan.
+///
+/// Cells are taken as answers grow. When none is left, kept prefixes go first, longest unused first; then the youngest
+/// answer is stopped: it gives its cells back and is computed again later, from its prompt and what it has said. The
+/// oldest one is never stopped, and each fits the cache by itself, so all of them end.
+#[derive(Debug)]
+pub struct Scheduler {
+    capacity: Capacity,
+    cells: Cells,
+    waiting: Vec<Sequence>,
+    running: Vec<(Slot, Sequence)>,
+    /// What happened to slots since the last plan.
+    changes: Vec<Change>,
+    /// Counts arrivals and uses.
+    moment: u64,
+    /// Who gets the first share of the next step.
+    turn: usize,
+    /// Start-time fair queueing over tenants: the tag of the last answer started, and each tenant's last tag.
+    virtual_time: u64,
+    tags: HashMap<Tenant, u64>,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    key: Key,
+    tenant: Tenant,
+    prompt: Arc<[Token]>,
+    generated: Vec<Token>,
+    max_tokens: u32,
+    /// Order of arrival.
+    arrival: u64,
+    /// Order of starts: lowest first. [`STOPPED`] when it ran before.
+    tag: u64,
+}
+
+impl Sequence {
+    fn len(&self) -> usize {
+        self.prompt.len().saturating_add(self.generated.len())
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = Token> + Clone + '_ {
+        self.prompt.iter().chain(&self.generated).copied()
+    }
+}
+
+impl Scheduler {
+    /// Nothing to do yet.
+    #[must_use]
+    pub fn new(mut capacity: Capacity) -> Self {
+        capacity.running = capacity.running.max(1);
+        capacity.slots = capacity.slots.max(capacity.running.saturating_add(1));
+        capacity.step = capacity.step.max(capacity.running.into());
+        Self {
+            capacity,
+            cells: Cells::new(capacity.cells, capacity.slots),
+            waiting: Vec::new(),
+            running: Vec::new(),
+            changes: Vec::new(),
+            moment: 0,
+            turn: 0,
+            virtual_time: 0,
+            tags: HashMap::new(),
+        }
+    }
+
+    /// Takes a request with `choices` answers. The caller has checked that prompt and `max_tokens` together fit the
+    /// cache, and that `id` is new. `false` when the queue is full.
+    pub fn admit(&mut self, id: u64, tenant: Tenant, prompt: &Arc<[Token]>, choices: u16, max_tokens: u32) -> bool {
+        if self.waiting.len().saturating_add(choices.into()) > self.capacity.waiting {
+            return false;
+        }
+        for choice in 0..choices {
+            self.moment = self.moment.saturating_add(1);
+            let last = self.tags.get(&tenant).copied().unwrap_or(0).max(self.virtual_time);
+            let tag = last.saturating_add(1);
+            self.tags.insert(tenant, tag);
+            self.waiting.push(Sequence {
+                key: Key { id, choice },
+                tenant,
+                prompt: Arc::clone(prompt),
+                generated: Vec::new(),
+                max_tokens,
+                arrival: self.moment,
+                tag,
+            });
+        }
+        true
+    }
+
+    /// What to compute next. Nothing when there is nothing to do.
+    pub fn plan(&mut self) -> Plan {
+        let mut plan = Plan::default();
+        self.start_waiting(&mut plan);
+        let decoding = loop {
+            let decoding: Vec<usize> = self.where_left(|left| left == 1);
+            if self.make_room(decoding.len()) {
+                break decoding;
+            }
+            self.stop_youngest();
+        };
+        for index in &decoding {
+            self.compute(*index, 1, &mut plan);
+        }
+        let mut budget = usize::try_from(self.capacity.step).unwrap_or(usize::MAX).saturating_sub(decoding.len());
+        loop {
+            let mut reading: Vec<usize> = self.where_left(|left| left > 1);
+            let turn = self.turn.checked_rem(reading.len()).unwrap_or(0);
+            reading.rotate_left(turn);
+            self.turn = self.turn.wrapping_add(1);
+            for (done, index) in reading.iter().enumerate() {
+                let share = budget.div_ceil(reading.len().saturating_sub(done).max(1));
+                let length = share.min(self.left(*index));
+                if self.make_room(length) || self.cells.free() > 0 {
+                    let length = length.min(self.cells.free());
+                    self.compute(*index, length, &mut plan);
+                    budget = budget.saturating_sub(length);
+                }
+            }
+            if !plan.entries.is_empty() || reading.is_empty() {
+                break;
+            }
+            // Prompts alone fill the cache.
+            self.stop_youngest();
+        }
+        plan.changes = self.take_changes();
+        plan
+    }
+
+    /// An answer goes on with a token. `false` when it has ended by it: there is no room for another one.
+    pub fn generated(&mut self, key: Key, token: Token) -> bool {
+        let Some(index) = self.running.iter().position(|(_, sequence)| sequence.key == key) else { return false };
+        let Some((_, sequence)) = self.running.get_mut(index) else { return false };
+        sequence.generated.push(token);
+        let is_full = sequence.generated.len() >= usize::try_from(sequence.max_tokens).unwrap_or(usize::MAX);
+        if is_full {
+            self.end(key);
+        }
+        !is_full
+    }
+
+    /// An answer is complete. What was computed for it is kept for its tenant.
+    pub fn end(&mut self, key: Key) {
+        let Some(index) = self.running.iter().position(|(_, sequence)| sequence.key == key) else { return };
+        let (slot, _) = self.running.remove(index);
+        self.moment = self.moment.saturating_add(1);
+        if self.capacity.shares {
+            self.cells.keep(slot, self.moment);
+        } else {
+            self.empty(slot);
+        }
+        self.forget_tags();
+    }
+
+    /// A request is gone, with all its answers; nothing of it is kept.
+    pub fn remove(&mut self, id: u64) {
+        self.waiting.retain(|sequence| sequence.key.id != id);
+        let slots: Vec<Slot> =
+            self.running.iter().filter(|(_, sequence)| sequence.key.id == id).map(|(slot, _)| *slot).collect();
+        self.running.retain(|(_, sequence)| sequence.key.id != id);
+        slots.into_iter().for_each(|slot| self.empty(slot));
+        self.forget_tags();
+    }
+
+    /// Drops what is kept for a tenant, or for all of them.
+    pub fn forget(&mut self, tenant: Option<Tenant>) {
+        self.cells.kept_for(tenant).into_iter().for_each(|slot| self.empty(slot));
+    }
+
+    /// Requests that have something in the cache.
+    #[must_use]
+    pub fn running_requests(&self) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.running.iter().map(|(_, sequence)| sequence.key.id).collect();
+        ids.dedup();
+        ids
+    }
+
+    /// Whether no answer waits or runs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// The cache as it is now.
+    #[must_use]
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// What happened to slots since the last plan, for a caller that does not wait for the next one.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Starts waiting answers in their order, as long as their prompts fit beside those that are being read.
+    fn start_waiting(&mut self, plan: &mut Plan) {
+        while self.running.len() < usize::from(self.capacity.running) {
+            let Some(index) = self.next_waiting() else { return };
+            let Some(sequence) = self.waiting.get(index) else { return };
+            let prefix = if self.capacity.shares {
+                // The last token is computed again: its result picks the next one.
+                let most = sequence.len().saturating_sub(1);
+                self.cells
+                    .longest_prefix(sequence.tenant, sequence.tokens().take(most))
+                    .filter(|(_, length)| *length > 0)
+            } else {
+                None
+            };
+            let reused = prefix.map_or(0, |(_, length)| length);
+            let promised = (0..self.running.len()).fold(0_usize, |sum, index| sum.saturating_add(self.left(index)));
+            let needed = sequence.len().saturating_sub(reused).saturating_add(promised);
+            // What is shared may be what could have been had.
+            let available =
+                if reused > 0 { self.cells.available().saturating_sub(reused) } else { self.cells.available() };
+            if needed > available && !self.running.is_empty() {
+                return;
+            }
+            let tenant = sequence.tenant;
+            let Some(slot) = self.vacant_slot(prefix.map(|(slot, _)| slot)) else { return };
+            let sequence = self.waiting.remove(index);
+            self.virtual_time = self.virtual_time.max(sequence.tag);
+            self.cells.start(slot, tenant);
+            if let Some((from, length)) = prefix {
+                self.moment = self.moment.saturating_add(1);
+                self.cells.share(from, slot, length, self.moment);
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                self.changes.push(Change::Copy { from, to: slot, length });
+                if sequence.tag != STOPPED {
+                    plan.reused.push((sequence.key, length));
+                }
+            }
+            self.running.push((slot, sequence));
+        }
+    }
+
+    /// The waiting answer to start first. Further answers of a request wait until its prompt is computed once.
+    fn next_waiting(&self) -> Option<usize> {
+        let ready = |sequence: &Sequence| {
+            let first = Key { choice: 0, ..sequence.key };
+            let reads =
+                |(slot, other): &(Slot, Sequence)| other.key == first && self.cells.len(*slot) < sequence.prompt.len();
+            !self.capacity.shares
+                || sequence.key.choice == 0
+                || !(self.waiting.iter().any(|other| other.key == first) || self.running.iter().any(reads))
+        };
+        let waiting = self.waiting.iter().enumerate().filter(|(_, sequence)| ready(sequence));
+        waiting.min_by_key(|(_, sequence)| (sequence.tag, sequence.arrival)).map(|(index, _)| index)
+    }
+
+    /// A slot to start in, but not `spare`, which is about to be copied from.
+    fn vacant_slot(&mut self, spare: Option<Slot>) -> Option<Slot> {
+        if self.cells.vacant().is_none() {
+            let oldest = self.cells.oldest_kept(spare)?;
+            self.empty(oldest);
+        }
+        self.cells.vacant()
+    }
+
+    /// Frees cells by dropping kept prefixes. `false` when that was not enough.
+    fn make_room(&mut self, cells: usize) -> bool {
+        while self.cells.free() < cells {
+            let Some(slot) = self.cells.oldest_kept(None) else { return false };
+            self.empty(slot);
+        }
+        true
+    }
+
+    /// The youngest running answer waits again, before all that never ran.
+    fn stop_youngest(&mut self) {
+        let youngest = (0..self.running.len()).max_by_key(|index| self.running.get(*index).map(|(_, s)| s.arrival));
+        let Some(index) = youngest else { return };
+        let (slot, mut sequence) = self.running.remove(index);
+        self.empty(slot);
+        sequence.tag = STOPPED;
+        self.waiting.push(sequence);
+    }
+
+    /// Puts the next `length` tokens of a running answer into the plan.
+    fn compute(&mut self, index: usize, length: usize, plan: &mut Plan) {
+        let Some((slot, sequence)) = self.running.get(index) else { return };
+        let (from, total) = (self.cells.len(*slot), sequence.len());
+        for (position, token) in sequence.tokens().enumerate().skip(from).take(length) {
+            if !self.cells.push(*slot, token) {
+                return;
+            }
+            let sample = (position.saturating_add(1) == total).then_some(sequence.key);
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
+            plan.entries.push(Entry { slot: *slot, position, token, sample });
+        }
+    }
+
+    /// Tokens of a running answer that are not computed.
+    fn left(&self, index: usize) -> usize {
+        self.running.get(index).map_or(0, |(slot, sequence)| sequence.len().saturating_sub(self.cells.len(*slot)))
+    }
+
+    /// The running answers of which so much is left, oldest first.
+    fn where_left(&self, holds: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut found: Vec<usize> = (0..self.running.len()).filter(|index| holds(self.left(*index))).collect();
+        found.sort_by_key(|index| self.running.get(*index).map(|(_, sequence)| sequence.arrival));
+        found
+    }
+
+    fn empty(&mut self, slot: Slot) {
+        self.cells.drop(slot);
+        self.changes.push(Change::Drop { slot });
+    }
+
+    /// Only a tenant that waits needs its tag.
+    fn forget_tags(&mut self) {
+        let waiting = &self.waiting;
+        self.tags.retain(|tenant, _| waiting.iter().any(|sequence| sequence.tenant == *tenant));
+    }
+}
+
+/// The tag of an answer that was stopped: before all others.
+const STOPPED: u64 = 0;

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The scheduler with a model that checks what it is asked to do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests fail loudly"
+)]
+
+mod support;
+
+use batching::{Capacity, Engine as _};
+use engine_protocol::{Event, Failure, FinishReason, Form, Generate, Prompt, Tenant};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use support::{CONTEXT, Outcome, alone, collect, drain, engine, request, roomy};
+
+fn cached(outcome: &Outcome) -> u32 {
+    match outcome.last {
+        Some(Event::Done { cached_tokens, .. }) => cached_tokens,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn run(engine: &mut batching::Batching<support::FakeModel>, request: Generate) -> Outcome {
+    let id = request.id;
+    engine.admit(request).unwrap();
+    let mut outcomes = BTreeMap::new();
+    drain(engine, &mut outcomes, 1000);
+    outcomes.remove(&id).unwrap()
+}
+
+/// What one tenant left in the cache is no faster for another.
+#[test]
+fn prefixes_are_shared_within_a_tenant_only() {
+    let mut engine = engine(roomy());
+    let prompt = "a prompt of some length";
+    let tokens = prompt.len() as u32;
+    assert_eq!(cached(&run(&mut engine, request(1, 1, prompt))), 0);
+    assert_eq!(cached(&run(&mut engine, request(2, 2, prompt))), 0, "another tenant");
+    assert_eq!(cached(&run(&mut engine, request(3, 1, prompt))), tokens - 1);
+    assert_eq!(cached(&run(&mut engine, request(4, 1, &format!("{prompt} and more")))), tokens);
+    engine.forget(Tenant([1; 32]));
+    assert_eq!(cached(&run(&mut engine, request(5, 1, prompt))), 0, "forgotten");
+    assert_eq!(cached(&run(&mut engine, request(6, 2, prompt))), tokens - 1, "the other one is not");
+    assert_eq!(engine.model().wiped, 0);
+    engine.forget(Tenant([1; 32]));
+    engine.forget(Tenant([2; 32]));
+    assert!(engine.scheduler().cells().is_empty());
+    assert_eq!(engine.model().wiped, 1, "an empty cache is overwritten");
+}
+
+#[test]
+fn several_answers_cost_their_prompt_once() {
+    let mut engine = engine(roomy());
+    let prompt = "x".repeat(40);
+    let outcome = run(&mut engine, Generate { choices: 8, max_tokens: Some(4), ..request(1, 1, &prompt) });
+    assert_eq!(outcome.ended.len(), 8);
+    assert!(engine.model().computed <= 40 + 8 * 4, "{}", engine.model().computed);
+    let texts: std::collections::BTreeSet<_> = outcome.texts.values().collect();
+    assert!(texts.len() > 2, "they are drawn apart: {texts:?}");
+}
+
+/// While long prompts are read, each running answer gets a token in every step.
+#[test]
+fn a_long_prompt_stalls_nobody() {
+    let capacity = Capacity { step: 8, ..roomy() };
+    let mut engine = engine(capacity);
+    engine.admit(Generate { max_tokens: Some(30), ..request(1, 1, "short") }).unwrap();
+    let mut events = Vec::new();
+    engine.step(&mut events);
+    for id in 2..=4 {
+        engine.admit(Generate { max_tokens: Some(1), ..request(id, id as u8, &"long ".repeat(10)) }).unwrap();
+    }
+    engine.admit(Generate { max_tokens: Some(1), ..request(5, 5, "also short") }).unwrap();
+    let (mut outcomes, before) = (BTreeMap::new(), engine.model().steps.len());
+    let mut first_ended_at = None;
+    while !engine.is_idle() {
+        let mut events = Vec::new();
+        engine.step(&mut events);
+        collect(&mut outcomes, events);
+        if first_ended_at.is_none() && outcomes.get(&5).is_some_and(|outcome| outcome.last.is_some()) {
+            first_ended_at = Some(engine.model().steps.len() - before);
+        }
+    }
+    let done = outcomes.get(&1).is_some_and(|outcome| outcome.last.is_some());
+    assert!(done);
+    for step in &engine.model().steps[before..] {
+        let decodes = step.iter().filter(|entry| entry.slot == 0 && entry.sample.is_some()).count();
+        assert!(decodes <= 1 && step.len() <= 8);
+    }
+    // Four prompts share seven tokens of each step: ten tokens take five steps or six, not the twenty of a queue.
+    assert!(first_ended_at.unwrap() <= 8, "{first_ended_at:?}");
+}
+
+/// Somebody who sends without end delays others by their own share only.
+#[test]
+fn tenants_take_turns() {
+    let capacity = Capacity { running: 1, waiting: 1000, ..roomy() };
+    let mut engine = engine(capacity);
+    for id in 1..=50 {
+        engine.admit(Generate { max_tokens: Some(1), ..request(id, 1, "greedy") }).unwrap();
+    }
+    engine.admit(Generate { max_tokens: Some(1), ..request(100, 2, "modest") }).unwrap();
+    let mut events = Vec::new();
+    while !events.iter().any(|event| matches!(event, Event::Done { id: 100, .. })) {
+        engine.step(&mut events);
+    }
+    let done = events.iter().filter(|event| matches!(event, Event::Done { .. })).count();
+    assert!(done <= 3, "{done} answers before the other tenant's");
+}
+
+#[test]
+fn the_queue_has_an_end_and_ids_are_unique() {
+    let capacity = Capacity { waiting: 3, ..roomy() };
+    let mut engine = engine(capacity);
+    engine.admit(Generate { choices: 2, ..request(1, 1, "a") }).unwrap();
+    assert_eq!(engine.admit(request(1, 1, "a")).unwrap_err().code, Failure::DuplicateId);
+    let refused = engine.admit(Generate { choices: 2, ..request(2, 1, "a") }).unwrap_err();
+    assert_eq!((refused.code, refused.prompt_tokens), (Failure::QueueFull, Some(1)));
+    engine.admit(request(3, 1, "a")).unwrap();
+    let refused = engine.admit(request(4, 1, &"a".repeat(64))).unwrap_err();
+    assert_eq!(refused.code, Failure::ContextOverflow);
+    assert_eq!(engine.admit(request(5, 1, "")).unwrap_err().code, Failure::InvalidRequest);
+    assert_eq!(engine.admit(request(6, 1, &"a".repeat(60))).unwrap_err().code, Failure::ContextOverflow);
+    let form = Form::JsonSchema(r#"{"not":{}}"#.into());
+    assert_eq!(engine.admit(Generate { form, ..request(7, 1, "a") }).unwrap_err().code, Failure::InvalidRequest);
+}
+
+#[test]
+fn a_failed_computation_ends_what_it_computed_and_nothing_else() {
+    let capacity = Capacity { running: 2, ..roomy() };
+    let mut model = support::FakeModel::new(capacity);
+    model.fails_at = Some(2);
+    let mut engine = batching::Batching::new(model, capacity);
+    for id in 1..=4 {
+        engine.admit(request(id, 1, "hello")).unwrap();
+    }
+    let mut outcomes = BTreeMap::new();
+    drain(&mut engine, &mut outcomes, 1000);
+    for id in 1..=4 {
+        let failed = matches!(outcomes[&id].last, Some(Event::Failed { code: Failure::EngineFailed, .. }));
+        assert_eq!(failed, id <= 2, "{id}");
+        if !failed {
+            assert_eq!(outcomes[&id].texts, alone(request(id, 1, "hello")).texts);
+        }
+    }
+}
+
+#[test]
+fn a_form_holds_and_ends_the_answer() {
+    let schema = r#"{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}"#;
+    for seed in 0..20 {
+        let mut engine = engine(roomy());
+        let mut asked = request(seed, 1, "json please");
+        asked.form = Form::JsonSchema(schema.into());
+        asked.max_tokens = Some(40);
+        let outcome = run(&mut engine, asked);
+        let text = &outcome.texts[&0];
+        assert!(text.starts_with("{\"a\":") && text.ends_with('}'), "{text}");
+        assert_eq!(outcome.ended, [0]);
+    }
+}
+
+#[test]
+fn logprobs_come_with_each_token_and_none_of_a_stop_text() {
+    let mut engine = engine(roomy());
+    let ask = |id| Generate { max_tokens: Some(30), ..request(id, 1, "hello") };
+    let whole = |id| alone(ask(id)).texts.remove(&0).unwrap_or_default();
+    let id = (1..100).find(|id| whole(*id).chars().count() >= 8).unwrap();
+    let whole = whole(id);
+    let stop: String = whole.chars().skip(3).take(2).collect();
+    let asked = Generate { logprobs: Some(2), stop: vec![stop.clone()], ..ask(id) };
+    engine.admit(asked).unwrap();
+    let (mut text, mut bytes, mut reason) = (String::new(), Vec::new(), None);
+    let mut events = Vec::new();
+    while !engine.is_idle() {
+        engine.step(&mut events);
+    }
+    for event in events {
+        match event {
+            Event::Token { text: piece, logprobs, .. } => {
+                text.push_str(&piece);
+                for entry in logprobs {
+                    assert_eq!(entry.top.len(), 2);
+                    assert!(
+                        entry.top[0].logprob >= entry.top[1].logprob && entry.token.logprob <= entry.top[0].logprob
+                    );
+                    bytes.extend(entry.token.bytes);
+                }
+            }
+            Event::Ended { reason: ended, .. } => reason = Some(ended),
+            _ => {}
+        }
+    }
+    assert_eq!(text, whole.split(&stop).next().unwrap());
+    assert_eq!(reason, Some(FinishReason::Stop));
+    assert!(text.as_bytes().starts_with(&bytes), "{bytes:?} {text}");
+}
+
+/// Something that happens to the engine.
+#[derive(Debug, Clone)]
+enum Act {
+    Ask(Generate),
+    Cancel(u64),
+    Forget(u8),
+    Steps(u8),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let ask = (1_u8..4, "[ab]{1,40}", 1_u16..4, prop::option::of(1_u32..20), 0_u8..3).prop_map(
+        |(tenant, prompt, choices, max_tokens, kind)| {
+            let mut ask = request(0, tenant, &prompt);
+            let room = CONTEXT - prompt.len() as u32;
+            (ask.choices, ask.max_tokens) = (choices, max_tokens.map(|tokens| tokens.min(room)));
+            ask.sampling.temperature = if kind == 0 { 0.0 } else { 1.0 };
+            if kind == 2 {
+                ask.stop = vec!["ab".into(), "é".into()];
+            }
+            Act::Ask(ask)
+        },
+    );
+    let act = prop_oneof![
+        4 => ask,
+        1 => (1_u64..30).prop_map(Act::Cancel),
+        1 => (1_u8..4).prop_map(Act::Forget),
+        3 => (1_u8..12).prop_map(Act::Steps),
+    ];
+    prop::collection::vec(act, 1..30)
+}
+
+fn capacities() -> impl Strategy<Value = Capacity> {
+    (0_u32..200, 1_u16..6, 0_u16..6, 0_u32..20, any::<bool>()).prop_map(|(extra, running, kept, step, shares)| {
+        Capacity {
+            cells: CONTEXT + extra,
+            running,
+            slots: running + 1 + kept,
+            step: step + u32::from(running),
+            waiting: 12,
+            shares,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever happens, in whatever room: each admitted request ends exactly once, with the answer that it would have
+    /// alone; nothing is computed beyond the room there is; in the end all of it is free again.
+    #[test]
+    fn answers_do_not_depend_on_company(acts in acts(), capacity in capacities()) {
+        let mut engine = engine(capacity);
+        let (mut outcomes, mut asked, mut cancelled) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (number, act) in acts.into_iter().enumerate() {
+            let mut events = Vec::new();
+            match act {
+                Act::Ask(ask) => {
+                    let id = number as u64;
+                    let ask = Generate { id, ..ask };
+                    match engine.admit(ask.clone()) {
+                        Ok(tokens) => {
+                            prop_assert_eq!(Prompt::text_bytes(&ask.prompt), tokens as usize);
+                            asked.insert(id, ask);
+                        }
+                        Err(refused) => prop_assert_eq!(refused.code, Failure::QueueFull),
+                    }
+                }
+                Act::Cancel(id) => {
+                    engine.cancel(id, &mut events);
+                    if !events.is_empty() {
+                        cancelled.push(id);
+                    }
+                }
+                Act::Forget(tenant) => engine.forget(Tenant([tenant; 32])),
+                Act::Steps(count) => (0..count).for_each(|_| engine.step(&mut events)),
+            }
+            collect(&mut outcomes, events);
+        }
+        drain(&mut engine, &mut outcomes, 20_000);
+        for (id, ask) in asked {
+            let outcome = &outcomes[&id];
+            if cancelled.contains(&id) {
+                let failed = matches!(outcome.last, Some(Event::Failed { code: Failure::Cancelled, .. }));
+                prop_assert!(failed);
+                continue;
+            }
+            let expected = alone(ask);
+            prop_assert_eq!(&outcome.texts, &expected.texts);
+            let mut ended = outcome.ended.clone();
+            ended.sort_unstable();
+            prop_assert_eq!(ended, expected.ended);
+            match (&outcome.last, &expected.last) {
+                (Some(Event::Done { completion_tokens: found, .. }), Some(Event::Done { completion_tokens, .. })) => {
+                    prop_assert_eq!(found, completion_tokens);
+                }
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+        for tenant in 1..4 {
+            engine.forget(Tenant([tenant; 32]));
+        }
+        prop_assert!(engine.scheduler().cells().is_empty());
+        prop_assert_eq!(engine.scheduler().cells().free(), capacity.cells as usize);
+    }
+}
