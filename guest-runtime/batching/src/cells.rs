@@ -3,17 +3,18 @@
 
 use crate::Token;
 use engine_protocol::Tenant;
+use std::collections::{BTreeSet, HashMap};
 
 /// A sequence in the cache.
 pub type Slot = u16;
 
 /// Slots over one pool of cells. A cell holds one token at one position; slots that were copied from each other share
-/// the cells of what they have in common.
+/// the cells of what they have in common. A new token takes the lowest free cell, as in the model's cache.
 #[derive(Debug)]
 pub struct Cells {
     /// How many running and how many kept slots use each cell.
     uses: Vec<(u16, u16)>,
-    free: Vec<u32>,
+    free: BTreeSet<u32>,
     /// Used by kept slots alone.
     only_kept: usize,
     slots: Vec<Held>,
@@ -45,7 +46,7 @@ impl Cells {
     pub fn new(cells: u32, slots: Slot) -> Self {
         Self {
             uses: (0..cells).map(|_| (0, 0)).collect(),
-            free: (0..cells).rev().collect(),
+            free: (0..cells).collect(),
             only_kept: 0,
             slots: (0..slots).map(|_| Held::default()).collect(),
         }
@@ -140,13 +141,44 @@ impl Cells {
 
     /// Adds a token to a running slot. `false` when no cell is free.
     pub(crate) fn push(&mut self, slot: Slot, token: Token) -> bool {
-        let Some(cell) = self.free.pop() else { return false };
+        let Some(cell) = self.free.pop_first() else { return false };
         self.change(cell, |uses| uses.0 = 1);
         if let Some(held) = self.held_mut(slot) {
             held.tokens.push(token);
             held.cells.push(cell);
         }
         true
+    }
+
+    /// The cell of a slot's last token. Its cells ascend, as long as [`Cells::compact`] is called in time.
+    pub(crate) fn last_cell(&self, slot: Slot) -> Option<u32> {
+        self.held(slot)?.cells.last().copied()
+    }
+
+    /// Whether a slot would get a cell below its last one, if each of these takes so many cells in this order.
+    pub(crate) fn would_disorder(&self, takers: &[(Slot, usize)]) -> bool {
+        let mut free = self.free.iter();
+        takers.iter().any(|(slot, length)| {
+            let first = free.next();
+            if let Some(skipped) = length.checked_sub(2) {
+                free.nth(skipped);
+            }
+            first.zip(self.last_cell(*slot)).is_some_and(|(first, last)| *first < last)
+        })
+    }
+
+    /// Moves what is in use to the lowest cells, in the order in which it is.
+    pub(crate) fn compact(&mut self) {
+        let used: Vec<u32> =
+            (0_u32..).zip(&self.uses).filter(|(_, uses)| **uses != (0, 0)).map(|(cell, _)| cell).collect();
+        let places: HashMap<u32, u32> = used.iter().copied().zip(0..).collect();
+        for cell in self.slots.iter_mut().flat_map(|held| &mut held.cells) {
+            *cell = places.get(cell).copied().unwrap_or(*cell);
+        }
+        let total = self.uses.len();
+        self.uses.retain(|uses| *uses != (0, 0));
+        self.uses.resize(total, (0, 0));
+        self.free = (0_u32..).zip(&self.uses).filter(|(_, uses)| **uses == (0, 0)).map(|(cell, _)| cell).collect();
     }
 
     /// A running slot becomes a kept one.
@@ -184,7 +216,7 @@ impl Cells {
             _ => {}
         }
         if after == (0, 0) && before != (0, 0) {
-            self.free.push(cell);
+            self.free.insert(cell);
         }
     }
 

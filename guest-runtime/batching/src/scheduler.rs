@@ -48,6 +48,8 @@ pub enum Change {
         /// Which.
         slot: Slot,
     },
+    /// What is in use moves to the lowest cells, in the order in which it is.
+    Compact,
 }
 
 /// A token to compute.
@@ -168,36 +170,15 @@ impl Scheduler {
     pub fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
         self.start_waiting(&mut plan);
-        let decoding = loop {
-            let decoding: Vec<usize> = self.where_left(|left| left == 1);
-            if self.make_room(decoding.len()) {
-                break decoding;
+        let parts = loop {
+            if let Some(parts) = self.parts() {
+                break parts;
             }
             self.stop_youngest();
         };
-        for index in &decoding {
-            self.compute(*index, 1, &mut plan);
-        }
-        let mut budget = usize::try_from(self.capacity.step).unwrap_or(usize::MAX).saturating_sub(decoding.len());
-        loop {
-            let mut reading: Vec<usize> = self.where_left(|left| left > 1);
-            let turn = self.turn.checked_rem(reading.len()).unwrap_or(0);
-            reading.rotate_left(turn);
-            self.turn = self.turn.wrapping_add(1);
-            for (done, index) in reading.iter().enumerate() {
-                let share = budget.div_ceil(reading.len().saturating_sub(done).max(1));
-                let length = share.min(self.left(*index));
-                if self.make_room(length) || self.cells.free() > 0 {
-                    let length = length.min(self.cells.free());
-                    self.compute(*index, length, &mut plan);
-                    budget = budget.saturating_sub(length);
-                }
-            }
-            if !plan.entries.is_empty() || reading.is_empty() {
-                break;
-            }
-            // Prompts alone fill the cache.
-            self.stop_youngest();
+        self.keep_order(&parts);
+        for (slot, length) in parts {
+            self.compute(slot, length, &mut plan);
         }
         plan.changes = self.take_changes();
         plan
@@ -351,9 +332,53 @@ impl Scheduler {
         self.waiting.push(sequence);
     }
 
+    /// Which slots compute how many tokens, each at least one, with room for all of them. `None` when the room is too
+    /// small for what runs.
+    fn parts(&mut self) -> Option<Vec<(Slot, usize)>> {
+        let decoding = self.where_left(|left| left == 1);
+        if !self.make_room(decoding.len()) {
+            return None;
+        }
+        let mut budget = usize::try_from(self.capacity.step).unwrap_or(usize::MAX).saturating_sub(decoding.len());
+        let (mut parts, mut total): (Vec<(usize, usize)>, usize) =
+            (decoding.iter().map(|index| (*index, 1)).collect(), decoding.len());
+        let mut reading = self.where_left(|left| left > 1);
+        let turn = self.turn.checked_rem(reading.len()).unwrap_or(0);
+        reading.rotate_left(turn);
+        self.turn = self.turn.wrapping_add(1);
+        for (done, index) in reading.iter().enumerate() {
+            let share = budget.div_ceil(reading.len().saturating_sub(done).max(1));
+            let wanted = share.min(self.left(*index));
+            self.make_room(total.saturating_add(wanted));
+            let length = wanted.min(self.cells.free().saturating_sub(total));
+            if length > 0 {
+                parts.push((*index, length));
+                (budget, total) = (budget.saturating_sub(length), total.saturating_add(length));
+            }
+        }
+        // Nothing, though something is to be read: prompts alone fill the cache.
+        if parts.is_empty() && !reading.is_empty() {
+            return None;
+        }
+        let slot = |(index, length): (usize, usize)| Some((self.running.get(index)?.0, length));
+        let mut parts: Vec<(Slot, usize)> = parts.into_iter().filter_map(slot).collect();
+        // What begins may fill any hole; who has more cells behind it gets the higher ones.
+        parts.sort_by_key(|(slot, _)| self.cells.last_cell(*slot));
+        Some(parts)
+    }
+
+    /// An answer's cells must ascend as its tokens do: the model adds up what they say in the order of cells, and the
+    /// rounding of a sum depends on its order.
+    fn keep_order(&mut self, parts: &[(Slot, usize)]) {
+        if self.cells.would_disorder(parts) {
+            self.cells.compact();
+            self.changes.push(Change::Compact);
+        }
+    }
+
     /// Puts the next `length` tokens of a running answer into the plan.
-    fn compute(&mut self, index: usize, length: usize, plan: &mut Plan) {
-        let Some((slot, sequence)) = self.running.get(index) else { return };
+    fn compute(&mut self, slot: Slot, length: usize, plan: &mut Plan) {
+        let Some((slot, sequence)) = self.running.iter().find(|(running, _)| *running == slot) else { return };
         let (from, total) = (self.cells.len(*slot), sequence.len());
         for (position, token) in sequence.tokens().enumerate().skip(from).take(length) {
             if !self.cells.push(*slot, token) {

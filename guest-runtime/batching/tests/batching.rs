@@ -148,6 +148,24 @@ fn a_failed_computation_ends_what_it_computed_and_nothing_else() {
     }
 }
 
+/// Under pressure holes appear below what runs; answers still lie in order, and few moves are needed for that.
+#[test]
+fn cells_are_compacted_before_an_answer_would_lie_out_of_order() {
+    let capacity = Capacity { cells: 150, slots: 8, running: 3, ..roomy() };
+    let mut engine = engine(capacity);
+    let mut outcomes = BTreeMap::new();
+    let ask = |id: u64| Generate { max_tokens: Some(5 + (id % 20) as u32), ..request(id, id as u8, &"x".repeat(10)) };
+    for id in 1..=30 {
+        engine.admit(ask(id)).unwrap();
+    }
+    drain(&mut engine, &mut outcomes, 5000);
+    for id in 1..=30 {
+        assert_eq!(outcomes[&id].texts, alone(ask(id)).texts);
+    }
+    let compacted = engine.model().compacted;
+    assert!((1..=30).contains(&compacted), "{compacted}");
+}
+
 #[test]
 fn a_form_holds_and_ends_the_answer() {
     let schema = r#"{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}"#;

@@ -211,36 +211,74 @@ async fn a_refused_guest_ends_the_start() {
 }
 
 /// Runs an official client's script against the proxy.
-async fn official_client(mut command: std::process::Command, script: &str) {
-    let world = World::start().await;
+async fn official_client(world: World, mut command: std::process::Command, script: &Path) {
     let proxy = Proxy::start(&world).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script);
     command.arg(script).arg(format!("http://{}/v1", proxy.address)).arg(model().to_string());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Runs with the interpreter that `CHRYSALIS_PYTHON` names, where it has the package `openai`.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_python_client_notices_nothing() {
-    let Some(python) = std::env::var_os("CHRYSALIS_PYTHON") else {
+/// The interpreter that `CHRYSALIS_PYTHON` names, where it has the package `openai`.
+fn python() -> Option<std::process::Command> {
+    let python = std::env::var_os("CHRYSALIS_PYTHON");
+    if python.is_none() {
         println!("SKIPPED: the official Python client (CHRYSALIS_PYTHON is not set)");
-        return;
-    };
-    official_client(std::process::Command::new(python), "official_client.py").await;
+    }
+    python.map(std::process::Command::new)
 }
 
-/// Runs with the folder of packages that `CHRYSALIS_NODE_MODULES` names, where it has the package `openai`.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_official_javascript_client_notices_nothing() {
+/// A folder with a script and the packages of the folder that `CHRYSALIS_NODE_MODULES` names, where it has the package
+/// `openai`: a module is looked up beside the script that imports it.
+fn javascript(script: &str) -> Option<(tempfile::TempDir, PathBuf)> {
     let Some(modules) = std::env::var_os("CHRYSALIS_NODE_MODULES") else {
         println!("SKIPPED: the official JavaScript client (CHRYSALIS_NODE_MODULES is not set)");
-        return;
+        return None;
     };
-    // A module is looked up beside the script that imports it.
     let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("official_client.mjs");
-    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/official_client.mjs"), &script).unwrap();
+    let copy = folder.path().join(script);
+    std::fs::copy(tests(script), &copy).unwrap();
     std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
-    official_client(std::process::Command::new("node"), script.to_str().unwrap()).await;
+    Some((folder, copy))
+}
+
+fn tests(script: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(script)
+}
+
+/// A guest with the engine that `CHRYSALIS_ENGINE` names and the model that `CHRYSALIS_TEST_MODEL` names.
+async fn real_world() -> Option<World> {
+    let (engine, weights) = (std::env::var_os("CHRYSALIS_ENGINE"), std::env::var_os("CHRYSALIS_TEST_MODEL"));
+    let Some((engine, weights)) = engine.zip(weights) else {
+        println!(
+            "SKIPPED: official clients against a real model (CHRYSALIS_ENGINE or CHRYSALIS_TEST_MODEL is not set)"
+        );
+        return None;
+    };
+    Some(World::with_model(Path::new(&engine), Path::new(&weights)).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_client_notices_nothing() {
+    let Some(python) = python() else { return };
+    official_client(World::start().await, python, &tests("official_client.py")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_javascript_client_notices_nothing() {
+    let Some((_folder, script)) = javascript("official_client.mjs") else { return };
+    official_client(World::start().await, std::process::Command::new("node"), &script).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_client_gets_well_formed_answers_from_a_real_model() {
+    let Some(python) = python() else { return };
+    let Some(world) = real_world().await else { return };
+    official_client(world, python, &tests("official_client_real.py")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_javascript_client_gets_well_formed_answers_from_a_real_model() {
+    let Some((_folder, script)) = javascript("official_client_real.mjs") else { return };
+    let Some(world) = real_world().await else { return };
+    official_client(world, std::process::Command::new("node"), &script).await;
 }

@@ -9,6 +9,7 @@
 //! [`batching`] decides what is computed, picks tokens and makes text; [`LlamaModel`] is llama.cpp behind it.
 //! [`serve_client`] takes any [`Engine`].
 
+mod compact;
 mod llama;
 mod prompt;
 mod sandbox;

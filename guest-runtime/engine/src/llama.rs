@@ -4,7 +4,7 @@
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
 use engine_protocol::{Failure, Message, ModelFacts, Prompt};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -86,6 +86,17 @@ impl Weights {
         Ok(weights)
     }
 
+    /// How many tokens the cache should hold: as many as fit `memory` bytes, up to a context for each of `parallel`
+    /// answers, and always one context. `memory` is not a limit where one context needs more.
+    #[must_use]
+    pub fn cache_within(&self, memory: u64, context: NonZeroU32, parallel: u16) -> NonZeroU32 {
+        let head = u64::try_from(self.model.n_embd()).unwrap_or(0).checked_div(self.model.n_head().into()).unwrap_or(0);
+        let values = head.saturating_mul(self.model.n_head_kv().into()).saturating_mul(self.model.n_layer().into());
+        let fits = memory.checked_div(values.saturating_mul(CELL_BYTES)).unwrap_or(0);
+        let most = u64::from(context.get()).saturating_mul(parallel.into());
+        u32::try_from(fits.min(most)).ok().and_then(NonZeroU32::new).map_or(context, |fits| fits.max(context))
+    }
+
     /// Whether a sequence can be cut and shared: not where a model keeps a state instead of its tokens.
     fn can_share(&self) -> bool {
         !(self.model.is_recurrent() || self.model.is_hybrid())
@@ -101,6 +112,8 @@ pub struct LlamaModel<'w> {
     vocabulary: Vocabulary,
     /// Entries of the last computation that have logits.
     sampled: Vec<bool>,
+    /// Whether the cache was lost in a [`Change::Compact`].
+    is_lost: bool,
 }
 
 /// An engine that computes many requests at once.
@@ -127,6 +140,7 @@ impl<'w> LlamaModel<'w> {
             .with_n_ctx(NonZeroU32::new(capacity.cells))
             .with_n_seq_max(capacity.slots.max(2).into())
             .with_kv_unified(true)
+            .with_type_v(VALUES)
             .with_n_batch(capacity.step)
             .with_n_ubatch(capacity.step)
             .with_n_threads(settings.threads_decode.into())
@@ -143,7 +157,7 @@ impl<'w> LlamaModel<'w> {
         };
         let length = usize::try_from(capacity.step).map_err(|_| LoadError::Context)?;
         let batch = LlamaBatch::new(length, 1);
-        Ok(Self { weights, context, batch, facts, vocabulary, sampled: Vec::new() })
+        Ok(Self { weights, context, batch, facts, vocabulary, sampled: Vec::new(), is_lost: false })
     }
 
     fn fill(&mut self, entries: &[Entry]) -> Option<()> {
@@ -192,10 +206,14 @@ impl Model for LlamaModel<'_> {
                 // Fails for lengths over 2³¹ only, which no cache has.
                 let _ = self.context.copy_kv_cache_seq(from.into(), to.into(), Some(0), Some(length));
             }
+            Change::Compact => self.is_lost = crate::compact::compact(&mut self.context).is_none(),
         }
     }
 
     fn compute(&mut self, entries: &[Entry]) -> Result<(), Failure> {
+        if std::mem::take(&mut self.is_lost) {
+            return Err(Failure::EngineFailed);
+        }
         self.fill(entries).ok_or(Failure::EngineFailed)?;
         self.context.decode(&mut self.batch).map_err(|_| Failure::EngineFailed)
     }
@@ -214,5 +232,11 @@ impl Model for LlamaModel<'_> {
 /// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
 const STEP_TOKENS: u32 = 128;
+/// Bytes that a cell takes for each number of a key and its value: see [`VALUES`].
+const CELL_BYTES: u64 = 2 + 4;
+/// Values of the cache in full precision: with them llama.cpp adds up attention row by row, so that an answer does not
+/// depend on how many tokens are computed beside its own. With both halves in 16 bits it takes another kernel from 64
+/// tokens on, and a third one for a single token and several threads. Keys stay in 16 bits.
+const VALUES: KvCacheType = KvCacheType::F32;
 /// Answers that wait.
 const MAX_WAITING: usize = 256;

@@ -29,7 +29,8 @@ struct Arguments {
     /// Most tokens of conversation and answer together.
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     context: u32,
-    /// Tokens in the cache, of all requests together; at least as many as the context. By default as many.
+    /// Tokens in the cache, of all requests together; at least as many as the context. By default as many as fit a
+    /// quarter of the free memory, up to a context for each answer that is computed at once.
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     cache: Option<u32>,
     /// Answers that are computed at once; further ones wait.
@@ -68,9 +69,14 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
     confine(Stage::Load)?;
     let weights = Weights::load(&arguments.model).with_context(|| format!("loading {}", arguments.model.display()))?;
+    let context = NonZeroU32::new(arguments.context).context("the context must not be 0")?;
+    let cache = match arguments.cache {
+        Some(cache) => NonZeroU32::new(cache).context("the cache must not be 0")?,
+        None => weights.cache_within(linux_sys::memory::free_bytes()? / 4, context, arguments.parallel),
+    };
     let settings = Settings {
-        context: NonZeroU32::new(arguments.context).context("the context must not be 0")?,
-        cache: NonZeroU32::new(arguments.cache.unwrap_or(arguments.context)).context("the cache must not be 0")?,
+        context,
+        cache,
         parallel: arguments.parallel,
         threads_decode: arguments.threads_decode,
         threads_prefill: arguments.threads_prefill,

@@ -5,6 +5,7 @@ use nix::sys::{
     mman::{MlockAllFlags, mlockall},
     prctl,
     resource::{Resource, setrlimit},
+    sysinfo::sysinfo,
 };
 
 use crate::SysError;
@@ -26,6 +27,14 @@ pub fn lock() -> Result<(), SysError> {
 pub fn forbid_dumps() -> Result<(), SysError> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(SysError::when("forbid dumps"))?;
     prctl::set_dumpable(false).map_err(SysError::when("forbid dumps"))
+}
+
+/// Bytes of memory that nobody uses, caches of files left out.
+///
+/// # Errors
+/// [`SysError`].
+pub fn free_bytes() -> Result<u64, SysError> {
+    Ok(sysinfo().map_err(SysError::when("ask how much memory is free"))?.ram_unused())
 }
 
 #[cfg(test)]

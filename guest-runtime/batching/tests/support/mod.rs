@@ -3,16 +3,18 @@
 
 use batching::{Batching, Capacity, Change, Engine as _, Entry, Model, Slot, Token, Vocabulary};
 use engine_protocol::{Event, Failure, Form, Generate, ModelFacts, Prompt, Sampling, Tenant};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const CONTEXT: u32 = 64;
 
 pub(crate) struct FakeModel {
     capacity: Capacity,
     vocabulary: Vocabulary,
-    /// Tokens of each slot, with the number of the cell that holds each.
-    slots: BTreeMap<Slot, Vec<(Token, u64)>>,
-    next_cell: u64,
+    /// Tokens of each slot, with the cell that holds each.
+    slots: BTreeMap<Slot, Vec<(Token, usize)>>,
+    /// Where llama.cpp begins to look for a free cell.
+    head: usize,
+    pub(crate) compacted: u32,
     logits: Vec<Option<Vec<f32>>>,
     pub(crate) wiped: u32,
     pub(crate) computed: usize,
@@ -26,11 +28,21 @@ impl FakeModel {
         let texts = ["", "a", "b", "c", "d", "{", "}", "\"", ":", "1", "é"];
         let vocabulary = Vocabulary::new(texts.into_iter().map(|text| (text.as_bytes().to_vec(), text.is_empty())));
         let (slots, logits, steps) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { capacity, vocabulary, slots, next_cell: 0, logits, wiped: 0, computed: 0, steps, fails_at: None }
+        let (head, compacted, wiped, computed) = (0, 0, 0, 0);
+        Self { capacity, vocabulary, slots, head, compacted, logits, wiped, computed, steps, fails_at: None }
     }
 
-    fn cells(&self) -> HashSet<u64> {
+    fn cells(&self) -> BTreeSet<usize> {
         self.slots.values().flatten().map(|(_, cell)| *cell).collect()
+    }
+
+    /// The cell that llama.cpp takes for the next token.
+    fn take_cell(&mut self) -> usize {
+        let (used, total) = (self.cells(), self.capacity.cells as usize);
+        let start = if self.head > used.len() + 2 { 0 } else { self.head };
+        let cell = (start..total).chain(0..start).find(|cell| !used.contains(cell)).expect("more cells than there are");
+        self.head = cell + 1;
+        cell
     }
 }
 
@@ -50,7 +62,20 @@ impl Model for FakeModel {
 
     fn change(&mut self, change: Change) {
         match change {
-            Change::Drop { slot } => drop(self.slots.remove(&slot)),
+            Change::Drop { slot } => {
+                let dropped = self.slots.remove(&slot).unwrap_or_default();
+                let used = self.cells();
+                let freed = dropped.iter().map(|(_, cell)| *cell).filter(|cell| !used.contains(cell)).min();
+                self.head = self.head.min(freed.unwrap_or(self.head));
+            }
+            Change::Compact => {
+                let places: Vec<usize> = self.cells().into_iter().collect();
+                for (_, cell) in self.slots.values_mut().flatten() {
+                    *cell = places.binary_search(cell).unwrap();
+                }
+                self.head = 0;
+                self.compacted += 1;
+            }
             Change::Copy { from, to, length } => {
                 let source = &self.slots[&from];
                 assert!(source.len() >= length as usize && !self.slots.contains_key(&to), "{change:?}");
@@ -69,10 +94,11 @@ impl Model for FakeModel {
         self.logits.clear();
         for entry in entries {
             assert!(entry.slot < self.capacity.slots);
+            let cell = self.take_cell();
             let slot = self.slots.entry(entry.slot).or_default();
             assert_eq!(slot.len(), entry.position as usize);
-            slot.push((entry.token, self.next_cell));
-            self.next_cell += 1;
+            slot.push((entry.token, cell));
+            assert!(slot.is_sorted_by_key(|(_, cell)| *cell), "cells in another order than their tokens: {slot:?}");
             let mut state = slot.iter().fold(7_u64, |state, (token, _)| mix(state ^ u64::from(*token)));
             let logits = entry.sample.map(|_| {
                 (0..self.vocabulary.len()).map(|_| {
@@ -83,7 +109,6 @@ impl Model for FakeModel {
             let logits = logits.map(Iterator::collect::<Vec<f32>>);
             self.logits.push(logits);
         }
-        assert!(self.cells().len() <= self.capacity.cells as usize, "more cells than there are");
         Ok(())
     }
 

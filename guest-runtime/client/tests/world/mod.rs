@@ -13,8 +13,9 @@ mod release_files;
 use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    process::{Child, Command},
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use appraise::Policy;
@@ -63,6 +64,18 @@ pub(crate) struct World {
     collateral: String,
     /// Init's end: the attester lives as long as it is open.
     _control: UnixStream,
+    _process: Option<EngineProcess>,
+}
+
+/// An engine that ends with its world.
+struct EngineProcess(Child);
+
+impl Drop for EngineProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself, when its client went.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl World {
@@ -73,6 +86,27 @@ impl World {
 
     /// A guest with other registers than published.
     pub(crate) async fn launched(change: impl FnOnce(&mut Registers)) -> Self {
+        Self::with_engine(change, |socket| (FakeEngine::start(socket), None)).await
+    }
+
+    /// A guest with a real engine and model.
+    pub(crate) async fn with_model(engine: &Path, weights: &Path) -> Self {
+        let start = |socket: &Path| {
+            let mut command = Command::new(engine);
+            command.arg("--model").arg(weights).arg("--socket").arg(socket).args(["--context", "512"]);
+            let process = EngineProcess(command.spawn().unwrap());
+            while !socket.exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (FakeEngine::absent(), Some(process))
+        };
+        Self::with_engine(|_| (), start).await
+    }
+
+    async fn with_engine(
+        change: impl FnOnce(&mut Registers),
+        start: impl FnOnce(&Path) -> (FakeEngine, Option<EngineProcess>),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let now = now();
@@ -88,7 +122,7 @@ impl World {
         let control = boot(td, keys, &config, attested_time(&service, now), &path("attester.sock"));
         let lies = Arc::new(Mutex::new(Lies::default()));
         front(&path("front.sock"), path("attester.sock"), Arc::clone(&lies));
-        let engine = FakeEngine::start(&path("engine.sock"));
+        let (engine, process) = start(&path("engine.sock"));
         let options = Options {
             attester: path("front.sock"),
             engine: path("engine.sock"),
@@ -112,6 +146,7 @@ impl World {
             trust,
             collateral,
             _control: control,
+            _process: process,
         }
     }
 

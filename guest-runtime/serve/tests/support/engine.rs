@@ -44,6 +44,11 @@ impl FakeEngine {
         Self { commands, client }
     }
 
+    /// Another engine has its place.
+    pub(crate) fn absent() -> Self {
+        Self { commands: Arc::default(), client: Arc::default() }
+    }
+
     pub(crate) fn cancelled(&self) -> bool {
         self.commands.lock().unwrap().iter().any(|command| matches!(command, Command::Cancel { .. }))
     }
