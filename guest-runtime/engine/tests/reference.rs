@@ -145,14 +145,15 @@ fn ours(weights: &Weights, at_once: u16, cache: u32) -> Vec<String> {
 
 /// The whole of the comparison is one test: llama.cpp starts once in a process.
 ///
-/// Each answer must be the same in any company: alone; eight at once; and eight at once with so little room that
-/// prefixes are dropped, the cache is compacted and answers are stopped and computed again.
+/// Each answer must be the same in any company: alone; sixteen at once, whose prompts make a step of more than 64 tokens;
+/// and eight at once with so little room that prefixes are dropped, the cache is compacted and answers are stopped and
+/// computed again.
 #[test]
 fn greedy_answers_equal_those_of_llama_cpp() {
     let Some(model) = model() else { return };
     let expected = reference(&model);
     let weights = Weights::load(&model).unwrap();
-    for (at_once, cache) in [(1, CONTEXT), (8, 8 * CONTEXT), (8, CONTEXT)] {
+    for (at_once, cache) in [(1, CONTEXT), (16, 16 * CONTEXT), (8, CONTEXT)] {
         let found = ours(&weights, at_once, cache);
         let parted: Vec<_> = found.iter().zip(&expected).filter(|(found, expected)| found != expected).collect();
         assert!(parted.is_empty(), "{at_once} at once, {cache} cells: {} of {} {parted:?}", parted.len(), found.len());
