@@ -4,7 +4,7 @@
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
 use engine_protocol::{Failure, Message, ModelFacts, Prompt};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -140,9 +140,8 @@ impl<'w> LlamaModel<'w> {
             .with_n_ctx(NonZeroU32::new(capacity.cells))
             .with_n_seq_max(capacity.slots.max(2).into())
             .with_kv_unified(true)
-            .with_type_v(VALUES)
             .with_n_batch(capacity.step)
-            .with_n_ubatch(capacity.step)
+            .with_n_ubatch(capacity.step.min(ROWS))
             .with_n_threads(settings.threads_decode.into())
             .with_n_threads_batch(settings.threads_prefill.into())
             .with_no_perf(true);
@@ -232,11 +231,10 @@ impl Model for LlamaModel<'_> {
 /// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
 const STEP_TOKENS: u32 = 128;
-/// Bytes that a cell takes for each number of a key and its value: see [`VALUES`].
-const CELL_BYTES: u64 = 2 + 4;
-/// Values of the cache in full precision: with them llama.cpp adds up attention row by row, so that an answer does not
-/// depend on how many tokens are computed beside its own. With both halves in 16 bits it takes another kernel from 64
-/// tokens on, and a third one for a single token and several threads. Keys stay in 16 bits.
-const VALUES: KvCacheType = KvCacheType::F32;
+/// Bytes that a cell takes for each number of a key and its value: 16 bits each.
+const CELL_BYTES: u64 = 2 + 2;
+/// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
+/// an answer would depend on how many tokens are computed beside its own.
+const ROWS: u32 = 63;
 /// Answers that wait.
 const MAX_WAITING: usize = 256;

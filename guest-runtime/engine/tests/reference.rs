@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use batching::Engine as _;
 use engine::{Settings, Weights, batching_engine};
 use engine_protocol::{Event, Form, Generate, Prompt, Sampling, Tenant};
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -63,7 +63,7 @@ fn model() -> Option<PathBuf> {
     found
 }
 
-/// What llama.cpp answers, each question in a context of its own, with the cache's types as the engine has them.
+/// What llama.cpp answers, each question in a context of its own.
 fn reference(path: &Path) -> Vec<String> {
     let mut backend = LlamaBackend::init().unwrap();
     backend.void_logs();
@@ -74,7 +74,6 @@ fn reference(path: &Path) -> Vec<String> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(CONTEXT))
             .with_n_batch(CONTEXT)
-            .with_type_v(KvCacheType::F32)
             .with_n_threads(1)
             .with_n_threads_batch(1);
         let mut context = model.new_context(&backend, params).unwrap();
