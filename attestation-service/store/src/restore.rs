@@ -185,10 +185,7 @@ impl Store {
         options: &RestoreOptions,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<SignedCheckpoint, RestoreError> {
-        let (mut reader, version) = Reader::new(from)?;
-        if version != VERSION {
-            return Err(RestoreError::Version { found: version, known: VERSION });
-        }
+        let mut reader = opened(from)?;
         match location.into() {
             Location::Directory(dir) => restore_directory(&dir, reader, options, &mut progress),
             Location::Postgres(settings) => {
@@ -211,11 +208,19 @@ impl Store {
         options: &RestoreOptions,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<SignedCheckpoint, RestoreError> {
-        let mut reader = Reader::new(from);
+        let mut reader = opened(from)?;
         let source = options.kek.as_ref().ok_or(RestoreError::NoKek)?;
         let contents = Contents::read(&mut reader, source, options)?;
         contents.read_log(reader, &mut progress, |_| Ok(()))?;
         Ok(contents.checkpoint)
+    }
+}
+
+/// An archive of this program's tables.
+fn opened<R: Read>(from: R) -> Result<Reader<R>, RestoreError> {
+    match Reader::new(from)? {
+        (reader, VERSION) => Ok(reader),
+        (_, found) => Err(RestoreError::Version { found, known: VERSION }),
     }
 }
 
