@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 
 use key_release::owner_public_key;
 use release::log::SignedCheckpoint;
-use serde_json::Value;
 use store::{AuditEntry, InitOptions, OwnerEntry, RefusalEntry, RefusalsEntry, Store};
 use types::{Document as _, Sha256Digest};
 use zeroize::Zeroizing;
@@ -19,9 +18,10 @@ use crate::seeds::{self, NOW};
 /// One backup and one export of the same store.
 pub(super) struct Made {
     pub(super) archive: Vec<u8>,
-    /// All but the manifest.
+    /// All but the last two.
     pub(super) members: Vec<(String, Vec<u8>)>,
-    pub(super) manifest: Value,
+    pub(super) manifest: (String, Vec<u8>),
+    pub(super) signature: (String, Vec<u8>),
     pub(super) checkpoint: SignedCheckpoint,
     /// Files of the log by their names.
     pub(super) export: BTreeMap<String, Vec<u8>>,
@@ -48,11 +48,11 @@ fn make() -> Made {
     let mut export = BTreeMap::new();
     files(&out, &out, &mut export);
     let mut members = members(&archive);
-    let (_, manifest) = members.pop().expect("the manifest is the last member");
-    let manifest = serde_json::from_slice(&manifest).expect("the manifest is JSON");
+    let signature = members.pop().expect("the signature is the last member");
+    let manifest = members.pop().expect("the manifest stands before it");
     let file = fs::File::open(place.join("kek")).expect("the key");
     let kek = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-    Made { archive, members, manifest, checkpoint, export, kek, _kek: file }
+    Made { archive, members, manifest, signature, checkpoint, export, kek, _kek: file }
 }
 
 fn fill(store: &Store) {
