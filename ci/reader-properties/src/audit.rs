@@ -23,6 +23,9 @@ fn entry(bytes: &[u8]) -> bool {
         AuditEntry::KeyRelease(entry) => assert!(entry.key_version > 0),
         AuditEntry::Owner(entry) => assert!(entry.sequence > 0),
         AuditEntry::Refusal(entry) => assert!((1..=64).contains(&entry.codes.len()) && entry.codes.iter().all(code)),
+        AuditEntry::Operator(entry) => {
+            assert!(entry.number > 0 && (1..=256).contains(&entry.subject.chars().count()));
+        }
         AuditEntry::Refusals(entry) => {
             assert!(entry.refusals > 0 && entry.from <= entry.until);
             assert!((1..=64).contains(&entry.codes.len()) && entry.codes.keys().all(code));

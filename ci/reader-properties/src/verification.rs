@@ -251,8 +251,6 @@ fn hex_byte(field: &mut Value, place: usize, value: u8) {
     *field = json!(format!("{before}{value:02X}{}", rest.get(2..).unwrap_or_default()));
 }
 
-/// Everything that a verdict says: codes and fields in order, or the whole quote as verified.
-
 const NOW: u64 = 1_800_000_000;
 /// How long the simulator's collateral lasts.
 const MONTH: u64 = 30 * 86_400;
