@@ -2,7 +2,7 @@
 //! One quote on both paths.
 
 use tdx_sim::verdict::{lenient, told};
-use tdx_verify::{Collateral, KnownPlatforms, PlatformPolicy, TrustAnchors};
+use tdx_verify::{Collateral, KnownPlatforms, PlatformPolicy, TrustAnchors, VerifiedQuote};
 
 /// Platforms that may be known, beside nothing known.
 pub(crate) struct Both {
@@ -30,8 +30,6 @@ impl Both {
         of(&self.known, &lenient).ok()
     }
 }
-
-/// Everything that a verdict says: codes and fields in order, or the whole quote as verified.
 
 /// The quote with more bytes behind its PCK chain, all lengths adjusted. Version 4.
 pub(crate) fn with_longer_chain(quote: &[u8], more: &[u8]) -> Vec<u8> {
