@@ -14,7 +14,7 @@ use key_release::{ChallengeAnswer, KeyReleaseAnswer, ReleaseKeyPair, SealContext
 use key_wrap::transit_answer;
 use release_client::{OwnerAnswer, key_release_protocol::seal};
 use serde_json::{Value, json};
-use store::{AuditEntry, OwnerEntry};
+use store::{AuditEntry, OperatorAct, OperatorEntry, OwnerEntry};
 use types::{
     Base64, Document as _, Hex32, Refusal, Sha256Digest, canonical, evidence::AttestedTime, refusal::Refusals,
 };
@@ -138,11 +138,20 @@ fn audit() -> Vec<Seed> {
         sequence: 1,
         command: Sha256Digest::of(b"command"),
     };
+    let operator = OperatorEntry {
+        schema: OperatorEntry::SCHEMA.to_owned(),
+        unix: NOW,
+        number: 1,
+        act: OperatorAct::ReleaseRevoked,
+        subject: Sha256Digest::of(b"release").to_string(),
+        content: None,
+    };
     let entries = [
         ("key-release.json", AuditEntry::KeyRelease(key_release_entry())),
         ("refusal.json", AuditEntry::Refusal(archive::refusal())),
         ("refusals.json", AuditEntry::Refusals(archive::refusals())),
         ("owner.json", AuditEntry::Owner(owner)),
+        ("operator.json", AuditEntry::Operator(operator)),
     ];
     let seed = |(name, entry): (_, AuditEntry)| Seed { target: "audit", name, bytes: entry.to_bytes().expect("good") };
     entries.map(seed).into()
@@ -155,10 +164,9 @@ fn archives() -> Vec<Seed> {
         seed("archive", b"r"),
         seed("members", b"m"),
         seed("export", b"x"),
-        // White space after a table is the same table.
-        seed("spelling", b"m\x04\x05\0\0\x20"),
         // A byte, and back.
-        seed("restored", b"r\0\0\0\0x\0\0\0\0t"),
+        seed("restored", b"r\0\0\0\0x\0\0\0\0f"),
+        seed("member-restored", b"m\0\0\0\0x\0\0\0\0{"),
     ]
 }
 
