@@ -160,6 +160,7 @@ async fn a_flood_of_refusals_is_summed_up() {
     let summary = store.verify_audit_with(|_, entry| match entry {
         AuditEntry::Refusals(entry) => summed.push(entry.clone()),
         AuditEntry::Refusal(_) => single += 1,
+        AuditEntry::Operator(_) => {}
         other => panic!("{other:?}"),
     });
     assert_eq!(summary.unwrap().refusals, FLOOD);
