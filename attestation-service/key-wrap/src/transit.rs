@@ -65,8 +65,11 @@ impl TransitSettings {
         }
         let base = address.strip_suffix(&format!("/{path}")).unwrap_or_default().to_owned();
         let loopback = base.starts_with("http://127.0.0.1:") || base.starts_with("http://[::1]:");
-        if authority.contains('@') || !(base.starts_with("https://") || loopback) {
-            return Err(bad("the address must be of https (http to the loopback address alone), without user"));
+        let host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+        if authority.is_empty() || !authority.bytes().all(host) || !(base.starts_with("https://") || loopback) {
+            return Err(bad(
+                "the address must be of https (http to the loopback address alone), of a host and a port alone",
+            ));
         }
         Ok(Self {
             base,
