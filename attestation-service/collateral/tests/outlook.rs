@@ -9,28 +9,11 @@
 )]
 
 use collateral::{Keeper, Outlook, Standing, Wanted};
-use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdParams, TdReport};
+use tdx_sim::{Fault, QuoteVersion, SimulatedPlatform, TdReport};
 use tdx_verify::{AcceptedTcb, PlatformPolicy, TcbStatus, TrustAnchors};
-use types::{Registers, Sha384Digest};
 
 const NOW: u64 = 1_800_000_000;
 const DAY: u64 = 86_400;
-
-fn report() -> TdReport {
-    let value = |text: &str| Sha384Digest::of(text.as_bytes());
-    let params = TdParams::with_config(value("config"));
-    let registers = Registers {
-        mr_td: value("mr_td"),
-        rtmr_0: value("rtmr_0"),
-        rtmr_1: value("rtmr_1"),
-        rtmr_2: value("rtmr_2"),
-        rtmr_3: value("rtmr_3"),
-        mr_config_id: value("config"),
-        mr_owner: Sha384Digest::ZERO,
-        mr_owner_config: Sha384Digest::ZERO,
-    };
-    TdReport { registers, attributes: params.attributes, xfam: params.xfam, report_data: [7; 64] }
-}
 
 struct World {
     platform: SimulatedPlatform,
@@ -44,7 +27,7 @@ impl World {
         let platform = SimulatedPlatform::generate(NOW).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let keeper = Keeper::open(dir.path(), TrustAnchors::custom(platform.root_der().to_vec())).unwrap();
-        let quote = platform.quote(&report(), QuoteVersion::V4, None).unwrap();
+        let quote = platform.quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
         Self { platform, keeper, quote, _dir: dir }
     }
 
@@ -143,7 +126,7 @@ fn a_bad_quote_tells_nothing() {
     let mut changed = world.quote.clone();
     changed[100] ^= 1;
     let other = SimulatedPlatform::generate(NOW).unwrap();
-    let other = other.quote(&report(), QuoteVersion::V4, None).unwrap();
+    let other = other.quote(&TdReport::example(), QuoteVersion::V4, None).unwrap();
     for quote in [&changed[..], &other, b"", b"quote", &world.quote[..world.quote.len() - 1]] {
         let outlook = world.keeper.outlook(quote, &PlatformPolicy::default(), NOW);
         assert_eq!(outlook.standing, Standing::Unknown, "{outlook:?}");

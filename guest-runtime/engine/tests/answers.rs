@@ -10,6 +10,8 @@
     reason = "tests fail loudly"
 )]
 
+mod model;
+
 use engine_protocol::{
     Command, Decoder, Event, Failure, FinishReason, Form, Generate, Message, PROTOCOL_VERSION, Prompt, Role, Sampling,
     Tenant, encode,
@@ -17,23 +19,11 @@ use engine_protocol::{
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 
 const CONTEXT: u32 = 256;
-
-fn model() -> Option<PathBuf> {
-    let cached = || {
-        let home = std::env::var_os("HOME").map(PathBuf::from)?;
-        Some(home.join(".cache/chrysalis/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    };
-    let found =
-        std::env::var_os("CHRYSALIS_TEST_MODEL").map(PathBuf::from).or_else(cached).filter(|path| path.is_file());
-    if found.is_none() {
-        println!("SKIPPED: the engine with a real model (no CHRYSALIS_TEST_MODEL)");
-    }
-    found
-}
+const TESTS: &str = "the engine with a real model";
 
 /// A running engine with one client. The engine ends when this is dropped.
 struct Session {
@@ -190,7 +180,7 @@ fn wild(seed: u64) -> Sampling {
 
 #[test]
 fn a_question_is_answered_the_same_way_twice() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     let question = "What is the capital of France?";
     let first = session.ask(request(1, question));
@@ -216,7 +206,7 @@ fn a_question_is_answered_the_same_way_twice() {
 
 #[test]
 fn a_seed_fixes_a_sampled_answer() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     let mut sampled = |seed, choices| {
         let asked = Generate { sampling: wild(seed), choices, ..request(1, "Invent a word.") };
@@ -233,7 +223,7 @@ fn a_seed_fixes_a_sampled_answer() {
 
 #[test]
 fn what_cannot_be_answered_is_refused_at_once_and_harms_nobody() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     let refused = session.ask(request(1, &"word ".repeat(400))).failure();
     assert!(matches!(refused, (Failure::ContextOverflow, Some(400..))), "{refused:?}");
@@ -251,7 +241,7 @@ fn what_cannot_be_answered_is_refused_at_once_and_harms_nobody() {
 
 #[test]
 fn requests_run_together_and_can_be_cancelled() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     for id in 1..=2 {
         session.send(&Command::Generate(Generate { max_tokens: None, ..request(id, "Count to a thousand.") }));
@@ -274,7 +264,7 @@ fn requests_run_together_and_can_be_cancelled() {
 
 #[test]
 fn a_message_cannot_speak_in_another_role() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     let mut prompt_tokens = |prompt| {
         let asked = Generate { max_tokens: Some(1), prompt, ..request(1, "") };
@@ -291,7 +281,7 @@ fn a_message_cannot_speak_in_another_role() {
 /// Whatever the model would like to say: the form holds, at any temperature.
 #[test]
 fn answers_have_the_form_that_was_asked_for() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     let schema = r#"{"type":"object","properties":{"city":{"type":"string","maxLength":12},"inhabitants":{"type":"integer"},
         "river":{"enum":["Seine","Rhine"]}},"required":["city","inhabitants","river"],"additionalProperties":false}"#;
@@ -311,7 +301,7 @@ fn answers_have_the_form_that_was_asked_for() {
 
 #[test]
 fn logprobs_tell_what_a_greedy_answer_preferred() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     session.send(&Command::Generate(Generate { logprobs: Some(3), ..request(1, "What is the capital of France?") }));
     let (mut text, mut bytes) = (String::new(), Vec::new());
@@ -336,7 +326,7 @@ fn logprobs_tell_what_a_greedy_answer_preferred() {
 
 #[test]
 fn only_one_client_is_served_and_a_bad_one_ends_it() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
     assert!(UnixStream::connect(session.directory.path().join("engine.sock")).is_err());
     session.socket.write_all(&[0xff; 64]).unwrap();

@@ -10,9 +10,11 @@
     reason = "tests fail loudly"
 )]
 
+mod model;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use batching::Engine as _;
 use engine::{Settings, Weights, batching_engine};
@@ -49,19 +51,6 @@ const QUESTIONS: [&str; 20] = [
     "What is the boiling point of water?",
     "Say hello in a friendly way.",
 ];
-
-fn model() -> Option<PathBuf> {
-    let cached = || {
-        let home = std::env::var_os("HOME").map(PathBuf::from)?;
-        Some(home.join(".cache/chrysalis/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
-    };
-    let found =
-        std::env::var_os("CHRYSALIS_TEST_MODEL").map(PathBuf::from).or_else(cached).filter(|path| path.is_file());
-    if found.is_none() {
-        println!("SKIPPED: greedy answers against llama.cpp (no CHRYSALIS_TEST_MODEL)");
-    }
-    found
-}
 
 /// What llama.cpp answers, each question in a context of its own.
 fn reference(path: &Path) -> Vec<String> {
@@ -149,7 +138,7 @@ fn ours(weights: &Weights, at_once: u16, cache: u32) -> Vec<String> {
 /// computed again.
 #[test]
 fn greedy_answers_equal_those_of_llama_cpp() {
-    let Some(model) = model() else { return };
+    let Some(model) = model::model("greedy answers against llama.cpp") else { return };
     let expected = reference(&model);
     let weights = Weights::load(&model).unwrap();
     for (at_once, cache) in [(1, CONTEXT), (16, 16 * CONTEXT), (8, CONTEXT)] {
