@@ -62,7 +62,11 @@ impl OfferError {
                 Refusal::new("pck_ca_mismatch", "collateral.pck_crl", self.to_string(), fix)
             }
             Self::RolledBack { field, .. } => {
-                let fix = "ask another source: this one serves what is out of date";
+                let fix = if field.ends_with("tcb_evaluation_data_number") {
+                    "ask another source: this one serves what is out of date; if all others do, too, the one that was kept gave a TCB evaluation before it was in force (look at `collateral status`)"
+                } else {
+                    "ask another source: this one serves what is out of date"
+                };
                 Refusal::new("collateral_rollback", &format!("collateral.{field}"), self.to_string(), fix)
             }
             Self::Keep(error) => {

@@ -37,13 +37,14 @@ pub(crate) enum Unread {
     Slow,
 }
 
-/// Reads a body of at most `max` bytes. Memory for what is announced is set apart before it is read, so that no two
+/// Reads a body of at most `max` bytes, of which something comes within each `stall`. Memory for what is announced is set apart before it is read, so that no two
 /// bodies wait for each other in the middle; for what comes without being announced, as it comes.
 pub(crate) async fn read(
     memory: &Arc<Shares>,
     client: std::net::IpAddr,
     mut body: Incoming,
     max: usize,
+    stall: Duration,
 ) -> Result<Whole, Unread> {
     let announced = usize::try_from(body.size_hint().lower()).map_err(|_| Unread::TooLarge)?;
     if announced > max {
@@ -51,7 +52,7 @@ pub(crate) async fn read(
     }
     let mut share = memory.wait(client, announced, TURN).await.ok_or(Unread::Busy)?;
     let mut bytes = BytesMut::with_capacity(announced);
-    while let Some(frame) = timeout(STALL, body.frame()).await.map_err(|_| Unread::Slow)? {
+    while let Some(frame) = timeout(stall, body.frame()).await.map_err(|_| Unread::Slow)? {
         let Ok(data) = frame.map_err(|_| Unread::TooLarge)?.into_data() else { continue };
         if data.len() > max.saturating_sub(bytes.len()) {
             return Err(Unread::TooLarge);
@@ -120,8 +121,6 @@ impl Body for Answered {
 
 /// Waiting for memory.
 const TURN: Duration = Duration::from_secs(5);
-/// Nothing comes of a body.
-const STALL: Duration = Duration::from_secs(10);
 /// Memory for what was not announced.
 const STEP: usize = 16 * 1024;
 const PIECE: usize = 16 * 1024;

@@ -23,6 +23,7 @@ use types::{Document as _, Hex32, Refusal, canonical};
 use crate::{
     activity::Activity,
     body::{self, Answered, Unread, Whole},
+    limits::Limits,
     openapi,
     reply::Refused,
     routes::{self, BYTES, Endpoint, Found, JSON, TEXT},
@@ -79,7 +80,7 @@ pub(crate) async fn answer(
         shared.service.admit(client)?;
         route(&shared, exporter, client, request).await
     };
-    let reply = match tokio::time::timeout(REQUEST, routed).await {
+    let reply = match tokio::time::timeout(shared.service.limits().request, routed).await {
         Ok(reply) => reply,
         // Reading has a limit of its own, which is shorter: this is no fault of the client, who may try again.
         Err(_) => Err(Refused::unable("service_unavailable", &"the request was not done within its time")),
@@ -243,7 +244,8 @@ async fn read_json(
 }
 
 async fn read(shared: &Shared, client: IpAddr, body: Incoming, max: usize) -> Result<Whole, Refused> {
-    let whole = tokio::time::timeout(BODY, body::read(&shared.bodies, client, body, max)).await;
+    let Limits { stall, body: whole, .. } = shared.service.limits();
+    let whole = tokio::time::timeout(whole, body::read(&shared.bodies, client, body, max, stall)).await;
     whole.unwrap_or(Err(Unread::Slow)).map_err(|unread| match unread {
         Unread::TooLarge => too_large(max),
         Unread::Busy => busy(),
@@ -291,10 +293,6 @@ fn no_such_endpoint() -> Refused {
 
 /// Header with the attestation result that goes with a key.
 const EAR: &str = "chrysalis-ear";
-/// A whole request, body included.
-const REQUEST: Duration = Duration::from_secs(30);
-/// All of a body.
-const BODY: Duration = Duration::from_secs(20);
 /// Waiting for a turn.
 const QUEUE: Duration = Duration::from_secs(5);
 /// Answers up to this size are not counted: the connections' number is their limit.

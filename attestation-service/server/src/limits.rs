@@ -29,6 +29,14 @@ pub struct Limits {
     /// Connections of one client at the same time (all addresses of a /48 for IPv6), while there are enough for others;
     /// its part of the memory for bodies and answers goes by it, too. As many as there are is no limit.
     pub client_connections: u32,
+    /// How long a handshake may take, and from there the first request to begin; less where connections are scarce.
+    pub handshake: Duration,
+    /// How long nothing may come of a body.
+    pub stall: Duration,
+    /// How long all of a body may take. Shorter than `request`: who is slow shall be told so.
+    pub body: Duration,
+    /// How long a request may take, its body included.
+    pub request: Duration,
     /// How long a client may take to receive an answer.
     pub sending: Duration,
 }
@@ -50,6 +58,10 @@ impl Default for Limits {
             open_challenges: 16_384,
             connections: 1024,
             client_connections: 64,
+            handshake: Duration::from_secs(30),
+            stall: Duration::from_secs(10),
+            body: Duration::from_secs(20),
+            request: Duration::from_secs(30),
             sending: Duration::from_secs(60),
         }
     }

@@ -93,7 +93,7 @@ pub async fn listen(
                         service.count(["client_connections"]);
                         continue;
                     };
-                    let times = Times { open: Arc::clone(&open), sending: limits.sending };
+                    let times = Times { open: Arc::clone(&open), limits };
                     let (shared, acceptor) = (shared.clone(), acceptor.clone());
                     let connection = serve(shared, acceptor, stream, peer.ip(), windows, times, stopped.clone());
                     let counted = Open::count(Arc::clone(&service));
@@ -134,7 +134,7 @@ fn memory(bytes: usize, limits: &Limits) -> Arc<Shares> {
 /// How long a connection may do nothing: less where places are scarce.
 struct Times {
     open: Arc<Shares>,
-    sending: Duration,
+    limits: Limits,
 }
 
 impl Times {
@@ -143,12 +143,12 @@ impl Times {
     }
 
     fn handshake(&self) -> Duration {
-        if self.scarce() { SCARCE_HANDSHAKE } else { HANDSHAKE }
+        if self.scarce() { self.limits.handshake.min(SCARCE_HANDSHAKE) } else { self.limits.handshake }
     }
 
     fn patience(&self) -> Patience {
-        let (silent, idle) = if self.scarce() { (SCARCE_HANDSHAKE, SCARCE_IDLE) } else { (HANDSHAKE, HEADERS) };
-        Patience { silent, idle, sending: self.sending }
+        let idle = if self.scarce() { SCARCE_IDLE } else { HEADERS };
+        Patience { silent: self.handshake(), idle, sending: self.limits.sending }
     }
 }
 
@@ -317,8 +317,7 @@ const PONG: Duration = Duration::from_secs(20);
 /// Refusals that wait for the audit log.
 const NOTES: usize = 256;
 const SUM_UP: Duration = Duration::from_secs(60);
-/// A handshake, and from there to the first request.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+/// A handshake, and from there to the first request, where less than a quarter of the places is free.
 const SCARCE_HANDSHAKE: Duration = Duration::from_secs(5);
 /// How often a connection is looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -10,17 +10,18 @@ use types::Document as _;
 /// Refusals on their way to the log.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// How many entries may be written now, and at which second that was so.
+    /// How many entries may be written now, and at which second of the stopwatch that was so.
     places: Option<(u64, u64)>,
     sum: Option<RefusalsEntry>,
 }
 
 impl Tally {
-    /// Whether a refusal at `unix` (seconds) gets an entry of its own: one a second, and [`BURST`] at once.
-    pub(crate) fn has_place(&mut self, unix: u64) -> bool {
-        let (places, at) = self.places.unwrap_or((BURST, unix));
-        let places = places.saturating_add(unix.saturating_sub(at)).min(BURST);
-        self.places = Some((places.saturating_sub(1), unix.max(at)));
+    /// Whether a refusal gets an entry of its own: one a second, and [`BURST`] at once. `second` is a stopwatch's: a
+    /// clock that was ahead for a moment would leave none for as long.
+    pub(crate) fn has_place(&mut self, second: u64) -> bool {
+        let (places, at) = self.places.unwrap_or((BURST, second));
+        let places = places.saturating_add(second.saturating_sub(at)).min(BURST);
+        self.places = Some((places.saturating_sub(1), second.max(at)));
         places > 0
     }
 
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!((0..1000).filter(|_| tally.has_place(100)).count(), 60);
         assert!(!tally.has_place(100));
         assert!(tally.has_place(101) && !tally.has_place(101));
-        assert!(!tally.has_place(50), "a clock that steps back gives no places");
+        assert!(!tally.has_place(50), "a stopwatch never steps back; one that did would give none");
         assert_eq!((0..1000).filter(|_| tally.has_place(10_000)).count(), 60);
     }
 

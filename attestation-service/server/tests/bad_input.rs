@@ -11,7 +11,10 @@
 
 mod world;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use attestation_service::Limits;
 use rustls::pki_types::ServerName;
@@ -91,10 +94,81 @@ async fn half_open_connections_stop_nobody() {
     world.limits = Limits { client_connections: 512, ..Limits::default() };
     world.launch().await;
     let guest = world.guest().await;
-    let mut held = Vec::new();
-    let mut half = Vec::new();
+    let (half, held) = half_open(&world).await;
+    for _ in 0..3 {
+        assert!(world.ask(&guest).await.is_ok());
+    }
+    assert_eq!((held.len(), half.len()), (60, 40));
+}
+
+/// Nor do they keep their places: each is ended in its time, with a code where there is somebody to tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_connections_are_ended() {
+    let mut world = World::stopped(release::Hardware::Simulated);
+    let short = Duration::from_millis(700);
+    world.limits =
+        Limits { client_connections: 512, handshake: short * 4, stall: short, body: short * 3, ..Limits::default() };
+    world.launch().await;
+    let (half, held) = half_open(&world).await;
+    for mut stream in half {
+        let mut rest = Vec::new();
+        // An end or a reset, and not a byte before.
+        let _ = stream.read_to_end(&mut rest).await;
+        assert_eq!(rest, b"", "no handshake, no answer");
+    }
+    for (number, mut stream) in held.into_iter().enumerate() {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        let answer = String::from_utf8(rest).unwrap();
+        if number < 20 {
+            assert_eq!(answer, "", "no request, no answer");
+        } else {
+            assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"request_timeout\""), "{answer}");
+        }
+    }
+    assert_eq!(world.count("request_timeout"), 40);
+    let guest = world.guest().await;
+    assert!(world.ask(&guest).await.is_ok());
+}
+
+/// A body that comes, but byte by byte, ends at its own limit; a request that the service itself does not get done in
+/// time is no fault of the client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_slow_is_told_apart() {
+    let slow = Duration::from_millis(500);
+    for (limits, expected) in [
+        (Limits { body: slow, ..Limits::default() }, ("408", "request_timeout")),
+        (Limits { request: slow, ..Limits::default() }, ("503", "service_unavailable")),
+    ] {
+        let mut world = World::stopped(release::Hardware::Simulated);
+        world.limits = limits;
+        world.launch().await;
+        let (mut reading, mut writing) = tokio::io::split(tls(&world).await);
+        let drip = tokio::spawn(async move {
+            let head = format!("{RELEASE}\r\nhost: x\r\ncontent-length: 3000000\r\n\r\n");
+            let mut sent = writing.write_all(head.as_bytes()).await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                sent = writing.write_all(b" ").await;
+            }
+        });
+        let mut answer = Vec::new();
+        let _ = reading.read_to_end(&mut answer).await;
+        drip.abort();
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(&answer[9..12], expected.0, "{answer}");
+        assert!(answer.contains(&format!("\"{}\"", expected.1)), "{answer}");
+        let retry = answer.to_ascii_lowercase().contains("retry-after: 1");
+        assert_eq!(retry, expected.0 == "503", "who may try again is told so");
+    }
+}
+
+/// Forty that never finish a handshake, and sixty that never finish a request: of the head for the first twenty, of the
+/// body for the others.
+async fn half_open(world: &World) -> (Vec<TcpStream>, Vec<TlsStream<TcpStream>>) {
+    let (mut half, mut held) = (Vec::new(), Vec::new());
     for number in 0..40 {
-        let mut stream = tcp(&world).await;
+        let mut stream = tcp(world).await;
         if number % 2 == 0 {
             // A record of the handshake that is announced and does not come.
             stream.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
@@ -107,15 +181,12 @@ async fn half_open_connections_stop_nobody() {
         "POST /v1/key-release HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nffffff\r\n{",
     ] {
         for _ in 0..20 {
-            let mut stream = tls(&world).await;
+            let mut stream = tls(world).await;
             stream.write_all(start.as_bytes()).await.unwrap();
             held.push(stream);
         }
     }
-    for _ in 0..3 {
-        assert!(world.ask(&guest).await.is_ok());
-    }
-    assert_eq!((held.len(), half.len()), (60, 40));
+    (half, held)
 }
 
 /// Attack 68 at the service: its own clock steps ahead and back while it runs.

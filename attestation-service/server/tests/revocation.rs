@@ -63,3 +63,34 @@ async fn a_known_platform_gets_no_key_under_collateral_that_ended() {
     world.clock.store(NOW + 31 * 86_400, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(world.refusal(&guest).await[0].0, "collateral_expired");
 }
+
+/// Weeks before a platform falls out, its operator is told: a warning that is counted, and nothing else changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_service_warns_of_a_platform_that_will_fall_out() {
+    let world = World::start().await;
+    let guest = world.guest().await;
+    let bad = world.guest_with(|_| (), |registers| registers.mr_td = types::Sha384Digest::of(b"x")).await;
+    let service = std::sync::Arc::clone(&world.service.as_ref().unwrap().service);
+    let next = |fault| {
+        let json = world.platform.collateral_numbered(NOW, 18, fault).unwrap().to_json();
+        let early = vec![Collateral::from_json(json.as_bytes()).unwrap()];
+        KnownCollateral { early, ..collateral(&world, None) }
+    };
+    // The watch goes on beside the answer: what must not come is looked for after what must.
+    let warned = async |expected: u64| {
+        while world.count("tcb_early") < expected {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(world.count("tcb_early"), expected);
+    };
+    service.set_collateral(next(Some(Fault::OutOfDateTcb)));
+    assert!(world.ask(&guest).await.is_ok());
+    warned(1).await;
+    assert_eq!(world.refusal(&bad).await[0].0, "register_mismatch", "who gets no key is not watched");
+    service.set_collateral(next(None));
+    assert!(world.ask(&guest).await.is_ok(), "which stays in with the next evaluation");
+    service.set_collateral(next(Some(Fault::RevokedTcb)));
+    assert!(world.ask(&guest).await.is_ok());
+    warned(2).await;
+    assert_eq!(world.count("released"), 3);
+}

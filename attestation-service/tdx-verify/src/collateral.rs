@@ -82,6 +82,12 @@ impl Collateral {
         &self.fmspc
     }
 
+    /// SHA-256 of the bytes that it was read from.
+    #[must_use]
+    pub const fn digest(&self) -> &Sha256Digest {
+        &self.digest
+    }
+
     /// The first of `all` that is for the platform that `quote` claims. The claim is not verified here; a
     /// wrong one makes [`crate::verify`] refuse. Where there is none, [`crate::unreadable`] tells a platform without
     /// collateral from bytes that name no platform.

@@ -2,6 +2,7 @@
 //! `collateral fetch` and `collateral status`, and the renewal beside `serve`.
 
 use std::{
+    cmp::Reverse,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -11,7 +12,7 @@ use anyhow::Context as _;
 use collateral::{Fmspc, Keeper, Refresher, Source, Status};
 use gpu_verify::GpuAnchors;
 use serde_json::json;
-use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
+use tdx_verify::{Collateral, CollateralFacts, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::signal::unix::Signal;
 
 use super::now;
@@ -93,6 +94,7 @@ pub(super) struct Held {
     /// Locked from reading to being in force, so that nothing older comes after something newer.
     known: Mutex<Known>,
     keeper: Option<Keeper>,
+    anchors: TrustAnchors,
     gpu: GpuFileArgs,
     gpu_anchors: GpuAnchors,
 }
@@ -109,7 +111,7 @@ impl Held {
     /// Gives the service what is kept, and the files as they were read last.
     fn use_kept(&self, service: &Service) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        service.set_collateral(known.with(self.keeper.as_ref(), now()));
+        service.set_collateral(known.with(self.keeper.as_ref(), &self.anchors, now()));
     }
 
     /// Reads everything that is a file again. What can't be used stays as it was read before, each kind for itself.
@@ -120,7 +122,7 @@ impl Held {
             Ok(again) => known.files.clone_from(again),
             Err(error) => kept_as_it_was(service, "collateral_malformed", error),
         }
-        service.set_collateral(known.with(self.keeper.as_ref(), now()));
+        service.set_collateral(known.with(self.keeper.as_ref(), &self.anchors, now()));
         drop(known);
         let gpu = GpuFiles::read(&self.gpu);
         let whole = read.is_ok() && gpu.is_ok();
@@ -173,7 +175,7 @@ impl Renewal {
         };
         let (paths, gpu) = (args.collateral.clone(), args.gpu.clone());
         let known = Mutex::new(Known { files, kept: Vec::new() });
-        let held = Held { paths, known, keeper, gpu, gpu_anchors: gpu_anchors.clone() };
+        let held = Held { paths, known, keeper, anchors: anchors.clone(), gpu, gpu_anchors: gpu_anchors.clone() };
         Ok(Self { held: Arc::new(held), refresher })
     }
 
@@ -242,8 +244,9 @@ impl Renewal {
 }
 
 impl Known {
-    /// What is kept comes before files: it is renewed. A file counts where it is not older than what was ever kept.
-    fn with(&mut self, keeper: Option<&Keeper>, now: u64) -> KnownCollateral {
+    /// The first one for a platform judges it. A file counts where it is not older than what was ever kept: then it is
+    /// what somebody put there to be used, and comes before what is kept. One that is not valid now comes last.
+    fn with(&mut self, keeper: Option<&Keeper>, anchors: &TrustAnchors, now: u64) -> KnownCollateral {
         let Some(keeper) = keeper else { return KnownCollateral { in_force: self.files.clone(), early: Vec::new() } };
         let mut early = Vec::new();
         match keeper.load(now) {
@@ -261,16 +264,34 @@ impl Known {
                 tracing::error!(code = "collateral_store", %error, "kept collateral can't be read; what was read before stays");
             }
         }
-        let files = self.files.iter().filter(|file| match keeper.admits(file, now) {
-            Ok(()) => true,
-            Err(error) => {
-                let fmspc = hex::encode(file.fmspc());
-                tracing::warn!(fmspc, code = error.refusal().code, %error, "a collateral file is not used beside what is kept");
-                false
+        let (mut valid, mut invalid) = (Vec::new(), Vec::new());
+        for file in &self.files {
+            match (keeper.admits(file, now), file.check(anchors, now)) {
+                (Ok(()), Ok(facts)) => valid.push((Reverse(issued(&facts)), file)),
+                (Ok(()), Err(_)) => invalid.push(file),
+                (Err(error), _) => {
+                    let fmspc = hex::encode(file.fmspc());
+                    tracing::warn!(fmspc, code = error.refusal().code, %error, "a collateral file is not used beside what is kept");
+                }
             }
-        });
-        KnownCollateral { in_force: self.kept.iter().chain(files).cloned().collect(), early }
+        }
+        // The newest first; files of one age stay in the order in which they were named.
+        valid.sort_by_key(|(age, _)| *age);
+        let valid = valid.into_iter().map(|(_, file)| file);
+        KnownCollateral { in_force: valid.chain(&self.kept).chain(invalid).cloned().collect(), early }
     }
+}
+
+/// How new collateral is: by what can take a platform's trust away first.
+const fn issued(facts: &CollateralFacts) -> [u64; 6] {
+    [
+        facts.tcb_evaluation_data_number as u64,
+        facts.tcb_info.issued,
+        facts.pck_crl.issued,
+        facts.root_ca_crl.issued,
+        facts.qe_evaluation_data_number as u64,
+        facts.qe_identity.issued,
+    ]
 }
 
 fn open(dir: &Path, anchors: &TrustAnchors) -> anyhow::Result<Keeper> {
@@ -320,32 +341,63 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let keeper = Keeper::open(directory.path(), TrustAnchors::custom(platform.root_der().to_vec())).unwrap();
         let wanted = Wanted { fmspc: Fmspc::from_bytes(*read(&newer).fmspc()), ca: PckCa::Platform };
+        let anchors = TrustAnchors::custom(platform.root_der().to_vec());
         let ends = |known: &KnownCollateral| -> BTreeSet<u64> {
-            let anchors = TrustAnchors::custom(platform.root_der().to_vec());
             known.in_force.iter().map(|held| held.check(&anchors, NOW).unwrap().tcb_info.issued).collect()
         };
         let mut known = Known { files: vec![read(&older)], kept: Vec::new() };
-        let with_file = ends(&known.with(Some(&keeper), NOW));
+        let with_file = ends(&known.with(Some(&keeper), &anchors, NOW));
         assert_eq!(with_file.len(), 1, "nothing was kept yet: the file counts");
         keeper.keep(&wanted, newer.as_bytes(), None, NOW).unwrap();
-        let kept = ends(&known.with(Some(&keeper), NOW));
+        let kept = ends(&known.with(Some(&keeper), &anchors, NOW));
         assert!(kept.len() == 1 && kept > with_file, "{kept:?} {with_file:?}");
         // A record that is damaged, then the collateral itself.
         let path = |ending: &str| directory.path().join(format!("{}{ending}", wanted.fmspc));
         let good = std::fs::read(path(".kept.json")).unwrap();
         std::fs::write(path(".kept.json"), b"damaged").unwrap();
-        assert_eq!(ends(&known.with(Some(&keeper), NOW)), kept);
+        assert_eq!(ends(&known.with(Some(&keeper), &anchors, NOW)), kept);
         // Who starts with that has nothing rather than something older.
         let mut fresh = Known { files: vec![read(&older)], kept: Vec::new() };
-        assert_eq!(ends(&fresh.with(Some(&keeper), NOW)), BTreeSet::new());
+        assert_eq!(ends(&fresh.with(Some(&keeper), &anchors, NOW)), BTreeSet::new());
         std::fs::write(path(".kept.json"), good).unwrap();
         for replaced in ["damaged", &older] {
             std::fs::write(path(".json"), replaced).unwrap();
-            assert_eq!(ends(&known.with(Some(&keeper), NOW)), kept);
-            assert_eq!(ends(&fresh.with(Some(&keeper), NOW)), BTreeSet::new());
+            assert_eq!(ends(&known.with(Some(&keeper), &anchors, NOW)), kept);
+            assert_eq!(ends(&fresh.with(Some(&keeper), &anchors, NOW)), BTreeSet::new());
         }
         // What was taken away is gone.
         std::fs::remove_file(path(".json")).unwrap();
-        assert_eq!(ends(&known.with(Some(&keeper), NOW)), BTreeSet::new());
+        assert_eq!(ends(&known.with(Some(&keeper), &anchors, NOW)), BTreeSet::new());
+    }
+
+    /// The first for a platform judges it: a file that somebody gave is used where it is newer than what is kept, or where
+    /// that has ended; the newest of several.
+    #[test]
+    fn the_newest_that_is_valid_judges() {
+        let platform = SimulatedPlatform::generate(NOW).unwrap();
+        let made = |at| platform.collateral(at, None).unwrap().to_json();
+        let read = |text: &String| Collateral::from_json(text.as_bytes()).unwrap();
+        let anchors = TrustAnchors::custom(platform.root_der().to_vec());
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::open(directory.path(), anchors.clone()).unwrap();
+        let [first, second, third] = [NOW - 2 * DAY, NOW - DAY, NOW].map(made);
+        let wanted = Wanted { fmspc: Fmspc::from_bytes(*read(&first).fmspc()), ca: PckCa::Platform };
+        keeper.keep(&wanted, second.as_bytes(), None, NOW).unwrap();
+        let judges = |files: &[&String], at| {
+            let mut known = Known { files: files.iter().map(|text| read(text)).collect(), kept: Vec::new() };
+            // A service that ran before that time.
+            let _ = known.with(Some(&keeper), &anchors, NOW);
+            let all = known.with(Some(&keeper), &anchors, at).in_force;
+            all.first().map(|first| *first.digest())
+        };
+        let digest = |text: &String| Some(*read(text).digest());
+        assert_eq!(judges(&[], NOW), digest(&second));
+        assert_eq!(judges(&[&first], NOW), digest(&second), "an older file");
+        assert_eq!(judges(&[&third], NOW), digest(&third), "a newer one");
+        assert_eq!(judges(&[&second, &third], NOW), digest(&third), "the newest, wherever it stands");
+        // What is kept has ended and nobody renews it: a file that has not is used, one that has as well is not.
+        let [ended, valid] = [60, 50].map(|days| NOW + days * DAY).map(|at| (at, made(at)));
+        assert_eq!(judges(&[&valid.1], ended.0), digest(&valid.1));
+        assert_eq!(judges(&[&third], ended.0), digest(&second), "neither is valid: what is kept is what is named");
     }
 }

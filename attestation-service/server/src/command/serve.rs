@@ -16,7 +16,7 @@ use serde_json::json;
 use tdx_verify::{Collateral, MAX_COLLATERAL_LEN, TrustAnchors};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::timeout,
 };
@@ -55,6 +55,9 @@ fn make_room(connections: u32) -> anyhow::Result<()> {
 }
 
 pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // First of all: one that came while the store is opened would end the program.
+    let hangup = runtime.block_on(async { signal(SignalKind::hangup()) })?;
     make_room(args.connections)?;
     let mut collateral = Vec::new();
     for path in &args.collateral {
@@ -83,8 +86,7 @@ pub(super) fn serve(args: &ServeArgs, anchors: &TrustAnchors, gpu: &GpuAnchors) 
         service.name_replica(name)?;
     }
     let service = Arc::new(service.with_gpu_files(GpuFiles::read(&args.gpu)?.under(gpu.clone())));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(args, anchors, Arc::clone(&service), renewal))?;
+    runtime.block_on(run(args, anchors, Arc::clone(&service), renewal, hangup))?;
     Ok(Outcome::accepted(vec!["stopped".to_owned()], json!({ "counters": service.counters() })))
 }
 
@@ -93,10 +95,10 @@ async fn run(
     anchors: &TrustAnchors,
     service: Arc<Service>,
     mut renewal: Renewal,
+    hangup: Signal,
 ) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let hangup = signal(SignalKind::hangup())?;
     // Over its file-size limit a write fails, as on a full disk: the request is refused, the service goes on.
     let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
     let reloading = tokio::spawn(reload_at(hangup, renewal.held(), Arc::clone(&service)));

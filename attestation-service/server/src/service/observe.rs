@@ -132,7 +132,7 @@ impl Service {
     /// Writes a refusal to the audit log, or counts it where there were many. Failure is logged: a refusal never waits
     /// for it.
     pub fn note_refusal(&self, note: RefusalNote) {
-        if !self.tally().has_place(note.0.unix) {
+        if !self.tally().has_place(self.milliseconds() / 1000) {
             self.count_refusal(&note);
             return;
         }
