@@ -125,7 +125,7 @@ impl Works {
 }
 
 /// Processor time of this thread so far.
-fn processor_seconds() -> f64 {
+pub(crate) fn processor_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     std::time::Duration::try_from(time).unwrap_or_default().as_secs_f64()
 }

@@ -10,6 +10,7 @@
 mod appraisal;
 mod caller;
 mod figure;
+mod gpu;
 mod load;
 
 use std::path::PathBuf;
@@ -31,12 +32,16 @@ struct Arguments {
     /// Rounds of the appraisal; figures are medians.
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u16).range(3..=10_000))]
     rounds: u16,
+    /// The directory of recorded evidence; what needs it is left out where there is none.
+    #[arg(long)]
+    vectors: PathBuf,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let scene = attestation_bench::Scene::new_in(&arguments.directory)?;
     let mut figures = appraisal::measure(&scene, arguments.rounds)?;
+    figures.append(&mut gpu::measure(&arguments.vectors, arguments.rounds)?);
     let (mut measured, growth) = load::measure(&scene, arguments.service, arguments.seconds)?;
     figures.append(&mut measured);
     let figures: Vec<_> = figures.iter().map(figure::Figure::document).collect();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The real program killed (SIGKILL) again and again while guests take keys: no key without its entry on the audit log,
-//! no challenge twice, no policy lost that was set; and a disk without space.
+//! no challenge twice, no policy lost that was set.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,39 +9,20 @@
     reason = "tests fail loudly"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+mod support;
+
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use attestation_bench::{Guest, KEY, Program, Scene, Starter};
-use release::log::leaf_hash;
-use release_client::{Challenge, ClientError, Released};
-use rustix::process::{Resource, Rlimit, prlimit};
-use store::AuditEntry;
-use types::{KeyReleaseEntry, Sha256Digest};
+use attestation_bench::{Guest, Scene};
+use release_client::{Challenge, ClientError};
+use support::{Got, compare, got, starter};
+use types::Sha256Digest;
 
 const KILLS: u32 = 200;
 const CLIENTS: usize = 4;
-
-fn starter() -> Starter {
-    Starter::new(PathBuf::from(env!("CARGO_BIN_EXE_attestation-bench-service")))
-}
-
-/// What a client got: the challenge's digest, and where the proof says that the entry is.
-struct Got {
-    challenge: Sha256Digest,
-    index: u64,
-    leaf: Sha256Digest,
-}
-
-fn got(challenge: &Challenge, released: &Released) -> Got {
-    assert_eq!(*released.key, KEY);
-    let challenge = Sha256Digest::of(challenge.challenge());
-    Got { challenge, index: released.audit.index, leaf: released.audit.leaf }
-}
 
 /// Takes keys until the service dies; the last challenge that was asked for, too.
 async fn take_keys(
@@ -98,25 +79,6 @@ fn set_policy(scene: &Scene, number: u32, kill_after: Option<Duration>) -> bool 
         let _ = child.kill();
     }
     child.wait().unwrap().success()
-}
-
-/// Every key that a guest got has its entry, where the proof said, and no challenge has two.
-fn compare(scene: &Scene, keys: &[Got]) -> u64 {
-    let mut entries = BTreeMap::new();
-    let mut challenges = BTreeSet::new();
-    let store = scene.beside().unwrap();
-    let summary = store.verify_audit_with(|index, entry| {
-        if let AuditEntry::KeyRelease(KeyReleaseEntry { challenge, .. }) = entry {
-            assert!(challenges.insert(*challenge), "two entries for one challenge");
-            entries.insert(index, (*challenge, leaf_hash(&entry.to_bytes().unwrap())));
-        }
-    });
-    let summary = summary.unwrap();
-    for key in keys {
-        assert_eq!(entries.get(&key.index), Some(&(key.challenge, key.leaf)), "a key without its entry");
-    }
-    assert!(summary.key_releases >= keys.len() as u64);
-    summary.key_releases
 }
 
 #[test]
@@ -188,44 +150,4 @@ async fn refuse_old(guest: &Guest, address: std::net::SocketAddr, pin: Sha256Dig
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("a challenge outlived its service"),
     }
-}
-
-fn limit_files(service: &Program, bytes: Option<u64>) {
-    let limit = Rlimit { current: bytes, maximum: None };
-    prlimit(Some(service.id()), Resource::Fsize, limit).unwrap();
-}
-
-/// No file can grow: 503 with a code, no key, no damage; with space again the same process gives keys.
-#[test]
-fn a_full_disk_is_no_key_and_no_damage() {
-    let scene = Scene::new_in(&std::env::temp_dir()).unwrap();
-    let guest = Guest::boot(&scene).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let service = starter().start(&scene).unwrap();
-    let mut keys = Vec::new();
-    runtime.block_on(async {
-        let mut connection = Guest::connect(service.address, scene.pin()).await.unwrap();
-        for full in [false, true, false, true, false] {
-            limit_files(&service, full.then_some(16));
-            for _ in 0..5 {
-                let challenge = connection.challenge().await.unwrap();
-                match (full, guest.answer(&mut connection, challenge.clone()).await) {
-                    (false, Ok(released)) => keys.push(got(&challenge, &released)),
-                    (true, Err(ClientError::Refused(reasons))) => {
-                        assert!(["store_unavailable", "audit_unavailable"].contains(&reasons[0].code.as_str()));
-                    }
-                    (_, Err(error)) => panic!("full: {full}: {error}"),
-                    (true, Ok(_)) => panic!("a key without space for its entry"),
-                }
-            }
-        }
-    });
-    assert_eq!(service.terminate().unwrap(), Some(0));
-    assert_eq!(compare(&scene, &keys), 15);
-    // It starts again over what is there.
-    let service = starter().start(&scene).unwrap();
-    runtime.block_on(async {
-        let mut connection = Guest::connect(service.address, scene.pin()).await.unwrap();
-        guest.ask(&mut connection).await.map(drop).unwrap();
-    });
 }

@@ -19,13 +19,16 @@ struct Document {
 }
 
 pub(super) fn run() -> anyhow::Result<Outcome> {
+    let root = workspace::root()?;
     let mut build = process::command("cargo");
-    build.args(["build", "--locked", "--release", "--package", "attestation-bench"]).current_dir(workspace::root()?);
+    build.args(["build", "--locked", "--release", "--package", "attestation-bench"]).current_dir(&root);
     process::run("build of the bench", &mut build)?;
     let target = workspace::target()?;
+    let vectors = std::env::var_os("CHRYSALIS_VECTORS").map_or_else(|| root.join("../shared/vectors"), Into::into);
     let mut bench = process::command(target.join("release/attestation-bench"));
     // On the disk that the workspace is on: a temporary directory may be memory, which syncs for nothing.
     bench.arg("--service").arg(target.join("release/attestation-bench-service")).arg("--directory").arg(&target);
+    bench.arg("--vectors").arg(vectors);
     let document = process::json("attestation-bench", &mut bench)?;
     let Document { figures, clients, clients_verify, seconds, rounds } =
         serde_json::from_value(document).context("attestation-bench")?;
