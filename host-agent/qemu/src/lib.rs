@@ -49,6 +49,7 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
     memory(&mut out, memory_mib);
     out.option("-smp", &vcpus.to_string());
     out.quiet();
+    out.sandbox();
     out.path_option("-bios", &image.firmware)?;
     out.path_option("-kernel", &image.kernel)?;
     out.path_option("-initrd", &image.initrd)?;
