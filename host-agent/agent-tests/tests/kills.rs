@@ -10,7 +10,7 @@
 
 mod rig;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -25,6 +25,11 @@ fn a_hundred_kills_converge() {
     rig.wait_serving();
     let killed = kill_at_random(&mut rig, 100);
     println!("killed: {killed:?}");
+    // Whatever was drawn, each kind died often.
+    for kind in KINDS {
+        assert!(killed.get(kind).is_some_and(|count| *count >= 100 / SHARE), "{kind}: {killed:?}");
+    }
+    assert_eq!(killed.values().sum::<u32>(), 100, "{killed:?}");
     rig.wait_serving();
     rig.assert_no_leak();
     let sockets = |name: &str| {
@@ -73,7 +78,8 @@ fn add(sum: &mut BTreeMap<String, u32>, more: BTreeMap<String, u32>) {
     }
 }
 
-/// Kills so many processes of the rig, with pauses; a daemon that was killed is started again.
+/// Kills so many processes of the rig, with pauses; a daemon that was killed is started again. Each kind has its share;
+/// what is left over after that can be any.
 fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
     let seed = std::env::var("CHRYSALIS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ SEED.fetch_add(1 << 20, Ordering::Relaxed));
@@ -83,7 +89,17 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
     let mut done = 0;
     while done < kills {
         rig.keep_daemon();
-        let processes = rig.processes();
+        let had = |kind: &str| killed.get(kind).copied().unwrap_or(0);
+        let owed = |kind: &str| if KINDS.contains(&kind) { (kills / SHARE).saturating_sub(had(kind)) } else { 0 };
+        let mut processes = rig.processes();
+        // A guest's processes are away half of the time, the daemon never: so the kind is drawn first.
+        let mut kinds: BTreeSet<String> = processes.iter().map(|(_, kind)| kind.clone()).collect();
+        let no_more = KINDS.into_iter().map(owed).sum::<u32>() >= kills - done;
+        if no_more || kinds.iter().any(|kind| owed(kind) > 0) {
+            kinds.retain(|kind| owed(kind) > 0);
+        }
+        let drawn = kinds.iter().nth(random.below(kinds.len().max(1)));
+        processes.retain(|(_, kind)| Some(kind) == drawn);
         if processes.is_empty() {
             std::thread::sleep(Duration::from_millis(10));
             continue;
@@ -101,6 +117,11 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
     }
     killed
 }
+
+/// All that runs on a host, as the rig calls it: daemon, keeper, front, QEMU, `vhost-device-vsock`, the simulator.
+const KINDS: [&str; 6] = ["agent", "start", "front", "qemu", "vsock", "simulator"];
+/// Each kind dies at least once in so many kills.
+const SHARE: u32 = 10;
 
 /// Makes each call another one.
 static SEED: AtomicU64 = AtomicU64::new(0);
