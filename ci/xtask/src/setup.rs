@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86", "running guests"),
     ("softhsm2", "tests of keys wrapped by a PKCS#11 token"),
     ("swtpm", "comparing predictions with the log of real firmware"),
+    ("tmux", "driving the host agent's live view in a terminal"),
     ("util-linux", "ending child processes with their parent"),
     ("xz-utils", "unpacking pinned inputs"),
 ];
@@ -79,7 +80,7 @@ fn installed(package: &str) -> bool {
 fn substitute(package: &str) -> bool {
     match package {
         "python3-pip" => on_path("pip") || on_path("pip3"),
-        "curl" | "swtpm" | "gcc" | "g++" => on_path(package),
+        "curl" | "swtpm" | "gcc" | "g++" | "tmux" => on_path(package),
         "qemu-system-x86" => on_path("qemu-system-x86_64"),
         "util-linux" => on_path("setpriv"),
         "xz-utils" => on_path("xz"),

@@ -45,9 +45,10 @@ impl Screen {
             Constraint::Length(1),
         ])
         .areas(frame.area());
-        frame.render_widget(self.head(), head);
+        let narrow = frame.area().width < WIDE;
+        frame.render_widget(self.head(narrow), head);
         let mut state = TableState::default().with_selected(Some(self.chosen));
-        frame.render_stateful_widget(self.table(), guests, &mut state);
+        frame.render_stateful_widget(self.table(narrow), guests, &mut state);
         if let Some(guest) = self.status.guests.get(self.chosen) {
             let title = format!(" {} ", guest.name);
             let detail_text = Paragraph::new(describe(guest)).wrap(Wrap { trim: false });
@@ -56,12 +57,13 @@ impl Screen {
         frame.render_widget(Line::from("q quit   ↑↓ choose").style(Style::new().add_modifier(Modifier::DIM)), foot);
     }
 
-    fn head(&self) -> Paragraph<'_> {
+    fn head(&self, narrow: bool) -> Paragraph<'_> {
         let Status { version, pid, simulated, guests, cache, tcb, reasons, .. } = &self.status;
         let serving = guests.iter().filter(|guest| guest.state == GuestWord::Serving).count();
         let mut first = vec![
             Span::styled(format!("Chrysalis host agent {version}"), Style::new().add_modifier(Modifier::BOLD)),
-            Span::raw(format!("  process {pid}  {serving} of {} guests serve", guests.len())),
+            Span::raw(if narrow { String::new() } else { format!("  process {pid}") }),
+            Span::raw(format!("  {serving} of {} guests serve", guests.len())),
         ];
         if *simulated {
             first.push(Span::styled("  HARDWARE SIMULATED", Style::new().fg(Color::Black).bg(Color::Yellow)));
@@ -85,35 +87,29 @@ impl Screen {
         Paragraph::new(vec![Line::from(first), second])
     }
 
-    fn table(&self) -> Table<'_> {
+    /// A narrow one leaves out release and model, which stand below, rather than the end of an address.
+    fn table(&self, narrow: bool) -> Table<'_> {
+        let long = if narrow { 0 } else { 2 };
         let rows = self.status.guests.iter().map(|guest| {
             let listen = guest.listen.map_or("-".to_owned(), |listen| listen.to_string());
             let generation = guest.active.as_ref().map_or("-".to_owned(), |active| active.number.to_string());
             let since = guest.active.as_ref().and_then(|active| active.serving_ms);
-            Row::new([
+            let first = [
                 Span::raw(guest.name.to_string()),
                 Span::styled(guest.state.as_str(), Style::new().fg(colour(guest.state))),
                 Span::raw(listen),
-                Span::raw(guest.release.clone().unwrap_or_default()),
-                Span::raw(guest.model.clone().unwrap_or_default()),
+            ];
+            let of = [&guest.release, &guest.model].map(|name| Span::raw(name.clone().unwrap_or_default()));
+            let last = [
                 Span::raw(generation),
                 Span::raw(since.map_or("-".to_owned(), span)),
                 Span::raw(guest.restarts.to_string()),
                 Span::raw(guest.connections.to_string()),
-            ])
+            ];
+            Row::new(first.into_iter().chain(of.into_iter().take(long)).chain(last))
         });
-        let widths = [
-            Constraint::Min(8),
-            Constraint::Length(10),
-            Constraint::Length(21),
-            Constraint::Min(8),
-            Constraint::Min(8),
-            Constraint::Length(4),
-            Constraint::Length(8),
-            Constraint::Length(8),
-            Constraint::Length(7),
-        ];
-        let titles = ["guest", "state", "listens", "release", "model", "gen", "serves", "restarts", "clients"];
+        let columns = COLUMNS.into_iter().filter(|(title, _)| !narrow || !matches!(*title, "release" | "model"));
+        let (titles, widths): (Vec<_>, Vec<_>) = columns.unzip();
         Table::new(rows, widths)
             .header(Row::new(titles).style(Style::new().add_modifier(Modifier::BOLD)))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -124,6 +120,9 @@ impl Screen {
 /// Everything of one guest that a line has no room for.
 fn describe(guest: &GuestStatus) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
+    if let (Some(release), Some(model)) = (&guest.release, &guest.model) {
+        lines.push(Line::from(format!("release {release}, model {model}")));
+    }
     for (word, generation) in [("active", &guest.active), ("candidate", &guest.candidate)] {
         lines.extend(generation.iter().flat_map(|generation| generation_lines(word, generation)));
     }
@@ -187,6 +186,21 @@ fn span(milliseconds: u64) -> String {
 fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
+
+/// Title and width of each column.
+const COLUMNS: [(&str, Constraint); 9] = [
+    ("guest", Constraint::Min(8)),
+    ("state", Constraint::Length(10)),
+    ("listens", Constraint::Length(21)),
+    ("release", Constraint::Min(8)),
+    ("model", Constraint::Min(8)),
+    ("gen", Constraint::Length(4)),
+    ("serves", Constraint::Length(8)),
+    ("restarts", Constraint::Length(8)),
+    ("clients", Constraint::Length(7)),
+];
+/// From this width on there is room for all of them.
+const WIDE: u16 = 100;
 
 #[cfg(test)]
 mod tests {
