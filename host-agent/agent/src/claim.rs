@@ -2,13 +2,13 @@
 //! Who holds a directory: one process at a time, seen by anybody, over restarts of everybody else.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -95,9 +95,24 @@ impl Drop for Claim {
 }
 
 fn open(path: &Path) -> anyhow::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    options.open(path).with_context(|| format!("cannot open {}", path.display()))
+    // One that is there is opened without O_CREAT: in a directory that two users share, the kernel refuses that for the
+    // other's files (fs.protected_regular). And never through a link, nor waiting for the other end of a pipe.
+    let careful = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    for _ in 0..LOOKS {
+        let there = fs::OpenOptions::new().write(true).custom_flags(careful).open(path);
+        let opened = match there {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::OpenOptions::new().write(true).create_new(true).open(path)
+            }
+            opened => opened,
+        };
+        match opened {
+            // Made by somebody else in between.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            opened => return opened.with_context(|| format!("cannot open {}", path.display())),
+        }
+    }
+    anyhow::bail!("{} comes and goes", path.display())
 }
 
 /// Whether this is the file that `path` names now.

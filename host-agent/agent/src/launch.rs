@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use types::EventName;
 
+use crate::account::Account;
 use crate::claim::Claim;
 use crate::cli::StartArgs;
 use crate::events::Event;
@@ -26,6 +27,13 @@ use crate::{files, image, orphans};
 
 /// Starts the guest and stays until it ends. Exit code 2 when the guest halted itself.
 pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> anyhow::Result<ExitCode> {
+    if let Err(reason) = Account::refuse_root(record.simulated) {
+        eprintln!("refused: {reason}");
+        if args.json {
+            println!("{}", serde_json::json!({ "reasons": [reason] }));
+        }
+        return Ok(ExitCode::from(2));
+    }
     let run_dir = run_dir.canonicalize().context("run directory")?;
     let _claim = Claim::take(&run_dir.join(PID_FILE))?;
     let report = Reporter::new(args.json, args.attempt, &run_dir);

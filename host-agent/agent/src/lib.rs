@@ -4,6 +4,7 @@
 //! Nothing here is trusted by anybody: a guest, a service and a client check all they need by themselves. The agent's
 //! duty is that a launch works, or says why it does not, and leaves nothing behind.
 
+mod account;
 mod cache;
 mod claim;
 mod cli;
@@ -14,6 +15,7 @@ mod front;
 mod gpu;
 mod image;
 mod launch;
+mod limits;
 mod manage;
 mod manual;
 mod metrics;

@@ -28,6 +28,8 @@ pub(crate) struct Rig {
     pub(crate) guests: Vec<Guest>,
     /// `drain_deadline_s` of all guests.
     pub(crate) drain: u32,
+    /// More of `[agent]`.
+    pub(crate) agent: String,
     /// More sections.
     pub(crate) sections: String,
     /// What comes before the command.
@@ -70,6 +72,7 @@ impl Rig {
             pack,
             guests,
             drain: 3,
+            agent: String::new(),
             sections: String::new(),
             flags: Vec::new(),
             kernel: false,
@@ -130,13 +133,14 @@ impl Rig {
         let root = self.root.display();
         let mut text = format!(
             "[agent]\nstate_dir = \"{root}/s\"\ncontrol_socket = \"{root}/c.sock\"\nmetrics_listen = \"127.0.0.1:{}\"\n\
-             retry_first_ms = 50\nretry_cap_s = 1\n[cache]\ndir = \"{root}/cache\"\nquota_gib = 1\n\
+             retry_first_ms = 50\nretry_cap_s = 1\n{}\n[cache]\ndir = \"{root}/cache\"\nquota_gib = 1\n\
              [hardware]\nqemu = \"{root}/bin/qemu\"\nvhost_device_vsock = \"{root}/bin/vsock\"\nroot = \"{root}/tree\"\nbind_gpus = {}\n\
              [simulate]\nsimulator = \"{root}/bin/simulator\"\npki = \"{root}\"\n\
              [models.m]\nmodel = \"{}\"\npack = \"{}\"\nsources = [\"{root}/nowhere\", \"{root}/pack\"]\n\
              [releases.r]\nbundle = \"{root}/bundle\"\ntrust = \"{root}/trust\"\nimage = \"{root}/image\"\n\
              [services.s]\naddress = \"127.0.0.1:1\"\nspki_sha256 = \"{}\"\n",
             self.metrics,
+            self.agent,
             self.kernel,
             self.model,
             self.pack,

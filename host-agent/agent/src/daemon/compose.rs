@@ -65,7 +65,11 @@ fn write_run_dir(plan: &Plan, workshop: &Workshop, image: PathBuf, disk: &Path) 
             if full { "make room below agent.state_dir" } else { "correct what is named, then `host-agent restart`" };
         vec![Refusal::new(code, "guests", format!("{error:#}"), fix)]
     };
-    crate::files::private_directory(&workshop.run_dir).map_err(failed)?;
+    // The guest's directory, then the generation's: nobody but root makes directories in them.
+    if let Some(guest) = workshop.run_dir.parent() {
+        plan.account.directory(guest).map_err(failed)?;
+    }
+    plan.account.directory(&workshop.run_dir).map_err(failed)?;
     plan.run.store(&workshop.run_dir).map_err(failed)?;
     let record = prepare::run(&arguments).map_err(failed)?;
     check_shape(&record, &plan.run, &workshop.releases)

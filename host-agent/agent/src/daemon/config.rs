@@ -11,8 +11,11 @@ use std::path::PathBuf;
 use fleet::{Backoff, GuestName, Strategy};
 use serde::Deserialize;
 use tdx_verify::AcceptedTcb;
-use types::{Blake3Digest, ModelId, Sha256Digest};
+use types::{Blake3Digest, ModelId, Refusal, Sha256Digest};
 use vfio::PciAddress;
+
+use crate::account::Account;
+use crate::limits::Demand;
 
 /// The whole file, every reference in it resolved to something that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,10 @@ pub(crate) struct AgentSection {
     pub(crate) control_access: Access,
     /// Where Prometheus finds metrics; loopback only. Left out: nowhere.
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Whom guests run as, where the daemon is root; `chrysalis` where it is left out.
+    pub(crate) user: Option<String>,
+    /// Whether guests must have limits of memory, threads and processors (cgroup v2).
+    pub(crate) guest_limits: Demand,
     /// What becomes of guests when the daemon is ended by SIGTERM.
     pub(crate) on_stop: OnStop,
     /// Pause before a guest that failed is started again; doubled after each failure in a row. Where somebody has to mend
@@ -76,11 +83,23 @@ impl Default for AgentSection {
             control_socket: "/run/chrysalis/agent.sock".into(),
             control_access: Access::Owner,
             metrics_listen: None,
+            user: None,
+            guest_limits: Demand::Try,
             on_stop: OnStop::Keep,
             retry_first_ms: 1_000,
             retry_cap_s: 300,
             stable_s: 600,
         }
+    }
+}
+
+impl Config {
+    /// Whom guests run as.
+    ///
+    /// # Errors
+    /// That account cannot be used.
+    pub(crate) fn account(&self) -> Result<Account, Refusal> {
+        Account::of(self.agent.user.as_deref(), self.simulate.is_some())
     }
 }
 

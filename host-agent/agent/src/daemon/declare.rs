@@ -15,6 +15,7 @@ use super::config::{Config, GuestSection};
 use super::paths::RunPlan;
 use super::release::CheckedRelease;
 use super::{gpus, now_unix};
+use crate::account::Account;
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
 use crate::prepare;
 
@@ -36,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) release: Arc<CheckedRelease>,
     pub(crate) identity: Blake3Digest,
     pub(crate) sources: Vec<Source>,
+    /// Whom it runs as.
+    pub(crate) account: Account,
     /// Without run directory, model, image, port and context identifier.
     pub(crate) arguments: PrepareArgs,
 }
@@ -90,7 +93,10 @@ fn plan(
     });
     let release = release.map_err(|more| reasons.extend(more)).ok();
     let qemu = qemu.map_err(|more| reasons.extend(more)).ok();
-    let (Some(release), Some(qemu), true) = (release, qemu, reasons.is_empty()) else { return Err(reasons) };
+    let account = config.account().map_err(|reason| reasons.push(reason)).ok();
+    let (Some(release), Some(qemu), Some(account), true) = (release, qemu, account, reasons.is_empty()) else {
+        return Err(reasons);
+    };
     let missing = |field: &str| {
         vec![Refusal::new("config_value", &format!("guests.{name}.{field}"), "it is not declared", "add the section")]
     };
@@ -131,7 +137,7 @@ fn plan(
         unpublished_shape: guest.unpublished_shape,
         boot_deadline_s: guest.boot_deadline_s,
     };
-    Ok(Plan { run, release, identity: *model.model.0.identity(), sources, arguments })
+    Ok(Plan { run, release, identity: *model.model.0.identity(), sources, account, arguments })
 }
 
 /// Everything that makes one launch differ from another; where a guest listens, and deadlines, are no part of it.

@@ -23,9 +23,11 @@ use super::host::Key;
 use super::keeper::{self, Keeper};
 use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
+use crate::account::Extra;
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
 use crate::gpu::passing::Hands;
+use crate::limits::Groups;
 use crate::record::{LaunchRecord, PID_FILE};
 use crate::{files, orphans};
 
@@ -398,14 +400,18 @@ impl Effects {
     }
 
     fn remove(&mut self, key: Key) {
-        let run_dir = self.paths.run_dir(&key.0, key.1);
+        let (run_dir, groups) = (self.paths.run_dir(&key.0, key.1), self.paths.groups.clone());
         self.cids.remove(&key);
         self.verified.remove(&key);
         if self.tasks.get(&key).is_some_and(|task| task.removes) {
             return;
         }
         // Whatever was under way about it is given up.
-        self.spawn(key.clone(), Fetching::default(), compose::blocking(move || remove_run_dir(&run_dir)));
+        self.spawn(
+            key.clone(),
+            Fetching::default(),
+            compose::blocking(move || remove_run_dir(&run_dir, groups.as_ref())),
+        );
         if let Some(task) = self.tasks.get_mut(&key) {
             task.removes = true;
         }
@@ -414,8 +420,8 @@ impl Effects {
     fn start_front(&mut self, guest: &GuestName, listen: SocketAddrV4) {
         let directory = self.paths.guest(guest);
         let log = directory.join("front.log");
-        let started = files::private_directory(&directory).and_then(|()| {
-            let mut command = keeper::own_program()?;
+        let started = self.paths.account.directory(&directory).and_then(|()| {
+            let mut command = keeper::own_program(&self.paths.account, Extra::LowPorts, None)?;
             command.arg("front").arg("--dir").arg(&directory).args(["--listen", &listen.to_string()]);
             keeper::detached(command, &log)
         });
@@ -466,17 +472,25 @@ fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
     gpus
 }
 
-fn remove_run_dir(run_dir: &Path) -> Result<(), Vec<Refusal>> {
-    if !run_dir.exists() {
+fn remove_run_dir(run_dir: &Path, groups: Option<&Groups>) -> Result<(), Vec<Refusal>> {
+    if run_dir.symlink_metadata().is_err() {
         return Ok(());
     }
     let failed = |error: String| {
         let fix = "check the rights of the directory";
         vec![Refusal::new("run_directory_not_removed", "agent.state_dir", error, fix)]
     };
+    if !files::is_own_directory(run_dir) {
+        // Another user's, or a link of its: nothing of it is opened.
+        let removed = std::fs::remove_file(run_dir).or_else(|_| std::fs::remove_dir_all(run_dir));
+        return removed.map_err(|error| failed(format!("{}: {error}", run_dir.display())));
+    }
     // Held, so that no keeper comes up in it meanwhile.
     let _claim = Claim::take(&run_dir.join(PID_FILE)).map_err(|error| failed(format!("{error:#}")))?;
     orphans::end(run_dir);
+    if let Some(groups) = groups {
+        groups.remove(run_dir);
+    }
     match std::fs::remove_dir_all(run_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(failed(format!("{}: {error}", run_dir.display())))

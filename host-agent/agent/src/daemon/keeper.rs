@@ -18,9 +18,11 @@ use super::config::Config;
 use super::memory::Memory;
 use super::paths::RunPlan;
 use super::release::CheckedRelease;
+use crate::account::{Account, Extra};
 use crate::claim::Claim;
 use crate::gpu::passing::{Hands, over_iommufd};
-use crate::record::{LaunchRecord, PID_FILE};
+use crate::limits::{self, Limits};
+use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, RECORD, TD_PARAMS};
 use crate::{files, prepare};
 
 /// How a keeper is started.
@@ -41,19 +43,30 @@ pub(crate) struct Keeper {
 /// Verifies what is to be launched once more, and starts its keeper. Done when the keeper holds the run directory.
 pub(crate) async fn start(keeper: Keeper, config: Arc<Config>) -> Result<(), Vec<Refusal>> {
     let ours = keeper.clone();
-    let run = blocking(move || ready(&ours)).await?;
-    let child = spawn(&keeper, &config, &run).map_err(|error| vec![not_started(format!("{error:#}"))])?;
+    let account = config.account().map_err(|reason| vec![reason])?;
+    let (guests, cache) = (account.clone(), config.cache.dir.clone());
+    let demand = config.agent.guest_limits;
+    let (run, entrance) = blocking(move || {
+        let (run, limits) = ready(&ours, &guests, &cache)?;
+        let entrance = limits::enter(demand, &ours.memory.root, &ours.run_dir, &limits);
+        Ok((run, entrance.map_err(|reason| vec![*reason])?))
+    })
+    .await?;
+    let child = spawn(&keeper, &config, &run, &account, entrance.as_deref())
+        .map_err(|error| vec![not_started(format!("{error:#}"))])?;
     let holds = wait_for_claim(child, &keeper).await;
     if holds { Ok(()) } else { Err(vec![not_started(last_words(&keeper.run_dir))]) }
 }
 
 /// Checks release, files, shape, QEMU and memory, has the GPUs bound, and finds a port.
-fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
+fn ready(keeper: &Keeper, account: &Account, cache: &Path) -> Result<(RunPlan, Limits), Vec<Refusal>> {
     let Keeper { run_dir, releases, hands, .. } = keeper;
     let unusable = |error: String| {
         let fix = "`host-agent restart` composes the guest anew";
         vec![Refusal::new("run_directory_unusable", "agent.state_dir", error, fix)]
     };
+    let shared = run_dir.parent().map_or(Ok(()), |guest| account.directory(guest));
+    shared.and_then(|()| account.directory(run_dir)).map_err(|error| unusable(format!("{error:#}")))?;
     let mut record = LaunchRecord::load(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
     let run = RunPlan::load(run_dir).ok_or_else(|| unusable(format!("{} has no plan", run_dir.display())))?;
     check_shape(&record, &run, releases).or_else(|reasons| match &keeper.published {
@@ -73,13 +86,33 @@ fn ready(keeper: &Keeper) -> Result<RunPlan, Vec<Refusal>> {
     let gpus = record.gpus.iter().map(|gpu| gpu.parse::<PciAddress>()).collect::<Result<Vec<_>, _>>();
     let gpus = gpus.map_err(|error| unusable(error.to_string()))?;
     if let (Some(hands), false) = (hands, gpus.is_empty()) {
-        hands.bind(&gpus)?;
+        hands.bind(&gpus, account)?;
     }
     record.iommufd = over_iommufd(&keeper.memory.root, &gpus);
     // A port that was free when the guest was composed may be taken by now; nothing measured depends on it.
     record.listen = private_port().map_err(|error| unusable(format!("no free port: {error}")))?;
     record.store(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
-    Ok(run)
+    open_to(account, run_dir, &record, cache).map_err(|error| unusable(format!("{error:#}")))?;
+    Ok((run, Limits::of(&record.shape, !record.kvm)))
+}
+
+/// Lets the account read what the guest is started from.
+fn open_to(account: &Account, run_dir: &Path, record: &LaunchRecord, cache: &Path) -> anyhow::Result<()> {
+    if *account == Account::Own {
+        return Ok(());
+    }
+    for file in [RECORD, CONFIG_DISK, TD_PARAMS] {
+        account.lets_read(&run_dir.join(file))?;
+    }
+    if let Some(releases) = record.image.parent() {
+        account.lets_enter(releases)?;
+    }
+    account.lets_read_all(&record.image)?;
+    let cache = cache.canonicalize().context("cache.dir")?;
+    for directory in record.model_disk.ancestors().skip(1).take_while(|directory| directory.starts_with(&cache)) {
+        account.lets_enter(directory)?;
+    }
+    account.lets_read(&record.model_disk)
 }
 
 fn private_port() -> std::io::Result<SocketAddrV4> {
@@ -87,8 +120,14 @@ fn private_port() -> std::io::Result<SocketAddrV4> {
     Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
 }
 
-fn spawn(keeper: &Keeper, config: &Config, run: &RunPlan) -> anyhow::Result<Child> {
-    let mut command = own_program()?;
+fn spawn(
+    keeper: &Keeper,
+    config: &Config,
+    run: &RunPlan,
+    account: &Account,
+    entrance: Option<&Path>,
+) -> anyhow::Result<Child> {
+    let mut command = own_program(account, Extra::None, entrance)?;
     command.arg("start").arg("--run-dir").arg(&keeper.run_dir).arg("--json");
     command.arg("--vhost-device-vsock").arg(&config.hardware.vhost_device_vsock);
     command.args(["--attempt", &keeper.attempt.to_string(), "--boot-timeout", &run.boot_deadline_s.to_string()]);
@@ -98,20 +137,18 @@ fn spawn(keeper: &Keeper, config: &Config, run: &RunPlan) -> anyhow::Result<Chil
     detached(command, &keeper.run_dir.join(LOG))
 }
 
-/// This program, in a session of its own.
-pub(crate) fn own_program() -> anyhow::Result<Command> {
+/// This program, in a session of its own, in the account's name.
+pub(crate) fn own_program(account: &Account, extra: Extra, entrance: Option<&Path>) -> anyhow::Result<Command> {
     let program = std::env::current_exe().context("this program's path")?;
     // While the package is upgraded, the kernel says that the file is gone; the new one has its name.
     let text = program.to_string_lossy().into_owned();
     let program = text.strip_suffix(" (deleted)").map_or(program, PathBuf::from);
-    let mut command = Command::new("setsid");
-    command.arg(program);
-    Ok(command)
+    Ok(account.command(&program, extra, entrance))
 }
 
 /// Starts a process that does not end with this one; its words go to `log`.
 pub(crate) fn detached(mut command: Command, log: &Path) -> anyhow::Result<Child> {
-    let output = std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let output = files::anew(log).with_context(|| format!("cannot write {}", log.display()))?;
     let errors = output.try_clone().context("log")?;
     command.stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
     command.spawn().context("cannot start setsid (util-linux)")

@@ -13,19 +13,39 @@ use std::path::{Path, PathBuf};
 
 use fleet::GuestName;
 use serde::{Deserialize, Serialize};
-use types::{Blake3Digest, Sha256Digest};
+use types::{Blake3Digest, Refusal, Sha256Digest};
 
+use crate::account::Account;
 use crate::files;
+use crate::limits::Groups;
 
 /// The state directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     root: PathBuf,
+    /// Whom guests run as.
+    pub(crate) account: Account,
+    /// Where guests' control groups are.
+    pub(crate) groups: Option<Groups>,
 }
 
 impl Paths {
     pub(crate) fn new(state_dir: &Path) -> Self {
-        Self { root: state_dir.to_owned() }
+        Self { root: state_dir.to_owned(), account: Account::Own, groups: None }
+    }
+
+    /// The same, with directories that `account` can reach, and groups in which guests have limits.
+    pub(crate) fn shared_with(self, account: Account, groups: Option<Groups>) -> Result<Self, Refusal> {
+        let refuse = |detail: String, fix: &str| Refusal::new("state_directory_closed", "agent.user", detail, fix);
+        for directory in [&self.root, &self.guests()] {
+            let entered = account.lets_enter(directory);
+            entered.map_err(|error| refuse(format!("{error:#}"), "name an agent.state_dir that is root's own"))?;
+        }
+        if let Some(directory) = account.stopped_at(&self.root) {
+            let detail = format!("guests' user cannot pass {}", directory.display());
+            return Err(refuse(detail, "let everybody pass it (`chmod o+x`), or name another agent.state_dir"));
+        }
+        Ok(Self { account, groups, ..self })
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
@@ -62,9 +82,10 @@ impl Paths {
         names(&self.guests()).filter_map(|name| name.parse().ok()).collect()
     }
 
-    /// Generations that have a run directory.
+    /// Generations that have a run directory. What another user put there under such a name is none.
     pub(crate) fn generations(&self, guest: &GuestName) -> Vec<u64> {
-        names(&self.guest(guest)).filter_map(|name| name.strip_prefix('g')?.parse().ok()).collect()
+        let numbers = names(&self.guest(guest)).filter_map(|name| name.strip_prefix('g')?.parse().ok());
+        numbers.filter(|number| files::is_own_directory(&self.run_dir(guest, *number))).collect()
     }
 }
 

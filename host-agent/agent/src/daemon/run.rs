@@ -29,6 +29,7 @@ use super::tcb;
 use crate::claim::Claim;
 use crate::cli::Surroundings;
 use crate::gpu::passing::Hands;
+use crate::limits::Groups;
 use crate::record::VSOCK;
 use crate::{files, metrics};
 
@@ -68,11 +69,19 @@ pub(crate) fn run(args: &DaemonArgs, surroundings: &Surroundings) -> anyhow::Res
         Ok(config) => config,
         Err(reasons) => return Ok(refuse(&reasons, args.json)),
     };
+    let account = match config.account() {
+        Ok(account) => account,
+        Err(reason) => return Ok(refuse(&[reason], args.json)),
+    };
     files::private_directory(&config.agent.state_dir)?;
     // One name, whatever links lead there: launch records and processes carry the same.
     let state_dir = config.agent.state_dir.canonicalize().context("agent.state_dir")?;
     let paths = Paths::new(&state_dir);
     files::private_directory(&paths.guests())?;
+    let paths = match paths.shared_with(account, Groups::find(&config.hardware.root).ok()) {
+        Ok(paths) => paths,
+        Err(reason) => return Ok(refuse(&[reason], args.json)),
+    };
     let _claim = Claim::take(&paths.lock())
         .with_context(|| format!("another agent works in {}", config.agent.state_dir.display()))?;
     let runtime =
@@ -91,7 +100,8 @@ fn check(args: &DaemonArgs) -> ExitCode {
             let running = Claim::holder(&Paths::new(&config.agent.state_dir).lock()).is_some();
             let fronts = if running { fronts.collect() } else { Fronts::new() };
             let declarations = declare(&config, &fronts);
-            declarations.into_values().filter_map(|declaration| declaration.declared.spec.err()).flatten().collect()
+            let declared = declarations.into_values().filter_map(|declaration| declaration.declared.spec.err());
+            declared.flatten().chain(config.account().err()).collect()
         }
         Err(reasons) => reasons,
     };
@@ -389,6 +399,7 @@ impl Daemon {
         let fixed = [
             ("agent.state_dir", config.agent.state_dir != self.config.agent.state_dir),
             ("agent.control_socket", config.agent.control_socket != self.config.agent.control_socket),
+            ("agent.user", config.agent.user != self.config.agent.user),
             ("agent.metrics_listen", config.agent.metrics_listen != self.config.agent.metrics_listen),
             ("cache", config.cache != self.config.cache),
             ("hardware.bind_gpus", config.hardware.bind_gpus != self.config.hardware.bind_gpus),

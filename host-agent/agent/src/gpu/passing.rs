@@ -4,6 +4,7 @@
 //! What the agent binds is in a journal of its own, below its state directory, written before each change. What somebody
 //! else bound (`host-agent gpu bind`, the unit at boot) is used as it is and never given back from here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,6 +12,8 @@ use types::Refusal;
 use vfio::{
     BindError, Binder, HostTree, Journal, Outcome, PciAddress, SysfsWriter, TreeError, device_nodes, inventory,
 };
+
+use crate::account::Account;
 
 /// How sysfs below a root is written to.
 pub type OpenSysfs = fn(&Path) -> Result<Box<dyn SysfsWriter>, TreeError>;
@@ -29,14 +32,35 @@ pub(crate) struct Hands {
 }
 
 impl Hands {
-    /// Has the GPUs bound.
+    /// Has the GPUs bound, with nodes that the account can open.
     ///
     /// # Errors
     /// Why they can't be, in the words of `host-agent gpu bind`.
-    pub(crate) fn bind(&self, gpus: &[PciAddress]) -> Result<(), Vec<Refusal>> {
+    pub(crate) fn bind(&self, gpus: &[PciAddress], account: &Account) -> Result<(), Vec<Refusal>> {
         let outcome = self.change(|binder| binder.bind(gpus)).map_err(|error| error.refusals())?;
         tell("bound for a guest", &outcome);
+        account.locks_memory();
+        let closed = |detail: String| {
+            let fix = "host-agent gpu udev-rule --group GROUP --install, with a group that agent.user is in";
+            vec![Refusal::new("permission_missing", "guests.gpus", detail, fix)]
+        };
+        for node in self.nodes(gpus) {
+            match account.lets_open(&node) {
+                Ok(true) => {}
+                Ok(false) => return Err(closed(format!("{} is another group's", node.display()))),
+                Err(error) => return Err(closed(format!("{error:#}"))),
+            }
+        }
         Ok(())
+    }
+
+    /// The device nodes of GPUs that are bound.
+    fn nodes(&self, gpus: &[PciAddress]) -> BTreeSet<PathBuf> {
+        let Ok(tree) = HostTree::open(&self.root) else { return BTreeSet::new() };
+        let devices = inventory(&tree).unwrap_or_default();
+        let wanted = devices.iter().filter(|device| gpus.contains(&device.address));
+        let nodes = wanted.flat_map(|device| device_nodes(&tree, device));
+        nodes.map(|node| self.root.join(node.path)).collect()
     }
 
     /// Gives back what nobody of `wanted` is to have. `wanted` is asked while nobody else binds, so that no guest that is
