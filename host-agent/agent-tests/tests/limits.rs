@@ -64,6 +64,26 @@ fn a_host_without_groups_starts_guests_unless_limits_are_required() {
     assert!(rig.processes().iter().all(|(_, kind)| kind != "qemu"));
 }
 
+#[test]
+fn a_guest_runs_on_the_node_that_it_is_told() {
+    let mut rig = Rig::new(&["a"]);
+    let node = rig.root.join("tree/sys/devices/system/node/node0");
+    std::fs::create_dir_all(&node).unwrap();
+    std::fs::write(node.join("cpulist"), "0\n").unwrap();
+    rig.guests[0].more = "numa_node = 1".to_owned();
+    rig.start();
+    rig.wait("a refusal", |rig| rig.guest("a").to_string().contains("\"numa_node_unusable\""));
+    rig.guests[0].more = "numa_node = 0".to_owned();
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait_serving();
+    let qemu = rig.processes().into_iter().find(|(_, kind)| kind == "qemu").unwrap().0;
+    let status = std::fs::read_to_string(format!("/proc/{qemu}/status")).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    let line = std::fs::read_to_string(format!("/proc/{qemu}/cmdline")).unwrap();
+    assert!(line.contains("host-nodes=0,policy=preferred"), "{line}");
+}
+
 /// A unit's group with one for the daemon in it, as systemd makes them.
 fn delegated(rig: &Rig) -> PathBuf {
     let tree = rig.root.join("tree");

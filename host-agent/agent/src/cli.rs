@@ -108,6 +108,9 @@ pub(crate) struct PrepareArgs {
     /// Root of the files in which GPUs are looked up: another than / for tests only.
     #[arg(long, hide = true, default_value = "/")]
     pub(crate) hardware_root: PathBuf,
+    /// The host's NUMA node whose processors QEMU runs on and whose memory it takes first. The guest sees nothing of it.
+    #[arg(long)]
+    pub(crate) numa_node: Option<u16>,
     /// Width of the guest's physical addresses in bits, part of its measured shape. Left out: that of this host's
     /// processor under KVM (TDX allows no other), 40 under emulation.
     #[arg(long)]

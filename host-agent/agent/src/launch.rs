@@ -2,7 +2,7 @@
 //! Starting a guest and watching over it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::account::Account;
 use crate::claim::Claim;
 use crate::cli::StartArgs;
 use crate::events::Event;
+use crate::numa::NumaPlace;
 use crate::process::Guarded;
 use crate::qmp::Qmp;
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
@@ -149,7 +150,8 @@ impl Guest {
         ];
         let qmp_path = run_dir.join("qmp.sock");
         let arguments = qemu::arguments(&launch_spec(run_dir, record, &qmp_path)?)?;
-        let qemu = Guarded::spawn("QEMU", &record.qemu, &arguments, run_dir, "qemu.log", false)?;
+        let (program, arguments) = placed(record, arguments);
+        let qemu = Guarded::spawn("QEMU", &program, &arguments, run_dir, "qemu.log", false)?;
         let mut qmp = Qmp::connect(&qmp_path).await?;
         let (simulator, measured) = if record.simulated {
             let (simulator, measured) = start_simulator(args, run_dir, &host, qemu.pid()).await?;
@@ -207,6 +209,14 @@ impl Guest {
     }
 }
 
+/// QEMU, on the processors of its node (taskset, util-linux).
+fn placed(record: &LaunchRecord, arguments: Vec<String>) -> (PathBuf, Vec<String>) {
+    let Some(NumaPlace { cpus, .. }) = &record.numa else { return (record.qemu.clone(), arguments) };
+    let qemu = record.qemu.display().to_string();
+    let first = ["--cpu-list".to_owned(), cpus.clone(), qemu];
+    ("taskset".into(), first.into_iter().chain(arguments).collect())
+}
+
 async fn ended(child: &mut Option<Guarded>) -> String {
     match child {
         Some(child) => child.wait().await,
@@ -242,6 +252,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
         model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
         gpus: HostGpus { addresses: record.gpus.clone(), iommufd: record.iommufd },
+        numa_node: record.numa.as_ref().map(|place| place.node),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: if record.simulated {
             VsockBackend::VhostUser { socket: run_dir.join("vhost.sock") }

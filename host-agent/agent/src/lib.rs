@@ -19,6 +19,7 @@ mod limits;
 mod manage;
 mod manual;
 mod metrics;
+mod numa;
 mod orphans;
 mod preflight;
 mod prepare;

@@ -11,6 +11,7 @@ use types::{Device, Document, GuestConfig, MachineShape, QemuVersion, Role, Sha3
 
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
 use crate::gpu::passing as gpus;
+use crate::numa::NumaPlace;
 use crate::record::{CONFIG_DISK, LaunchRecord, MODEL_DISK, TD_PARAMS};
 use crate::{files, image};
 
@@ -69,9 +70,15 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         guest_port: args.guest_port,
         gpus: args.gpu.iter().map(ToString::to_string).collect(),
         iommufd: gpus::over_iommufd(&args.hardware_root, &args.gpu),
+        numa: numa(args)?,
     };
     record.store(&run_dir)?;
     Ok(record)
+}
+
+fn numa(args: &PrepareArgs) -> anyhow::Result<Option<NumaPlace>> {
+    let find = |node| NumaPlace::find(&args.hardware_root, node, "--numa-node");
+    args.numa_node.map(find).transpose().map_err(|refusal| anyhow::anyhow!("{refusal}"))
 }
 
 /// Version of a QEMU binary, from what it says of itself.

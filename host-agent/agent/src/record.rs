@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use types::{Document, MachineShape, Sha384Digest};
 
 use crate::files;
+use crate::numa::NumaPlace;
 
 /// Facts of one launch, kept in the run directory as `launch.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub(crate) struct LaunchRecord {
     /// Over iommufd; what the host had when it was last looked at, before the start.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) iommufd: bool,
+    /// The host's node that it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) numa: Option<NumaPlace>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]

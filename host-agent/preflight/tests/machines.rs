@@ -349,6 +349,7 @@ fn a_gpu_without_confidential_computing_and_one_too_few() {
     assert_eq!(found, [("gpu_count", Fail), ("gpu_architecture", Warn)]);
 }
 
+/// Attack 45, by chance: the guest's evidence would be refused for it, and the provider hears of it before.
 #[test]
 fn a_board_with_a_gpu_and_a_switch_missing() {
     let found = broken(Tree::h200_board(), |tree| tree.remove("sys/bus/pci/devices/0000:9a:00.0"));

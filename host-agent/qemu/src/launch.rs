@@ -25,6 +25,9 @@ pub struct LaunchSpec {
     pub root_disk: Option<PathBuf>,
     /// The host's GPUs that the guest gets.
     pub gpus: HostGpus,
+    /// The host's NUMA node that memory outside of the trust domain is taken from first. The guest sees nothing of it. Private
+    /// memory comes from the node of the processor that first touches it: whoever starts QEMU binds it to that node's.
+    pub numa_node: Option<u16>,
     /// The one port that reaches the guest.
     pub network: PortForward,
     /// Who answers the guest's vsock.

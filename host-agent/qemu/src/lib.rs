@@ -37,6 +37,7 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
         model_disk,
         root_disk,
         gpus,
+        numa_node,
         network,
         vsock,
         qmp,
@@ -46,7 +47,7 @@ pub fn arguments(spec: &LaunchSpec) -> Result<Vec<String>, LaunchError> {
     let mut out = Arguments::default();
     machine(&mut out, tee);
     accelerate(&mut out, *accelerator, vcpus, physical_bits);
-    memory(&mut out, memory_mib);
+    memory(&mut out, memory_mib, *numa_node);
     out.option("-smp", &vcpus.to_string());
     out.quiet();
     out.sandbox();
@@ -85,7 +86,7 @@ pub fn table_arguments(shape: &MachineShape) -> Vec<String> {
     let mut out = Arguments::default();
     machine(&mut out, &Tee::Simulated);
     accelerate(&mut out, Accelerator::Tcg, vcpus, physical_bits);
-    memory(&mut out, memory_mib);
+    memory(&mut out, memory_mib, None);
     out.option("-smp", &vcpus.to_string());
     out.quiet();
     for (index, _) in devices.iter().enumerate() {
@@ -124,9 +125,11 @@ fn accelerate(out: &mut Arguments, accelerator: Accelerator, vcpus: u16, physica
     }
 }
 
-fn memory(out: &mut Arguments, mib: u32) {
+/// Preferred and not bound: a node that has too little memory makes a guest slower and ends none.
+fn memory(out: &mut Arguments, mib: u32, node: Option<u16>) {
+    let place = node.map_or(String::new(), |node| format!(",host-nodes={node},policy=preferred"));
     out.option("-m", &format!("{mib}M"));
-    out.option("-object", &format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
+    out.option("-object", &format!("memory-backend-memfd,id=mem0,size={mib}M,share=on{place}"));
 }
 
 fn confidential(out: &mut Arguments, tee: &Tee) -> Result<(), LaunchError> {

@@ -32,6 +32,7 @@ fn spec() -> LaunchSpec {
         model_disk: "/r/model.disk".into(),
         root_disk: None,
         gpus: HostGpus::default(),
+        numa_node: None,
         network: PortForward {
             listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8443),
             address: Ipv4Addr::new(10, 0, 2, 15),

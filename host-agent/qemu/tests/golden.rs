@@ -44,6 +44,14 @@ fn a_rehearsal() {
 }
 
 #[test]
+fn a_numa_node_changes_where_memory_comes_from_and_nothing_else() {
+    let found = lines(&arguments(&LaunchSpec { numa_node: Some(1), ..tdx() }).unwrap());
+    let expected: Vec<String> =
+        TDX.iter().map(|line| line.replace("share=on", "share=on,host-nodes=1,policy=preferred")).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn the_machine_that_tables_are_read_from() {
     assert_eq!(lines(&table_arguments(&tdx().shape)), TABLES);
 }
@@ -87,6 +95,7 @@ fn simulated() -> LaunchSpec {
         model_disk: "/c/model.disk".into(),
         root_disk: None,
         gpus: HostGpus::default(),
+        numa_node: None,
         network: PortForward {
             listen: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 40_001),
             address: Ipv4Addr::new(10, 0, 2, 15),

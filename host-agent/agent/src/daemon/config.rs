@@ -247,6 +247,8 @@ pub(crate) struct GuestSection {
     pub(crate) memory_mib: u32,
     /// Width of physical addresses; left out, that of the processor (40 in a rehearsal).
     pub(crate) physical_bits: Option<u8>,
+    /// The host's NUMA node that it runs on, that of its GPUs as a rule; left out, the kernel chooses.
+    pub(crate) numa_node: Option<u16>,
     /// PCI addresses of its GPUs.
     #[serde(default)]
     pub(crate) gpus: Vec<GpuAddress>,

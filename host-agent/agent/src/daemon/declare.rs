@@ -17,6 +17,7 @@ use super::release::CheckedRelease;
 use super::{gpus, now_unix};
 use crate::account::Account;
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
+use crate::numa::NumaPlace;
 use crate::prepare;
 
 /// What one guest shall be.
@@ -87,6 +88,9 @@ fn plan(
     let mut reasons = Vec::new();
     reasons.extend(port_taken(name, guest, held));
     reasons.extend(gpus::check(config, name, guest));
+    let field = format!("guests.{name}.numa_node");
+    let node = guest.numa_node.map(|node| NumaPlace::find(&config.hardware.root, node, &field));
+    reasons.extend(node.and_then(Result::err).map(|reason| *reason));
     let sources = sources(config, guest).unwrap_or_else(|reason| {
         reasons.push(reason);
         Vec::new()
@@ -117,6 +121,7 @@ fn plan(
         gpu: guest.gpus.iter().map(|gpu| gpu.0).collect(),
         hardware_root: config.hardware.root.clone(),
         physical_bits: guest.physical_bits,
+        numa_node: guest.numa_node,
         qemu: config.hardware.qemu.clone(),
         accel: if config.simulate.is_some() { AcceleratorArg::Tcg } else { AcceleratorArg::Kvm },
         tee: if config.simulate.is_some() { TeeArg::Simulated } else { TeeArg::Tdx },
@@ -161,6 +166,9 @@ struct Facts<'a> {
     context_tokens: u32,
     threads_decode: u16,
     threads_prefill: u16,
+    /// Not there where it is left out: guests that ran before there was such a field stay what they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    numa_node: Option<u16>,
 }
 
 fn spec(
@@ -189,6 +197,7 @@ fn spec(
         context_tokens: arguments.context_tokens,
         threads_decode: arguments.threads_decode,
         threads_prefill: arguments.threads_prefill,
+        numa_node: arguments.numa_node,
     };
     let bytes = canonical::to_bytes(&facts).map_err(|error| {
         vec![Refusal::new("config_value", "guests", error.to_string(), "use paths and names that are text")]
