@@ -105,6 +105,38 @@ fn root_follows_no_link_of_guests_user() {
 }
 
 #[test]
+fn the_nodes_of_a_guests_gpus_are_opened_to_its_user_and_no_others() {
+    let Some(mut rig) = rig_as_root() else { return };
+    rig.with_gpus();
+    rig.agent = "user = \"nobody\"".to_owned();
+    rig.guests[0].more = "gpus = [\"0000:17:00.0\"]\nunpublished_shape = true".to_owned();
+    let node = |name: &str| rig.root.join("tree/dev/vfio").join(name);
+    std::fs::create_dir_all(node("")).unwrap();
+    // The container, the group of the guest's GPU, the group of another.
+    for (name, mode) in [("vfio", 0o666), ("4", 0o600), ("9", 0o600)] {
+        std::fs::write(node(name), "").unwrap();
+        std::fs::set_permissions(node(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // Somebody else's group has it: not taken away.
+    std::os::unix::fs::chown(node("4"), None, Some(12_345)).unwrap();
+    let group = node("4");
+    let rights = |rig: &Rig| {
+        ["vfio", "4", "9"].map(|name| {
+            let metadata = rig.root.join("tree/dev/vfio").join(name).metadata().unwrap();
+            (metadata.gid(), metadata.mode() & 0o777)
+        })
+    };
+    let before = rights(&rig);
+    rig.start();
+    rig.wait("a refusal", |rig| rig.guest("a").to_string().contains("\"permission_missing\""));
+    assert_eq!(rights(&rig), before);
+    std::os::unix::fs::chown(group, None, Some(0)).unwrap();
+    rig.wait("another attempt", |rig| rig.tell(&["restart", "a"]).0 == 0);
+    rig.wait_serving();
+    assert_eq!(rights(&rig), [(0, 0o666), (65_534, 0o660), (0, 0o600)]);
+}
+
+#[test]
 fn an_account_that_cannot_be_used_is_refused() {
     let Some(mut rig) = rig_as_root() else { return };
     let codes = |rig: &Rig| {
