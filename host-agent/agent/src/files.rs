@@ -41,9 +41,10 @@ pub(crate) fn anew(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Whether this is a directory of this process's user, and no link to one.
+/// Whether this is a directory, no link to one, of the user whose directory it stands in.
 pub(crate) fn is_own_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw())
+    let owner = path.parent().and_then(|above| above.metadata().ok()).map(|above| above.uid());
+    path.symlink_metadata().is_ok_and(|found| found.is_dir() && Some(found.uid()) == owner)
 }
 
 /// Makes a directory that only its owner may enter.
@@ -64,4 +65,41 @@ pub(crate) fn read_end(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_and_other_users_directories_are_not_ones_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("own")).unwrap();
+        assert!(is_own_directory(&at("own")));
+        std::os::unix::fs::symlink(at("own"), at("link")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        assert!(!is_own_directory(&at("link")) && !is_own_directory(&at("file")) && !is_own_directory(&at("none")));
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(at("own"), Some(65_534), None).unwrap();
+            assert!(!is_own_directory(&at("own")));
+            // Root looks at what is a user's own, all of it.
+            std::os::unix::fs::chown(directory.path(), Some(65_534), None).unwrap();
+            assert!(is_own_directory(&at("own")));
+        } else {
+            println!("SKIPPED: only root gives directories to another user");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_in_the_way_is_replaced_and_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("victim"), "old").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("file.new")).unwrap();
+        write_atomically(&at("file"), b"new").unwrap();
+        assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
+        assert_eq!(std::fs::read(at("file")).unwrap(), b"new");
+        assert!(!at("file").symlink_metadata().unwrap().is_symlink());
+    }
 }
