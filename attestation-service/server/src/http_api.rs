@@ -3,7 +3,7 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue},
+    request::Parts,
 };
 use hyper::body::Incoming;
 use key_release::{KeyReleaseRequest, SignedOwnerCommand};
@@ -85,6 +86,7 @@ pub(crate) async fn answer(
         // Reading has a limit of its own, which is shorter: this is no fault of the client, who may try again.
         Err(_) => Err(Refused::unable("service_unavailable", &"the request was not done within its time")),
     };
+    shared.service.gauges().requests.fetch_add(1, Ordering::Relaxed);
     let response = |status, answer| response(status, answer, &activity);
     Ok(match reply {
         Ok(mut answer) => {
@@ -128,11 +130,11 @@ async fn route(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, request
             json(&shared.service.challenge(client)?)
         }
         Endpoint::KeyRelease => {
-            let body = read_json(shared, client, &parts.headers, body, KeyReleaseRequest::MAX_BYTES).await?;
+            let body = read_json(shared, client, parts, body, KeyReleaseRequest::MAX_BYTES).await?;
             key_release(shared, exporter, client, body).await
         }
         Endpoint::OwnerCommand => {
-            let body = read_json(shared, client, &parts.headers, body, SignedOwnerCommand::MAX_BYTES).await?;
+            let body = read_json(shared, client, parts, body, SignedOwnerCommand::MAX_BYTES).await?;
             let permit = turn(&shared.commands).await?;
             let service = Arc::clone(&shared.service);
             let commanded = tokio::task::spawn_blocking(move || {
@@ -223,14 +225,16 @@ async fn key_release(shared: &Shared, exporter: Arc<Exporter>, client: IpAddr, b
     outcome.await.map_err(|e| Refused::unable("service_unavailable", &e))?
 }
 
-/// Reads a body of JSON, of at most `max` bytes. No type means JSON, as it always did; a coding is never undone.
-async fn read_json(
-    shared: &Shared,
-    client: IpAddr,
-    headers: &HeaderMap,
-    body: Incoming,
-    max: usize,
-) -> Result<Whole, Refused> {
+/// Reads a body of JSON, of at most `max` bytes. The head is let go before: its values hold the buffer that they were
+/// read into, as long as a request waits for its turn.
+async fn read_json(shared: &Shared, client: IpAddr, head: Parts, body: Incoming, max: usize) -> Result<Whole, Refused> {
+    is_json(&head.headers)?;
+    drop(head);
+    read(shared, client, body, max).await
+}
+
+/// No type means JSON, as it always did; a coding is never undone.
+fn is_json(headers: &HeaderMap) -> Result<(), Refused> {
     let kind = headers.get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or("?"));
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
     let coded = headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
@@ -240,7 +244,7 @@ async fn read_json(
         let reason = Refusal::new("media_type", "content-type", detail, fix);
         return Err(Refused::one(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
-    read(shared, client, body, max).await
+    Ok(())
 }
 
 async fn read(shared: &Shared, client: IpAddr, body: Incoming, max: usize) -> Result<Whole, Refused> {

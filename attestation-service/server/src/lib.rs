@@ -17,6 +17,7 @@ pub mod identity;
 mod input;
 pub mod limits;
 pub mod listen;
+mod memory;
 pub mod metrics;
 mod openapi;
 mod outcome;

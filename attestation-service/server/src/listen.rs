@@ -97,9 +97,11 @@ pub async fn listen(
                     let (shared, acceptor) = (shared.clone(), acceptor.clone());
                     let connection = serve(shared, acceptor, stream, peer.ip(), windows, times, stopped.clone());
                     let counted = Open::count(Arc::clone(&service));
+                    // Boxed: what a future captures and then awaits stands in it twice.
+                    let connection = Box::pin(tokio::time::timeout(CONNECTION, connection));
                     connections.spawn(async move {
                         let _held = (slot, share, counted);
-                        let _ = tokio::time::timeout(CONNECTION, connection).await;
+                        let _ = connection.await;
                     });
                 }
                 Err(error) => {
@@ -325,7 +327,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const HEADERS: Duration = Duration::from_secs(90);
 /// The latter, where less than a quarter of the places is free.
 const SCARCE_IDLE: Duration = Duration::from_secs(30);
-const MAX_HEADERS: usize = 16 * 1024;
+/// The least that the library takes. Each connection of HTTP/1.1 has a buffer of this size, and fills it with what comes.
+const MAX_HEADERS: usize = 8 * 1024;
 /// A connection as a whole: a boot needs minutes under emulation.
 const CONNECTION: Duration = Duration::from_secs(600);
 /// How long open requests may take when the service ends.

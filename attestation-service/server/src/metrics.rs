@@ -22,6 +22,8 @@ use crate::service::Service;
 /// What is counted beside outcomes.
 #[derive(Debug, Default)]
 pub(crate) struct Gauges {
+    /// Requests that were answered, however.
+    pub(crate) requests: AtomicU64,
     /// Connections that are open.
     pub(crate) connections: AtomicU64,
     /// Challenges that asked for work.
@@ -34,6 +36,13 @@ pub(crate) struct Gauges {
     pub(crate) appraisals: Histogram,
     /// Entries of released keys, from the entry to its proof.
     pub(crate) entries: Histogram,
+}
+
+impl Gauges {
+    /// Changes whenever something was done that frees memory.
+    pub(crate) fn done(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.connections.load(Ordering::Relaxed))
+    }
 }
 
 /// Durations.
@@ -151,6 +160,9 @@ fn metrics(service: &Service) -> String {
         head(&mut text, name, "gauge", help);
         line(&mut text, name, value);
     }
+    let name = "chrysalis_attestation_requests_total";
+    head(&mut text, name, "counter", "Requests that were answered, however");
+    line(&mut text, name, gauges.requests.load(Ordering::Relaxed));
     let name = "chrysalis_attestation_work_asked_total";
     head(&mut text, name, "counter", "Challenges that asked for work");
     line(&mut text, name, gauges.work_asked.load(Ordering::Relaxed));

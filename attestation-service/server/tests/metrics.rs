@@ -61,6 +61,8 @@ async fn what_happens_is_counted() {
             "chrysalis_attestation_build_info{{version=\"{}\",hardware=\"simulated\"}} 1",
             env!("CARGO_PKG_VERSION")
         ),
+        // Two guests asked for the time, four requests each had a challenge and an answer, and one challenge was left.
+        "chrysalis_attestation_requests_total 11".to_owned(),
         "chrysalis_attestation_work_asked_total 0".to_owned(),
         "chrysalis_attestation_open_challenges 2".to_owned(),
         "chrysalis_attestation_ready 1".to_owned(),

@@ -33,7 +33,7 @@ use crate::{
     input,
     limits::Limits,
     listen::listen,
-    metrics,
+    memory, metrics,
     outcome::Outcome,
     service::{Service, policy},
 };
@@ -135,6 +135,7 @@ async fn run(
             let _ = tokio::task::spawn_blocking(move || pruned.prune()).await;
         }
     });
+    let tidying = tokio::spawn(tidy(Arc::clone(&service)));
     let (end_beats, beats_end) = oneshot::channel();
     let beating = tokio::spawn(beat(Arc::clone(&service), beats_end));
     let renewing = tokio::spawn(renewal.run(Arc::clone(&service)));
@@ -150,7 +151,24 @@ async fn run(
         measuring.abort();
     }
     pruning.abort();
+    tidying.abort();
     Ok(ended?)
+}
+
+/// Gives freed memory back to the system while there is something to do, and once more when that ended.
+async fn tidy(service: Arc<Service>) {
+    let mut ticks = tokio::time::interval(TIDY_EVERY);
+    let (mut done, mut again) = (service.gauges().done(), false);
+    loop {
+        ticks.tick().await;
+        let now = service.gauges().done();
+        if now != done || again {
+            // A panic inside is reported by the runtime; the next tick tries again.
+            let _ = tokio::task::spawn_blocking(memory::give_back_freed).await;
+        }
+        again = now != done;
+        done = now;
+    }
 }
 
 /// Tells other replicas that this one runs.
@@ -186,6 +204,8 @@ const SIGXFSZ: i32 = 25;
 const BEAT_EVERY: Duration = Duration::from_secs(4);
 /// How long the last one may take.
 const LAST_BEAT: Duration = Duration::from_secs(5);
+/// How often memory is given back.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How often expired challenges are forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
