@@ -89,12 +89,13 @@ impl<'a, W: Write> Writer<'a, W> {
     pub(crate) fn new(to: &'a mut W, version: i64) -> Result<Self, ArchiveError> {
         let mut writer = Self { to, members: Vec::new() };
         let format = Format { schema: SCHEMA.to_owned(), version };
-        writer.member(FORMAT, &serde_json::to_vec(&format).map_err(io::Error::from)?)?;
+        writer.member(FORMAT, &serde_json::to_vec(&format).map_err(io::Error::from)?, MAX_FORMAT)?;
         Ok(writer)
     }
 
-    pub(crate) fn member(&mut self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.write(name, bytes)?;
+    /// Writes a member, of which a reader takes at most `max` bytes: what nobody could read again is no copy.
+    pub(crate) fn member(&mut self, name: &str, bytes: &[u8], max: usize) -> Result<(), ArchiveError> {
+        self.write(name, bytes, max)?;
         self.members.push(described(name, bytes));
         Ok(())
     }
@@ -104,13 +105,16 @@ impl<'a, W: Write> Writer<'a, W> {
         let members = core::mem::take(&mut self.members);
         let manifest = Manifest { schema: SCHEMA.to_owned(), size, root, members };
         let bytes = serde_json::to_vec(&manifest).map_err(io::Error::from)?;
-        self.write(MANIFEST, &bytes)?;
-        self.write(SIGNATURE, signer.sign(&signed_text(&bytes))?.as_bytes())?;
+        self.write(MANIFEST, &bytes, MAX_MANIFEST)?;
+        self.write(SIGNATURE, signer.sign(&signed_text(&bytes))?.as_bytes(), release::log::note::MAX_NOTE)?;
         self.to.write_all(&[0; 2 * BLOCK])?;
         Ok(())
     }
 
-    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
+    fn write(&mut self, name: &str, bytes: &[u8], max: usize) -> Result<(), ArchiveError> {
+        if bytes.len() > max {
+            return Err(ArchiveError::TooLarge(name.to_owned()));
+        }
         self.to.write_all(header(name, bytes.len())?.as_bytes())?;
         self.to.write_all(bytes)?;
         self.to.write_all(padding(bytes.len()))?;
@@ -246,11 +250,25 @@ mod tests {
         LogSigner::new("example.invalid/audit", &[seed; 32]).unwrap()
     }
 
+    /// What a reader would refuse is not written.
+    #[test]
+    fn a_member_that_is_too_large_to_be_read_is_not_written() {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, 7).unwrap();
+        writer.member("a", &[1; 10], 10).unwrap();
+        let refused = writer.member("b", &[1; 11], 10);
+        assert!(matches!(refused, Err(ArchiveError::TooLarge(name)) if name == "b"));
+        writer.finish(0, Sha256Digest::of(b"root"), &signer(1)).unwrap();
+        let (mut reader, _) = Reader::new(bytes.as_slice()).unwrap();
+        assert_eq!(reader.member("a", 10).unwrap(), [1; 10]);
+        reader.finish(signer(1).public()).unwrap();
+    }
+
     fn archive() -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes, 3).unwrap();
-        writer.member("tables/a.json", b"[]").unwrap();
-        writer.member("audit/checkpoint", &[7; 600]).unwrap();
+        writer.member("tables/a.json", b"[]", 1024).unwrap();
+        writer.member("audit/checkpoint", &[7; 600], 1024).unwrap();
         writer.finish(0, Sha256Digest::of(b"root"), &signer(1)).unwrap();
         bytes
     }

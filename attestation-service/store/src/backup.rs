@@ -77,12 +77,12 @@ impl Store {
         let mut bytes_of_tables = 0_u64;
         for (name, bytes) in tables {
             bytes_of_tables = bytes_of_tables.saturating_add(bytes.len() as u64);
-            writer.member(&restore::table_member(name), &bytes)?;
+            writer.member(&restore::table_member(name), &bytes, restore::MAX_TABLE)?;
         }
-        writer.member(restore::CHECKPOINT, checkpoint.note().as_bytes())?;
+        writer.member(restore::CHECKPOINT, checkpoint.note().as_bytes(), release::log::note::MAX_NOTE)?;
         for number in 0.. {
             let Some(path) = TilePath::entries(number, size) else { break };
-            writer.member(&restore::entries_member(number), &self.tile(&path)?)?;
+            writer.member(&restore::entries_member(number), &self.tile(&path)?, restore::MAX_BUNDLE)?;
             progress(number.saturating_mul(256).saturating_add(path.width().into()), size);
         }
         let root = *checkpoint.head().root();

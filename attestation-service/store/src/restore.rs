@@ -447,8 +447,8 @@ pub(crate) fn entries_member(number: u64) -> String {
 
 pub(crate) const CHECKPOINT: &str = "audit/checkpoint";
 const UNFINISHED: &str = "store.sqlite.restoring";
-const MAX_TABLE: usize = 256 << 20;
-const MAX_BUNDLE: usize = 256 * (2 + 65_535);
+pub(crate) const MAX_TABLE: usize = 256 << 20;
+pub(crate) const MAX_BUNDLE: usize = 256 * (2 + 65_535);
 /// Entries that are written at a time.
 const MAX_WAITING: usize = 4096;
 
