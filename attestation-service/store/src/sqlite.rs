@@ -187,3 +187,26 @@ fn lock(database: &Mutex<Connection>) -> Result<MutexGuard<'_, Connection>, Data
 
 /// More than there are different statements.
 const STATEMENTS: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 is FULL: each commit is synced, after a write that was not, too.
+    #[test]
+    fn commits_are_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::create(&dir.path().join("db")).unwrap();
+        let synchronous = || -> Vec<i64> {
+            let read = |connection: &Mutex<Connection>| {
+                lock(connection).unwrap().pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+            };
+            [&sqlite.writer, &sqlite.reader].map(read).to_vec()
+        };
+        assert_eq!(synchronous(), [2, 2]);
+        sqlite.write_unsynced("UPDATE changes SET number = number + 1", &[]).unwrap();
+        assert_eq!(synchronous(), [2, 2]);
+        sqlite.write_unsynced("UPDATE changes SET one = 7", &[]).unwrap_err();
+        assert_eq!(synchronous(), [2, 2], "where it was refused, too");
+    }
+}

@@ -215,6 +215,5 @@ const SETTINGS: &[&str] = &[
     "max_connections=40",
     "max_wal_size=64MB",
     "autovacuum=off",
-    "fsync=on",
     "synchronous_commit=on",
 ];

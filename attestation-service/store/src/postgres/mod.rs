@@ -240,6 +240,24 @@ const PAUSE: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
 
+    /// What a commit promises is not left to the database's own settings.
+    #[test]
+    fn commits_are_synced_whatever_the_database_asks_for() {
+        let Some(server) = test_postgres::Server::start("commits that are synced").unwrap() else { return };
+        let url = server.database().unwrap();
+        let settings = PostgresSettings::parse(&url, None).unwrap();
+        for (asked, found) in [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")] {
+            let name = server.sql(&url, "SELECT current_database()").unwrap();
+            server.sql(&url, &format!("ALTER DATABASE {name} SET synchronous_commit = {asked}")).unwrap();
+            let postgres = Postgres::new(&settings).unwrap();
+            let shown = postgres.read(|tx| {
+                let row = tx.first("SELECT current_setting('synchronous_commit')", &[])?;
+                row.ok_or(DatabaseError::Empty)?.text(0)
+            });
+            assert_eq!(shown.unwrap(), found, "{asked}");
+        }
+    }
+
     /// Each of its statements is quick enough by itself.
     #[test]
     fn a_call_of_many_statements_ends() {
