@@ -433,10 +433,14 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
     },
-    /// Print the newest checkpoint, for witnesses and for `--checkpoint`.
+    /// Print the newest checkpoint, for witnesses and for `--checkpoint`: once every change that was made before stands
+    /// in the log.
     Checkpoint {
         #[command(flatten)]
         store: StoreArgs,
+        /// Seconds in which a running service may enter what was changed; then `changes_waiting`.
+        #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(..=3600))]
+        wait: u64,
         /// Write it here, too.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,

@@ -70,6 +70,12 @@ impl Identity {
         Ok(store.put_secret(SECRET, Zeroizing::new(self.0.to_bytes()).as_slice())?)
     }
 
+    /// Name and value of the secret that [`Identity::load`] reads, for a store that is made with it.
+    #[must_use]
+    pub fn secret(&self) -> (&'static str, Zeroizing<[u8; 32]>) {
+        (SECRET, Zeroizing::new(self.0.to_bytes()))
+    }
+
     /// The public key.
     #[must_use]
     pub fn public_key(&self) -> Hex32 {

@@ -425,7 +425,7 @@ impl Service {
         let entered = appraised.enter(key.version, now).map_err(|e| unable(&e))?;
         let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
         let started = Instant::now();
-        let proof = self.store.append_entry(entered.entry()).map_err(|e| audit(&e))?;
+        let proof = self.store.append_entry(entered.entry(), key.settled).map_err(|e| audit(&e))?;
         self.gauges.entries.observe(started.elapsed());
         let authorised = entered.authorised(proof, &self.audit).map_err(|e| audit(&e))?;
         let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));

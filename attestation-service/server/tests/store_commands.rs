@@ -14,6 +14,7 @@ use std::process::Command;
 
 use release::log::{LogKey, WitnessSigner, cosign};
 use serde_json::Value;
+use store::{OpenOptions, Store};
 use test_postgres::Server;
 
 const MODEL: &str = "m@r1:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -52,6 +53,20 @@ impl Place {
     fn args<'a>(&'a self, command: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
         [command, &["--store", &self.store, "--kek", &self.kek], more].concat()
     }
+}
+
+/// A service that has the log and enters nothing: a checkpoint without the change is not given out. (Replicas on one
+/// database enter for each other.)
+fn checkpoints_have_every_change(place: &Place) {
+    let Some(dir) = (!place.store.contains("://")).then_some(&place.store) else { return };
+    let options = OpenOptions { kek: Some(place.kek.parse().unwrap()), ..OpenOptions::default() };
+    let service = Store::open_with(Path::new(dir), &options).unwrap();
+    let platform = types::Sha256Digest::of(b"platform").to_string();
+    accepted(&place.args(&["platforms", "revoke"], &["--platform", &platform]));
+    assert_eq!(refused(&place.args(&["audit", "checkpoint"], &["--wait", "0"])), "changes_waiting");
+    let before = service.checkpoint().unwrap().head().size();
+    service.enter_changes().unwrap();
+    assert_eq!(accepted(&place.args(&["audit", "checkpoint"], &["--wait", "0"]))["size"], before + 1);
 }
 
 fn operations(place: &Place, other: &Place, dir: &Path) {
@@ -96,6 +111,7 @@ fn operations(place: &Place, other: &Place, dir: &Path) {
 
     // The log for witnesses, and back.
     let (checkpoint, out) = (file("checkpoint"), file("log"));
+    checkpoints_have_every_change(place);
     let newest = accepted(&place.args(&["audit", "checkpoint"], &["--out", &checkpoint]));
     assert_eq!(newest["checkpoint"], std::fs::read_to_string(&checkpoint).unwrap());
     accepted(&place.args(&["audit", "export"], &["--out", &out]));

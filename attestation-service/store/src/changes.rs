@@ -1,18 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the operator changes, on its way into the audit log: each change queues its entry in its own transaction, and
-//! whoever appends to the log next puts it first. So what is released after a change stands behind it in the log, and a
-//! checkpoint that is kept elsewhere shows that a store was set back to before the change.
+//! What the operator changes, and what owners' commands did, on its way into the audit log: each change queues its entry
+//! in its own transaction, and whoever appends to the log next puts it first. So what was decided by a change stands
+//! behind it in the log, and a checkpoint that is kept elsewhere shows that a store was set back to before the change.
 //!
 //! An entry is removed from the queue once it stands in the log. A program that ends in between may enter it once more,
 //! with the same number.
+//!
+//! Whoever can write the database can queue rows, too. The log signs nothing of that but entries of changes, each under
+//! the number that was counted for it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use types::Sha256Digest;
 
+use crate::audit::AuditError;
 use crate::database::{self, DatabaseError};
 use crate::entry::{AuditEntry, OperatorAct, OperatorEntry};
 use crate::sql::{Tx, Value};
+
+/// Whether every change that a read of the store saw stood in the log already. What was decided by that read alone is
+/// entered without another look at what waits: a change that came later decided nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled(pub(crate) bool);
 
 /// An entry that waits for the log.
 pub(crate) struct Queued {
@@ -51,10 +60,34 @@ pub(crate) fn last(tx: &mut Tx<'_>) -> Result<i64, DatabaseError> {
     }
 }
 
-/// What waits, in order; no more than fits into one write.
-pub(crate) fn queued(tx: &mut Tx<'_>) -> Result<Vec<Queued>, DatabaseError> {
-    let rows = tx.query("SELECT number, entry FROM operator_changes ORDER BY number LIMIT 256", &[])?;
-    rows.into_iter().map(|mut row| Ok(Queued { number: row.int(0)?, entry: row.blob(1)? })).collect()
+/// What waits behind the change `after`, in order; no more than fits into one write. Refused where a newer program brought
+/// the tables up to date, and for a row that is no entry of a change that was counted.
+pub(crate) fn queued(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Queued>, AuditError> {
+    database::own_schema(tx, true)?;
+    let rows = tx.query(QUEUED, &[Value::Int(after)])?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let counted = last(tx)?;
+    let checked = |mut row: crate::sql::Row| {
+        let number = row.int(0)?;
+        let refused = |rule: &str| AuditError::Queued { number, rule: rule.to_owned() };
+        let entry = row.blob(1).map_err(|_| refused("it has more than 8,192 bytes"))?;
+        match AuditEntry::parse(&entry).map_err(|error| refused(&error.to_string()))? {
+            found @ AuditEntry::Operator(_) if number_of(&found) == number && number <= counted => {
+                Ok(Queued { number, entry })
+            }
+            AuditEntry::Operator(_) => Err(refused("it has another number, or one that was not counted")),
+            _ => Err(refused("it is an entry of something else")),
+        }
+    };
+    rows.into_iter().map(checked).collect()
+}
+
+/// How many wait.
+pub(crate) fn waiting(tx: &mut Tx<'_>) -> Result<u64, DatabaseError> {
+    let sql = "SELECT count(*) FROM operator_changes";
+    tx.first(sql, &[])?.ok_or(DatabaseError::Row(sql))?.number(0)
 }
 
 /// Forgets what stands in the log: everything up to `number`.
@@ -71,5 +104,8 @@ pub(crate) fn number_of(entry: &AuditEntry) -> i64 {
     }
 }
 
+/// Longer ones are not even read.
+const QUEUED: &str = "SELECT number, CASE WHEN length(entry) <= 8192 THEN entry END FROM operator_changes
+    WHERE number > ?1 ORDER BY number LIMIT 256";
 const META_CHANGES: &str = "operator-changes";
 const MALFORMED: DatabaseError = DatabaseError::Row("operator_changes");

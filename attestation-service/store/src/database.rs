@@ -189,11 +189,17 @@ pub(crate) fn audit_head(tx: &mut Tx<'_>) -> Result<Option<(u64, Sha256Digest)>,
 /// Records the newest head of a log in a directory. Not synced by itself: the log is on disk already, and the next
 /// redemption syncs this, too.
 pub(crate) fn set_audit_head(sqlite: &Sqlite, size: u64, root: &Sha256Digest) -> Result<(), DatabaseError> {
-    let sql = "INSERT INTO audit_head (one, size, root) VALUES (1, ?1, ?2)
-        ON CONFLICT (one) DO UPDATE SET size = excluded.size, root = excluded.root WHERE excluded.size >= size";
-    sqlite.write_unsynced(sql, &[Value::Int(integer("audit_head", size)?), Value::Blob(root.as_bytes())])
+    sqlite.write_unsynced(SET_HEAD, &[Value::Int(integer("audit_head", size)?), Value::Blob(root.as_bytes())])
+}
+
+/// The same in a transaction, with which it is synced.
+pub(crate) fn set_audit_head_in(tx: &mut Tx<'_>, size: u64, root: &Sha256Digest) -> Result<(), DatabaseError> {
+    tx.execute(SET_HEAD, &[Value::Int(integer("audit_head", size)?), Value::Blob(root.as_bytes())]).map(drop)
 }
 
 pub(crate) fn digest(table: &'static str, bytes: &[u8]) -> Result<Sha256Digest, DatabaseError> {
     Sha256Digest::from_slice(bytes).map_err(|_| DatabaseError::Row(table))
 }
+
+const SET_HEAD: &str = "INSERT INTO audit_head (one, size, root) VALUES (1, ?1, ?2)
+    ON CONFLICT (one) DO UPDATE SET size = excluded.size, root = excluded.root WHERE excluded.size >= size";

@@ -73,8 +73,8 @@ pub struct OperatorEntry {
     pub number: u64,
     /// What was done.
     pub act: OperatorAct,
-    /// To what: the digest of a release or a platform, the identity of a model (and `/version` of a key), the name of a
-    /// policy. 1 to 256 characters.
+    /// To what: the digest of a release or a platform, the identity of a model (and `/version` of a key, `/sequence`
+    /// of a command), the name of a policy. 1 to 256 characters.
     pub subject: String,
     /// SHA-256 of what was set: of a release's bundle, of a policy, of owners' sorted keys behind their threshold in 4
     /// bytes. A key has none.
@@ -100,6 +100,9 @@ pub enum OperatorAct {
     OwnersRegistered,
     /// A key was imported.
     KeyImported,
+    /// Not the operator's act: a command of a model's owner was carried out. Its own entry says which, and only that it
+    /// was accepted.
+    OwnerCommanded,
 }
 
 /// An entry of the audit log.

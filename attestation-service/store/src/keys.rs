@@ -9,7 +9,7 @@ use crate::database::{Database, DatabaseError};
 use crate::entry::OperatorAct;
 use crate::keyring::{Keyring, Wrapped};
 use crate::sql::{Row, Tx, Value};
-use crate::{Store, changes, releases};
+use crate::{Settled, Store, changes, releases};
 
 /// A key that the store holds, without the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct ModelKey {
     pub version: u32,
     /// The key.
     pub key: Zeroizing<[u8; 32]>,
+    /// Whether the log had every change that was seen when the key was read.
+    pub settled: Settled,
 }
 
 /// Why a key could not be stored or read.
@@ -104,20 +106,22 @@ impl Store {
         before: impl FnOnce(&mut Tx<'_>) -> Result<(), KeyStoreError>,
     ) -> Result<Option<ModelKey>, KeyStoreError> {
         let name = model.to_string();
-        let row = self.database.read(|tx| {
+        let (row, settled) = self.database.read(|tx| {
             before(tx)?;
             let sql = "SELECT version, wrapped, kek FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
             let row = tx.first(sql, &[Value::Text(&name)])?;
-            // Last, so that a revocation that came before the answer counts.
-            let revoked = releases::is_model_revoked_in(tx, &model.identity().to_string())?;
-            if revoked { Err(KeyStoreError::Revoked) } else { Ok(row) }
+            // Last, so that a revocation that came before the answer counts, and no change was seen above that is not
+            // seen to wait here.
+            let last = tx.first(LAST_LOOK, &[Value::Text(&model.identity().to_string())])?;
+            let last = last.ok_or(DatabaseError::Row(LAST_LOOK))?;
+            if last.int(0)? > 0 { Err(KeyStoreError::Revoked) } else { Ok((row, Settled(last.int(1)? == 0))) }
         })?;
         let Some(mut row) = row else { return Ok(None) };
         let malformed = || KeyStoreError::Malformed(name.clone());
         let version = u32::try_from(row.int(0)?).map_err(|_| malformed())?;
         let opened = self.kek.unwrap(&row.text(2)?, &row.blob(1)?, &key_context(model, version))?;
         let key = opened.as_slice().try_into().map_err(|_| malformed())?;
-        Ok(Some(ModelKey { version, key: Zeroizing::new(key) }))
+        Ok(Some(ModelKey { version, key: Zeroizing::new(key), settled }))
     }
 
     /// Which keys there are, sorted by model and version.
@@ -215,7 +219,7 @@ pub(crate) fn secret(
 }
 
 /// Callers' names can't meet the store's own.
-fn own_name(name: &str) -> String {
+pub(crate) fn own_name(name: &str) -> String {
     format!("service/{name}")
 }
 
@@ -231,3 +235,7 @@ pub(crate) fn key_context(model: &ModelId, version: u32) -> Vec<u8> {
 pub(crate) fn secret_context(name: &str) -> Vec<u8> {
     [b"chrysalis/store/secret/v1".as_slice(), name.as_bytes()].concat()
 }
+
+/// Whether a model is revoked, and how many changes wait for the log.
+const LAST_LOOK: &str = "SELECT (SELECT count(*) FROM revoked WHERE kind = 'model' AND subject = ?1),
+    (SELECT count(*) FROM operator_changes)";

@@ -40,6 +40,7 @@ pub use archive::ArchiveError;
 pub use audit::{AuditError, AuditSummary, AuditVerifyError};
 pub use backup::{BackupError, BackupSummary};
 pub use challenges::RedeemError;
+pub use changes::Settled;
 pub use database::{DatabaseError, Generation};
 pub use entry::{AuditEntry, EntryError, OperatorAct, OperatorEntry, OwnerEntry, RefusalEntry, RefusalsEntry};
 pub use key_wrap::{KekError, KekSource, KekSourceError, WrapError};

@@ -158,9 +158,22 @@ impl Store {
     /// hand; in a database server there is nothing of it, unless the answer to the commit was lost
     /// ([`DatabaseError::InDoubt`]): then the key-wrapping key stays, and [`Store::open`] tells.
     pub fn init(location: impl Into<Location>, options: &InitOptions) -> Result<(), InitError> {
+        Self::init_with(location, options, &[])
+    }
+
+    /// [`Store::init`] with secrets of the service itself, by name, in the same transaction: there is no store without
+    /// them. [`Store::secret`] gives them.
+    ///
+    /// # Errors
+    /// [`InitError`], as there.
+    pub fn init_with(
+        location: impl Into<Location>,
+        options: &InitOptions,
+        secrets: &[(&str, &[u8])],
+    ) -> Result<(), InitError> {
         match location.into() {
-            Location::Directory(dir) => init_directory(&dir, options),
-            Location::Postgres(settings) => init_postgres(&settings, options),
+            Location::Directory(dir) => init_directory(&dir, options, secrets),
+            Location::Postgres(settings) => init_postgres(&settings, options, secrets),
         }
     }
 
@@ -232,7 +245,12 @@ impl Store {
         }
         // After the log: what an entry says was committed before it.
         let known = self.database.read(changes::last)?;
-        if newest > known { Err(OpenError::ChangesLost { known, found: newest }) } else { Ok(()) }
+        if newest > known {
+            return Err(OpenError::ChangesLost { known, found: newest });
+        }
+        // Where the program ended before it could say so, they are queued still.
+        files.found_entered(newest);
+        Ok(())
     }
 
     /// The log in a directory opened for appending, as at a start.
@@ -276,7 +294,7 @@ impl Store {
     }
 }
 
-fn init_directory(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
+fn init_directory(dir: &Path, options: &InitOptions, secrets: &[(&str, &[u8])]) -> Result<(), InitError> {
     let source = options.kek.clone().unwrap_or_else(|| dir.join(KEK).into());
     let (database, audit) = (dir.join(DATABASE), dir.join(AUDIT));
     let kek_file = if let KekSource::File(path) = &source { Some(path) } else { None };
@@ -286,21 +304,25 @@ fn init_directory(dir: &Path, options: &InitOptions) -> Result<(), InitError> {
     make_private_dir(dir).map_err(|source| InitError::Directory { path: dir.to_owned(), source })?;
     let kek = Keyring::new(source.create()?, Vec::new())?;
     let (seed, signer) = new_signer(&options.audit_origin)?;
-    let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
+    let wrapped = wrapped_secrets(&kek, &seed, secrets)?;
     let database = Sqlite::create(&database)?;
-    database.write(|tx| put_audit_key(tx, &wrapped, &options.audit_origin))?;
+    database.write(|tx| put_secrets(tx, &wrapped, &options.audit_origin))?;
     TileLog::create(&audit, signer)?;
     Ok(())
 }
 
-fn init_postgres(settings: &PostgresSettings, options: &InitOptions) -> Result<(), InitError> {
+fn init_postgres(
+    settings: &PostgresSettings,
+    options: &InitOptions,
+    secrets: &[(&str, &[u8])],
+) -> Result<(), InitError> {
     let source = options.kek.as_ref().ok_or(InitError::NoKek)?;
     let (seed, signer) = new_signer(&options.audit_origin)?;
     let database = Postgres::new(settings)?;
     let kek = Keyring::new(source.create()?, Vec::new())?;
-    let wrapped = crate::keys::wrap_secret(&kek, SECRET_AUDIT, seed.as_slice()).map_err(KekError::from)?;
+    let wrapped = wrapped_secrets(&kek, &seed, secrets)?;
     let created = database.create(|tx| {
-        put_audit_key(tx, &wrapped, &options.audit_origin)?;
+        put_secrets(tx, &wrapped, &options.audit_origin)?;
         Ok::<_, InitError>(RowLog::create(tx, &signer)?)
     });
     // It was made here. Where the answer to the commit was lost, the database may hold what only it opens.
@@ -318,8 +340,25 @@ fn new_signer(origin: &str) -> Result<(Zeroizing<[u8; 32]>, LogSigner), InitErro
     Ok((seed, signer))
 }
 
-fn put_audit_key(tx: &mut Tx<'_>, wrapped: &Wrapped, origin: &str) -> Result<(), InitError> {
-    crate::keys::put_secret(tx, SECRET_AUDIT, wrapped)?;
+/// The seed of the log's key, and the service's own secrets.
+fn wrapped_secrets(
+    kek: &Keyring,
+    seed: &Zeroizing<[u8; 32]>,
+    secrets: &[(&str, &[u8])],
+) -> Result<Vec<(String, Wrapped)>, InitError> {
+    let own = secrets.iter().map(|(name, secret)| (crate::keys::own_name(name), *secret));
+    let all = [(SECRET_AUDIT.to_owned(), seed.as_slice())].into_iter().chain(own);
+    let wrap = |(name, secret): (String, &[u8])| {
+        let wrapped = crate::keys::wrap_secret(kek, &name, secret).map_err(KekError::from)?;
+        Ok((name, wrapped))
+    };
+    all.map(wrap).collect()
+}
+
+fn put_secrets(tx: &mut Tx<'_>, secrets: &[(String, Wrapped)], origin: &str) -> Result<(), InitError> {
+    for (name, wrapped) in secrets {
+        crate::keys::put_secret(tx, name, wrapped)?;
+    }
     Ok(database::put_meta(tx, META_ORIGIN, origin.as_bytes())?)
 }
 

@@ -185,7 +185,8 @@ impl Store {
                 }
                 OwnerChange::Revoke => releases::revoke_model_in(tx, &identity)?,
             }
-            Ok(())
+            // Counted as the operator's own changes are: a store that was set back to before it is found by its log.
+            Ok(changes::queue(tx, OperatorAct::OwnerCommanded, &format!("{identity}/{sequence}"), None)?)
         })
     }
 

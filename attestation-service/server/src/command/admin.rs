@@ -24,9 +24,11 @@ pub(super) fn init(args: &InitArgs) -> anyhow::Result<Outcome> {
     let pin = identity.spki_sha256();
     let origin = args.audit_origin.clone().unwrap_or_else(|| format!("attestation-service/{pin}/audit"));
     let options = InitOptions { audit_origin: origin.clone(), kek: args.store.kek.first().cloned() };
-    Store::init(place, &options).with_context(|| format!("could not make a store in {place}"))?;
+    // In one transaction with the rest: a crash leaves no store without its key.
+    let (name, seed) = identity.secret();
+    let made = Store::init_with(place, &options, &[(name, seed.as_slice())]);
+    made.with_context(|| format!("could not make a store in {place}"))?;
     let store = Store::open_with(place, &open_options(&args.store)).context("could not open the new store")?;
-    identity.save(&store)?;
     let lines = vec![format!("store made in {place}"), format!("guests pin {pin}"), format!("audit log {origin}")];
     Ok(Outcome::accepted(lines, json!({ "spki_sha256": pin, "audit_origin": origin, "audit_key": store.audit_key() })))
 }

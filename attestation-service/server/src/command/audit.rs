@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The audit log: verified, listed, handed to witnesses.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use release::log::SignedCheckpoint;
@@ -19,7 +22,7 @@ pub(super) fn run(command: AuditCommand) -> anyhow::Result<Outcome> {
     match command {
         AuditCommand::List(store) => audit_list(&store),
         AuditCommand::Verify { store, checkpoint } => audit_verify(&store, checkpoint.as_deref()),
-        AuditCommand::Checkpoint { store, out } => checkpoint(&store, out.as_deref()),
+        AuditCommand::Checkpoint { store, wait, out } => checkpoint(&store, Duration::from_secs(wait), out.as_deref()),
         AuditCommand::Export { store, out } => export(&store, &out),
         AuditCommand::Cosign { store, checkpoint } => cosign(&store, &checkpoint),
     }
@@ -105,11 +108,28 @@ pub(super) fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8(input::read(path, MAX_CHECKPOINT)?)?)
 }
 
-fn checkpoint(args: &StoreArgs, out: Option<&Path>) -> anyhow::Result<Outcome> {
+/// A checkpoint that lacked a revocation of a moment ago would show nothing of a store that is set back to before it.
+fn checkpoint(args: &StoreArgs, wait: Duration, out: Option<&Path>) -> anyhow::Result<Outcome> {
     let opened = match open_audit(args, None)? {
         Ok(opened) => opened,
         Err(outcome) => return Ok(outcome),
     };
+    let until = Instant::now() + wait;
+    loop {
+        // Where no service does it.
+        let entered = opened.enter_changes();
+        let waiting = opened.changes_waiting()?;
+        if waiting == 0 {
+            break;
+        }
+        if Instant::now() >= until {
+            let why = entered.err().map(|error| format!(": {error}")).unwrap_or_default();
+            let detail = format!("{waiting} changes are not in the log yet{why}");
+            let fix = "see in the running service's log why it enters nothing (audit_unavailable), then try again";
+            return Ok(refused("changes_waiting", "audit", &detail, fix));
+        }
+        std::thread::sleep(AGAIN);
+    }
     let checkpoint = opened.checkpoint()?;
     if let Some(out) = out {
         write_whole(out, checkpoint.note().as_bytes())?;
@@ -157,4 +177,6 @@ fn document(checkpoint: &SignedCheckpoint) -> serde_json::Value {
     json!({ "size": head.size(), "root": head.root(), "checkpoint": checkpoint.note() })
 }
 
+/// Between two looks at what waits.
+const AGAIN: Duration = Duration::from_millis(100);
 const MAX_CHECKPOINT: usize = 64 * 1024;

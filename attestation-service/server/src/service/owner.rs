@@ -71,6 +71,10 @@ impl Service {
             }
             other => unable(&other),
         })?;
+        // That it was carried out stands in the log from here; where it can't now, with the next entry.
+        if let Err(error) = self.store.enter_changes() {
+            tracing::warn!(code = "audit_unavailable", %error, "that a command was carried out is not in the audit log yet");
+        }
         tracing::info!(%model, sequence = command.sequence, audit_index, "a command of the owner was carried out");
         Ok(OwnerAnswer { model, sequence: command.sequence, audit_index })
     }

@@ -2,6 +2,7 @@
 //! The audit log as tiles in a directory, beside the embedded database: one process appends.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use release::log::{EntryProof, LogKey, LogSigner, SignedCheckpoint};
@@ -19,6 +20,11 @@ pub(crate) struct FileLog {
     pub(super) dir: TileDir,
     path: PathBuf,
     key: LogKey,
+    /// Number of the newest change of which the log is known to have the entry: it is not entered again, whether the
+    /// database could record that or not.
+    entered: AtomicI64,
+    /// The same as the database recorded it.
+    recorded: AtomicI64,
 }
 
 impl FileLog {
@@ -26,7 +32,13 @@ impl FileLog {
     pub(crate) fn open(path: &Path, signer: LogSigner, sequencer: bool) -> Result<Self, OpenError> {
         let key = signer.public().clone();
         let log = if sequencer { Some(Mutex::new(Some(TileLog::open(path, signer)?))) } else { None };
-        Ok(Self { log, dir: TileDir::new(path), path: path.to_owned(), key })
+        let (entered, recorded) = (AtomicI64::new(0), AtomicI64::new(0));
+        Ok(Self { log, dir: TileDir::new(path), path: path.to_owned(), key, entered, recorded })
+    }
+
+    /// The log was found to have the entries of changes up to this number, which may be queued still.
+    pub(crate) fn found_entered(&self, number: i64) {
+        self.entered.fetch_max(number, Ordering::Relaxed);
     }
 
     /// The checkpoint right after [`FileLog::open`].
@@ -50,25 +62,43 @@ impl FileLog {
         }
     }
 
-    /// Appends what waits in `queued`, and then `entries`, whose proofs it gives. `record` hears of the new head.
+    /// Appends what waits behind the change that `queued` gets, and then `entries`, whose proofs it gives. `record` hears
+    /// of the new head, and up to which change the log has entries that the database does not know of.
     pub(super) fn append(
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
         entries: &[&[u8]],
-        queued: impl FnOnce() -> Result<Vec<Queued>, AuditError>,
-        record: impl FnOnce(&SignedCheckpoint, &[Queued]) -> Result<(), AuditError>,
+        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
+        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
     ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         self.sequence(reopen, |log| {
-            let queued = queued()?;
-            let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
-            if all.is_empty() {
-                return Ok(Vec::new());
-            }
-            let appended = log.append(&all)?;
-            record(log.checkpoint(), &queued)?;
-            let indexes: Vec<_> = appended.iter().skip(queued.len()).map(|entry| entry.index).collect();
+            let indexes = self.append_to(log, entries, queued, record)?;
             Ok(log.proofs(&indexes)?.into_iter().map(Ok).collect())
         })
+    }
+
+    /// Gives the indexes of `entries`. What stands in the log stands there, though its record may fail: it is made up for
+    /// with the next write, or the next look at what waits.
+    fn append_to(
+        &self,
+        log: &mut TileLog,
+        entries: &[&[u8]],
+        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
+        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
+    ) -> Result<Vec<u64>, AuditError> {
+        let queued = queued(self.entered.load(Ordering::Relaxed))?;
+        let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
+        let appended = if all.is_empty() { Vec::new() } else { log.append(&all)? };
+        if let Some(newest) = queued.last() {
+            self.found_entered(newest.number);
+        }
+        let entered = self.entered.load(Ordering::Relaxed);
+        let unrecorded = (entered > self.recorded.load(Ordering::Relaxed)).then_some(entered);
+        if unrecorded.is_some() || !all.is_empty() {
+            record(log.checkpoint(), unrecorded)?;
+            self.recorded.store(entered, Ordering::Relaxed);
+        }
+        Ok(appended.iter().skip(queued.len()).map(|entry| entry.index).collect())
     }
 
     /// Whether this one appends.
@@ -81,8 +111,8 @@ impl FileLog {
     pub(super) fn append_queued_beside(
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
-        queued: impl FnOnce() -> Result<Vec<Queued>, AuditError>,
-        record: impl FnOnce(&SignedCheckpoint, &[Queued]) -> Result<(), AuditError>,
+        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
+        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
         let mut log = match reopen(&self.path) {
             Err(AuditError::Reopen(error)) if matches!(*error, OpenError::Audit(tile_log::OpenError::Locked(_))) => {
@@ -90,12 +120,7 @@ impl FileLog {
             }
             opened => opened?,
         };
-        let queued = queued()?;
-        if queued.is_empty() {
-            return Ok(());
-        }
-        log.append(&queued.iter().map(|one| one.entry.as_slice()).collect::<Vec<_>>())?;
-        record(log.checkpoint(), &queued)
+        self.append_to(&mut log, &[], queued, record).map(drop)
     }
 
     /// The log's tiles.

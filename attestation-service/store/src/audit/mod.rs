@@ -9,7 +9,7 @@ use std::path::Path;
 use release::log::{EntryProof, LogKey, SignedCheckpoint, TileError, TilePath, Tiles as _, Tree};
 use tile_log::{AppendError, FileError, ReadError, TileLog, VerifyError};
 
-use crate::changes::{self, Queued};
+use crate::changes::{self, Queued, Settled};
 use crate::database::{self, Database, DatabaseError};
 use crate::entry::{AuditEntry, EntryError};
 use crate::group::Group;
@@ -21,7 +21,13 @@ pub(crate) struct Audit {
     pub(crate) log: Log,
     pub(crate) key: LogKey,
     /// Entries that are written together.
-    pub(crate) group: Group<Vec<u8>, Result<EntryProof, AuditError>>,
+    pub(crate) group: Group<Waiting, Result<EntryProof, AuditError>>,
+}
+
+/// An entry that is to be written.
+pub(crate) struct Waiting {
+    bytes: Vec<u8>,
+    settled: Settled,
 }
 
 /// Where the log is.
@@ -53,6 +59,14 @@ pub enum AuditError {
     /// The checkpoint on disk was refused.
     #[error("the audit log's checkpoint was refused: {0}")]
     Checkpoint(#[from] release::log::CheckpointError),
+    /// A row that waits for the log is no entry of a change: somebody else wrote it. Nothing is entered until it is gone.
+    #[error("row {number} of operator_changes is refused, somebody else wrote it: {rule}")]
+    Queued {
+        /// Its number.
+        number: i64,
+        /// Why.
+        rule: String,
+    },
     /// The new head could not be recorded.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -116,20 +130,22 @@ impl Store {
     /// # Errors
     /// [`AuditError`]; then the caller may not act on the entry, though it may stand in the log.
     pub fn append_audit(&self, entry: &AuditEntry) -> Result<EntryProof, AuditError> {
-        self.append_bytes(entry.to_bytes()?)
+        self.append_bytes(entry.to_bytes()?, Settled(false))
     }
 
-    /// [`Store::append_audit`] of an entry that is at hand as the bytes that will stand in the log.
+    /// [`Store::append_audit`] of an entry that is at hand as the bytes that will stand in the log, and that was decided by
+    /// nothing newer than the read that gave `settled` ([`crate::ModelKey::settled`]). What waits for the log is looked at
+    /// only where some of it may have decided the entry.
     ///
     /// # Errors
     /// [`AuditError`], for bytes that are no entry, too.
-    pub fn append_entry(&self, bytes: &[u8]) -> Result<EntryProof, AuditError> {
+    pub fn append_entry(&self, bytes: &[u8], settled: Settled) -> Result<EntryProof, AuditError> {
         AuditEntry::parse(bytes)?;
-        self.append_bytes(bytes.to_vec())
+        self.append_bytes(bytes.to_vec(), settled)
     }
 
-    fn append_bytes(&self, bytes: Vec<u8>) -> Result<EntryProof, AuditError> {
-        let done = self.audit.group.submit(bytes, |batch| {
+    fn append_bytes(&self, bytes: Vec<u8>, settled: Settled) -> Result<EntryProof, AuditError> {
+        let done = self.audit.group.submit(Waiting { bytes, settled }, |batch| {
             let count = batch.len();
             match self.append_all(&batch) {
                 Ok(proofs) => proofs,
@@ -149,17 +165,25 @@ impl Store {
     /// # Errors
     /// [`AuditError`]; what was changed stays, and is entered later.
     pub fn enter_changes(&self) -> Result<(), AuditError> {
-        if self.database.read(changes::queued)?.is_empty() {
+        if self.changes_waiting()? == 0 {
             return Ok(());
         }
         match &self.audit.log {
             Log::Files(files) if !files.is_sequencer() => files.append_queued_beside(
                 |path| self.reopened(path),
-                || Ok(self.database.read(changes::queued)?),
-                |checkpoint, queued| self.record(checkpoint, queued),
+                |after| self.queued(after),
+                |checkpoint, entered| self.record(checkpoint, entered),
             ),
             _ => self.append_all(&[]).map(drop),
         }
+    }
+
+    /// How many changes no entry of the log says yet, as far as the database knows.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn changes_waiting(&self) -> Result<u64, DatabaseError> {
+        self.database.read(changes::waiting)
     }
 
     /// Whether the newest look at the log found it set back or replaced, so that nothing is read of it or appended to it.
@@ -172,29 +196,38 @@ impl Store {
         }
     }
 
-    fn append_all(&self, batch: &[Vec<u8>]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
-        let entries: Vec<_> = batch.iter().map(Vec::as_slice).collect();
+    fn append_all(&self, batch: &[Waiting]) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
+        let entries: Vec<_> = batch.iter().map(|entry| entry.bytes.as_slice()).collect();
+        // Without entries it is about what waits.
+        let settled = !batch.is_empty() && batch.iter().all(|entry| entry.settled.0);
         match &self.audit.log {
+            // Whether something waits comes with the head, which must be read and locked anyway.
             Log::Rows(rows) => rows.append(&self.database, &entries),
             Log::Files(files) => files.append(
                 |path| self.reopened(path),
                 &entries,
-                || Ok(self.database.read(changes::queued)?),
-                |checkpoint, queued| self.record(checkpoint, queued),
+                |after| if settled { Ok(Vec::new()) } else { self.queued(after) },
+                |checkpoint, entered| self.record(checkpoint, entered),
             ),
         }
     }
 
-    /// Records the new head of a log in a directory, which stands beside an embedded database, and what was entered.
-    fn record(&self, checkpoint: &SignedCheckpoint, queued: &[Queued]) -> Result<(), AuditError> {
+    fn queued(&self, after: i64) -> Result<Vec<Queued>, AuditError> {
+        self.database.read(|tx| changes::queued(tx, after))
+    }
+
+    /// Records the new head of a log in a directory, which stands beside an embedded database, and up to which change the
+    /// log has entries, where that is news: both or neither, so that a start finds the others behind the recorded head.
+    fn record(&self, checkpoint: &SignedCheckpoint, entered: Option<i64>) -> Result<(), AuditError> {
+        let Database::Sqlite(sqlite) = &self.database else { return Ok(()) };
         let head = checkpoint.head();
-        if let Database::Sqlite(sqlite) = &self.database {
-            database::set_audit_head(sqlite, head.size(), head.root())?;
+        match entered {
+            None => Ok(database::set_audit_head(sqlite, head.size(), head.root())?),
+            Some(number) => sqlite.write(|tx| {
+                database::set_audit_head_in(tx, head.size(), head.root())?;
+                Ok(changes::entered(tx, number)?)
+            }),
         }
-        if let Some(newest) = queued.last() {
-            self.database.write(|tx| changes::entered(tx, newest.number))?;
-        }
-        Ok(())
     }
 
     /// Proof that entry `index` stands in the log, as of the newest checkpoint.
@@ -225,6 +258,10 @@ impl Store {
     /// [`TileError::Missing`] where the log has no such tile.
     pub fn tile(&self, path: &TilePath) -> Result<Vec<u8>, TileError> {
         match &self.audit.log {
+            Log::Rows(_) if self.log_set_back() => {
+                let source = "the log was found set back or replaced: nothing of it is shown".into();
+                Err(TileError::Read { path: *path, source })
+            }
             Log::Rows(_) => DatabaseTiles(&self.database).read(path),
             Log::Files(files) => files.dir.read(path),
         }

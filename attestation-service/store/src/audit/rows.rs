@@ -138,7 +138,7 @@ impl RowLog {
     ) -> Result<(Known, SignedCheckpoint, Range<u64>), AuditError> {
         let (head, waiting) = locked_head(tx, &self.signer)?;
         let mut next = caught_up(tx, known, seen, &head)?;
-        let queued = if waiting { changes::queued(tx)? } else { Vec::new() };
+        let queued = if waiting { changes::queued(tx, 0)? } else { Vec::new() };
         let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
         let first = next.edge.size();
         if all.is_empty() {

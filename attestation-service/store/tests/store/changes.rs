@@ -42,12 +42,14 @@ pub(crate) fn changes_of_the_operator_are_entered_before_what_follows_them(place
     // By itself; beside the service only where it can be, and never twice.
     beside.enter_changes().unwrap();
     assert_eq!(beside.checkpoint().unwrap().head().size(), if place.is_shared() { 5 } else { 3 });
+    assert_eq!(beside.changes_waiting().unwrap(), if place.is_shared() { 0 } else { 2 });
     store.enter_changes().unwrap();
     store.enter_changes().unwrap();
     beside.enter_changes().unwrap();
     expected.push(Some((3, OperatorAct::KeyImported, format!("{identity}/1"))));
     expected.push(Some((4, OperatorAct::OwnersRegistered, identity.clone())));
     assert_eq!(entries(&store), expected);
+    assert_eq!(beside.changes_waiting().unwrap(), 0);
     // Where no service runs.
     drop(store);
     beside.revoke_platform(&platform).unwrap();
@@ -79,6 +81,95 @@ pub(crate) fn changes_of_the_operator_are_entered_before_what_follows_them(place
     ] {
         assert!(AuditEntry::Operator(bad).to_bytes().is_err());
     }
+}
+
+/// A key that was read before a change is no work of it; one that was read after it stands behind it in the log.
+pub(crate) fn keys_are_released_behind_the_changes_that_were_seen(place: &Place) {
+    let store = place.made();
+    let beside = place.admin().unwrap();
+    beside.import_key(&model("m"), 1, &key(1)).unwrap();
+    let release = |number| release_entry(number).to_bytes().unwrap();
+    let seen = || store.key(&model("m")).unwrap().unwrap().settled;
+    let append = |number, settled| store.append_entry(&release(number), settled).unwrap().index;
+    assert_eq!(append(1, seen()), 1, "behind the key's import");
+    let settled = seen();
+    beside.revoke_release(&Sha256Digest::of(b"release")).unwrap();
+    // Nobody looks at what waits in a directory; in PostgreSQL that comes with the head.
+    assert_eq!(append(2, settled), if place.is_shared() { 3 } else { 2 });
+    assert_eq!(append(3, seen()), 4);
+    assert_eq!(append(4, settled), 5);
+    let expected = |entry: &Option<(u64, OperatorAct, String)>| entry.as_ref().map_or(0, |(number, ..)| *number);
+    let order: Vec<_> = entries(&store).iter().map(expected).collect();
+    assert_eq!(order, if place.is_shared() { [1, 0, 2, 0, 0, 0] } else { [1, 0, 0, 2, 0, 0] });
+}
+
+/// What owners command is counted, too: in the transaction that carries it out.
+pub(crate) fn commands_of_owners_are_counted_as_changes(place: &Place) {
+    let store = place.made();
+    store.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap();
+    store.command_of_owner(&model("m"), 3, &OwnerChange::Policy(b"{}".to_vec())).unwrap();
+    assert!(store.command_of_owner(&model("m"), 3, &OwnerChange::Revoke).is_err());
+    store.command_of_owner(&model("m"), 4, &OwnerChange::Revoke).unwrap();
+    store.enter_changes().unwrap();
+    let identity = model("m").identity().to_string();
+    let commanded = |number, sequence| Some((number, OperatorAct::OwnerCommanded, format!("{identity}/{sequence}")));
+    let registered = Some((1, OperatorAct::OwnersRegistered, identity.clone()));
+    assert_eq!(entries(&store), [registered, commanded(2, 3), commanded(3, 4)]);
+}
+
+/// Somebody who can write the database gets nothing signed but entries of changes, under numbers that were counted.
+pub(crate) fn only_entries_of_counted_changes_are_taken_from_the_queue(place: &Place) {
+    let mut store = place.made();
+    store.revoke_release(&Sha256Digest::of(b"release")).unwrap();
+    store.enter_changes().unwrap();
+    let change = |number| {
+        let entry = OperatorEntry {
+            schema: OperatorEntry::SCHEMA.into(),
+            unix: NOW,
+            number,
+            act: OperatorAct::PolicySet,
+            subject: "appraisal".into(),
+            content: None,
+        };
+        AuditEntry::Operator(entry).to_bytes().unwrap()
+    };
+    let many = 1 << 53;
+    for (number, entry) in [
+        (1, release_entry(1).to_bytes().unwrap()),
+        (1, change(2)),
+        (2, change(2)),
+        (many, change(many as u64 - 1)),
+        (1, b"anything".to_vec()),
+        (1, vec![b' '; 9_000]),
+        (1, vec![b' '; 60_000]),
+    ] {
+        let sql = format!("INSERT INTO operator_changes (number, entry) VALUES ({number}, ");
+        place.tamper(&format!("{})", place.bytes_as(&sql, &entry)));
+        let refused = |result: Result<(), AuditError>| {
+            assert!(
+                matches!(&result, Err(AuditError::Queued { number: n, .. }) if *n == number),
+                "{number} {result:?}"
+            );
+        };
+        // A service that entered change 1 itself does not look at it again.
+        drop(store);
+        store = place.open();
+        refused(store.append_audit(&release_entry(2)).map(drop));
+        refused(store.enter_changes());
+        place.tamper(&format!("DELETE FROM operator_changes WHERE number = {number}"));
+    }
+    assert_eq!(entries(&store).len(), 1, "nothing of it was signed");
+    assert_eq!(store.append_audit(&release_entry(3)).unwrap().index, 1);
+    // A newer program's tables are not emptied by this one.
+    let known = if place.is_shared() { "SELECT version FROM schema_version" } else { "PRAGMA user_version" };
+    let known = place.read(known);
+    store.revoke_release(&Sha256Digest::of(b"another")).unwrap();
+    place.set_version(99);
+    let newer = store.enter_changes();
+    assert!(matches!(newer, Err(AuditError::Database(DatabaseError::Version { found: 99, .. }))), "{newer:?}");
+    place.set_version(known);
+    store.enter_changes().unwrap();
+    assert_eq!(entries(&store).len(), 3);
 }
 
 /// A program that runs on while another one brings the tables up to date does not know what they mean.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use store::{AuditError, InitError, InitOptions, OpenError, OpenOptions, Store};
+use store::{AuditError, InitError, InitOptions, OpenError, OpenOptions, OwnerChange, Store};
 use types::Hex32;
 
 use super::place::{admin, init, key, model, release_entry, tamper};
@@ -87,6 +87,24 @@ fn a_database_that_was_set_back_is_refused() {
     set_back();
     assert!(matches!(Store::open(dir.path()), Err(OpenError::ChangesLost { known: 0, found: 1 })));
     assert!(matches!(admin(dir.path()), Err(OpenError::ChangesLost { known: 0, found: 1 })));
+    // The same where the owner revoked.
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    store.register_owner(&model("m"), &Hex32::new([1; 32])).unwrap();
+    store.append_audit(&release_entry(0)).unwrap();
+    drop(store);
+    let old = tempfile::tempdir().unwrap();
+    copy(dir.path(), old.path());
+    let store = Store::open(dir.path()).unwrap();
+    store.command_of_owner(&model("m"), 1, &OwnerChange::Revoke).unwrap();
+    store.enter_changes().unwrap();
+    drop(store);
+    fs::copy(old.path().join("store.sqlite"), dir.path().join("store.sqlite")).unwrap();
+    for side in ["store.sqlite-wal", "store.sqlite-shm"] {
+        let _ = fs::remove_file(dir.path().join(side));
+    }
+    assert!(matches!(Store::open(dir.path()), Err(OpenError::ChangesLost { known: 1, found: 2 })));
     // Far behind, whatever was changed.
     let dir = tempfile::tempdir().unwrap();
     init(dir.path());
@@ -101,6 +119,36 @@ fn a_database_that_was_set_back_is_refused() {
     assert!(Store::open(dir.path()).is_ok());
     tamper(dir.path(), "DELETE FROM audit_head");
     assert!(matches!(Store::open(dir.path()), Err(OpenError::DatabaseSetBack { recorded: 0, found: 1030 })));
+}
+
+/// A change whose entry stands in the log is not entered again, however often the database fails to record that, and over
+/// a restart.
+#[test]
+fn a_change_is_entered_once_though_its_record_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let database = rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap();
+    let broken = "CREATE TRIGGER broken BEFORE DELETE ON operator_changes BEGIN SELECT RAISE(ABORT, 'broken'); END";
+    database.execute_batch(broken).unwrap();
+    store.revoke_release(&types::Sha256Digest::of(b"release")).unwrap();
+    let size = |store: &Store| store.checkpoint().unwrap().head().size();
+    for _ in 0..3 {
+        assert!(matches!(store.enter_changes(), Err(AuditError::Database(_))));
+        assert_eq!((size(&store), store.changes_waiting().unwrap()), (1, 1));
+    }
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(matches!(store.enter_changes(), Err(AuditError::Database(_))));
+    // The next one is entered, and what could not be recorded is made up for.
+    store.revoke_release(&types::Sha256Digest::of(b"another")).unwrap();
+    assert!(store.enter_changes().is_err());
+    assert_eq!(size(&store), 2);
+    database.execute_batch("DROP TRIGGER broken").unwrap();
+    store.enter_changes().unwrap();
+    assert_eq!((size(&store), store.changes_waiting().unwrap()), (2, 0));
+    drop(store);
+    assert_eq!(Store::open(dir.path()).unwrap().append_audit(&release_entry(0)).unwrap().index, 2);
 }
 
 /// A command that enters what the operator changed holds the log for a moment: a service that starts then is not refused.
