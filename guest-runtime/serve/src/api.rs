@@ -15,13 +15,17 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
 use types::{Hex32, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 use crate::{
     attester::{Attester, AttesterError},
     completion,
+    drain::Drain,
     engine::{Engine, Lease},
     error::ApiError,
     limits::Limits,
@@ -40,6 +44,7 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) receipts: Receipts,
     pub(crate) limits: Limits,
+    pub(crate) drain: Drain,
 }
 
 /// Attested time plus monotonic progress: the host owns the wall clock.
@@ -67,17 +72,27 @@ pub(crate) struct Connection {
     lease: Arc<Lease>,
     /// Binding of the newest proof.
     proof: Mutex<Option<[u8; 32]>>,
+    /// Whether it asked for more than attestation.
+    asked: watch::Sender<bool>,
 }
 
 impl Connection {
     pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>) -> Self {
-        Self { channel, lease, proof: Mutex::new(None) }
+        Self { channel, lease, proof: Mutex::new(None), asked: watch::Sender::new(false) }
     }
 
-    /// The binding of the newest proof; without one nothing but attestation is answered.
+    /// The binding of the newest proof, for a request that needs one; without one nothing but attestation is answered.
     fn proven(&self) -> Result<[u8; 32], ApiError> {
         let proof = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
-        proof.ok_or_else(ApiError::attestation_required)
+        let proof = proof.ok_or_else(ApiError::attestation_required)?;
+        self.asked.send_replace(true);
+        Ok(proof)
+    }
+
+    /// Ends when a request came that needs a proof, and there was one.
+    pub(crate) async fn asked(&self) {
+        // The sender is in our hands: there is an end to wait for.
+        let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 }
 
@@ -117,7 +132,11 @@ pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    Ok(route(&state, &connection, request).await.unwrap_or_else(|error| refuse(&error)))
+    let mut response = route(&state, &connection, request).await.unwrap_or_else(|error| refuse(&error));
+    if state.drain.has_begun() && *connection.asked.borrow() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
 }
 
 async fn route(

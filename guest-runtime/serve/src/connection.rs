@@ -19,6 +19,7 @@ use types::{Document as _, Evidence, GuestConfig, ModelId};
 use crate::{
     api::{Clock, Connection, State, handle},
     attester::{Attester, AttesterError, evidence_digest, resolver},
+    drain::{Drain, DrainLink},
     engine::{Engine, EngineError},
     limits::Limits,
     receipts::Receipts,
@@ -83,6 +84,7 @@ pub struct Server {
     state: Arc<State>,
     attester: Running<AttesterError>,
     engine: Running<EngineError>,
+    host: Option<DrainLink>,
 }
 
 /// Runs a connection and ends with it.
@@ -119,8 +121,15 @@ impl Server {
             clock,
             receipts: Receipts::new(limits.receipts),
             limits,
+            drain: Drain::default(),
         });
-        Ok(Self { listener, address, tls, state, attester: attester_run, engine: Box::pin(engine_run) })
+        Ok(Self { listener, address, tls, state, attester: attester_run, engine: Box::pin(engine_run), host: None })
+    }
+
+    /// Has it finish when the host says so over `link`.
+    #[must_use]
+    pub fn heeding(self, link: DrainLink) -> Self {
+        Self { host: Some(link), ..self }
     }
 
     /// Where the server listens.
@@ -129,13 +138,22 @@ impl Server {
         self.address
     }
 
-    /// Answers until attester or engine are gone: without them there is nothing to say.
+    /// Answers until attester or engine are gone: without them there is nothing to say. When it was told to finish it
+    /// goes on running, without connections: ending the guest is the host's part.
     pub async fn run(self) -> Ended {
-        let Self { listener, tls, state, attester, engine, .. } = self;
+        let Self { listener, tls, state, attester, engine, host, .. } = self;
+        let told = Arc::clone(&state);
+        let heed = async {
+            match host {
+                Some(link) => link.listen(&told.drain).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             error = attester => Ended::Attester(error),
             error = engine => Ended::Engine(error),
             never = accept(listener, tls, state) => match never {},
+            never = heed => match never {},
         }
     }
 }
@@ -148,8 +166,20 @@ impl std::fmt::Debug for Server {
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> std::convert::Infallible {
     let seats = Arc::new(Semaphore::new(state.limits.connections));
+    let told = Arc::clone(&state);
+    // Who was sent here a moment ago is still answered.
+    let closes = async {
+        told.drain.begun().await;
+        tokio::time::sleep(told.limits.grace).await;
+    };
+    tokio::pin!(closes);
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut closes => break,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors, most likely: give connections time to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -158,6 +188,8 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
             tokio::spawn(serve(stream, tls.clone(), Arc::clone(&state), seat));
         }
     }
+    drop(listener);
+    std::future::pending().await
 }
 
 /// Whatever ends a connection is between the two ends of it: nothing is reported.
@@ -175,12 +207,26 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: Ow
     }
     let connection = Arc::new(Connection::new(channel, state.engine.tenant(tenant)));
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
-    let _ = http1::Builder::new()
+    let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, limits.stall)), service)
-        .await;
+        .serve_connection(TokioIo::new(StallGuard::new(stream, limits.stall)), service);
+    tokio::pin!(http);
+    tokio::select! {
+        _ = http.as_mut() => return,
+        () = may_close(&state, &connection) => {}
+    }
+    // At once if nothing runs on it, after the answer otherwise.
+    http.as_mut().graceful_shutdown();
+    let _ = http.await;
+}
+
+/// Ends when the guest shall finish and the connection has got an answer, or had time to ask for one: who has just
+/// proven the guest to himself is not sent away with nothing.
+async fn may_close(state: &State, connection: &Connection) {
+    state.drain.begun().await;
+    let _ = tokio::time::timeout(state.limits.grace, connection.asked()).await;
 }
 
 fn model_of(evidence: &[u8]) -> Option<ModelId> {

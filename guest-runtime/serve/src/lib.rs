@@ -14,6 +14,7 @@ mod attester;
 mod choice;
 mod completion;
 mod connection;
+mod drain;
 mod engine;
 mod error;
 mod limits;
@@ -27,6 +28,7 @@ mod tools;
 
 pub use attester::AttesterError;
 pub use connection::{Ended, Options, Server, StartError};
+pub use drain::DrainLink;
 pub use engine::EngineError;
 pub use limits::Limits;
 pub use sandbox::{ConfineError, confine};

@@ -24,6 +24,9 @@ pub struct Limits {
     pub body: Duration,
     /// How long a client may take nothing of what is sent to it.
     pub stall: Duration,
+    /// How long a guest that shall finish still takes connections, and how long one that was never asked anything may
+    /// take to bring its request.
+    pub grace: Duration,
     /// Receipts kept for `GET /v1/receipts/{id}`; the oldest go first.
     pub receipts: usize,
 }
@@ -41,6 +44,7 @@ impl Default for Limits {
             head: Duration::from_secs(75),
             body: Duration::from_secs(30),
             stall: Duration::from_secs(60),
+            grace: Duration::from_secs(10),
             receipts: 4096,
         }
     }

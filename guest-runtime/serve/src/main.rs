@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API process of the guest: see the library's description.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use serve::{Limits, Options, Server, confine};
+use serve::{DrainLink, Limits, Options, Server, confine};
 
 /// Answers OpenAI-style requests over attested TLS, until attester or engine end.
 #[derive(Debug, Parser)]
 #[command(
     version,
     after_help = "Example:\n  serve --attester-socket /run/attester.sock --engine-socket /run/engine.sock \
-    --listen 0.0.0.0:8443\n\nThe exit code is 64 for wrong usage and 1 otherwise: the server never ends by itself while \
+    --listen 0.0.0.0:8443 --drain-descriptor 3\n\nThe exit code is 64 for wrong usage and 1 otherwise: the server never ends by itself while \
     attester and engine live."
 )]
 struct Arguments {
@@ -24,6 +24,9 @@ struct Arguments {
     /// Address and port of the API.
     #[arg(long)]
     listen: SocketAddr,
+    /// Descriptor of a listening socket that the parent left open: over it the host says that the guest shall finish.
+    #[arg(long)]
+    drain_descriptor: Option<i32>,
     /// Print the address on stdout when the server listens (for port 0).
     #[arg(long)]
     print_address: bool,
@@ -42,13 +45,21 @@ fn main() -> ExitCode {
         eprintln!("serve: {error}");
         return ExitCode::FAILURE;
     }
+    // Before anything else can have its number.
+    let drain = match arguments.drain_descriptor.map(linux_sys::descriptors::inherited).transpose() {
+        Ok(drain) => drain,
+        Err(error) => {
+            eprintln!("serve: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // Handshakes wait for the attester's signature on their thread: one thread more than that.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let Ok(runtime) = runtime else {
         eprintln!("serve: no runtime");
         return ExitCode::FAILURE;
     };
-    let ended = runtime.block_on(run(arguments));
+    let ended = runtime.block_on(run(arguments, drain));
     // Names of the failed part only: no error here holds a byte of a request.
     match ended {
         Ok(ended) => eprintln!("serve: {ended}"),
@@ -57,10 +68,13 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(arguments: Arguments) -> Result<serve::Ended, Box<dyn std::error::Error>> {
-    let Arguments { attester_socket, engine_socket, listen, print_address } = arguments;
+async fn run(arguments: Arguments, drain: Option<OwnedFd>) -> Result<serve::Ended, Box<dyn std::error::Error>> {
+    let Arguments { attester_socket, engine_socket, listen, drain_descriptor: _, print_address } = arguments;
     let options = Options { attester: attester_socket, engine: engine_socket, listen, limits: Limits::default() };
-    let server = Server::start(options).await?;
+    let mut server = Server::start(options).await?;
+    if let Some(listener) = drain {
+        server = server.heeding(DrainLink::new(listener)?);
+    }
     if print_address {
         println!("{}", server.address());
     }

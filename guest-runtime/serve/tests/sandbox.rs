@@ -43,6 +43,10 @@ fn trial() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let host = directory.path().join("host");
+    let drain = UnixListener::bind(&host).unwrap();
+    drain.set_nonblocking(true).unwrap();
+    let says = UnixStream::connect(&host).unwrap();
     confine().unwrap();
     let done = match name.as_str() {
         "accept and answer" => {
@@ -54,6 +58,11 @@ fn trial() {
             let asked = UnixStream::connect(&socket).unwrap();
             attester.accept().is_ok() && asked.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
         }
+        "hear the host" => runtime.block_on(async {
+            let link = serve::DrainLink::new(drain.into()).unwrap();
+            (&says).write_all(&drain_protocol::REQUEST).unwrap();
+            link.hear(|| ()).await.is_ok() && (&says).read_exact(&mut [0; drain_protocol::ANSWER.len()]).is_ok()
+        }),
         "make an identifier" => getrandom::fill(&mut [0; 16]).is_ok(),
         "run tasks" => runtime.block_on(async {
             let blocking = tokio::task::spawn_blocking(|| 1);
@@ -76,7 +85,7 @@ fn trial() {
 
 #[test]
 fn it_can_serve() {
-    for trial in ["accept and answer", "ask the attester", "make an identifier", "run tasks"] {
+    for trial in ["accept and answer", "ask the attester", "hear the host", "make an identifier", "run tasks"] {
         assert!(attempt(trial), "{trial}");
     }
 }

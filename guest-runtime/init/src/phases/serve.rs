@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     ffi::OsString,
+    os::fd::OwnedFd,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -14,6 +15,7 @@ use linux_sys::{
     landlock::{Access, Reach},
     net,
     process::{Program, poll_any, start, wait_any},
+    vsock,
 };
 use types::{EventName, GuestConfig};
 
@@ -31,7 +33,8 @@ pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Path) -> Resu
     let engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
     boot.children.watch(engine, Code::EngineEnded);
     wait_until(boot, Code::EngineNotStarted, || Path::new(ENGINE_SOCKET).exists())?;
-    let serve = start(serve(config, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let drain = vsock::listen(drain_protocol::PORT).map_err(Code::ServeNotStarted.because())?;
+    let serve = start(serve(config, drain, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
     boot.children.watch(serve, Code::ServeEnded);
     let port = config.network.port.0;
     wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
@@ -77,15 +80,17 @@ fn engine(config: &GuestConfig, weights: &Path, inherits_stderr: bool) -> Progra
     }
 }
 
-fn serve(config: &GuestConfig, inherits_stderr: bool) -> Program<'static> {
+fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
     let listen = format!("{}:{}", config.network.address.0, config.network.port.0);
-    let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen];
+    let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen]
+        .into_iter()
+        .chain(["--drain-descriptor", "3"]);
     Program {
         path: "/bin/serve",
-        arguments: arguments.into_iter().map(OsString::from).collect(),
+        arguments: arguments.map(OsString::from).collect(),
         uid: users::SERVE,
         gid: users::SERVE,
-        descriptors: Vec::new(),
+        descriptors: vec![drain],
         without_network: false,
         locks_memory: false,
         reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) }.with_randomness(),

@@ -54,6 +54,19 @@ impl FakeEngine {
         self.commands.lock().unwrap().iter().any(|command| matches!(command, Command::Cancel { .. }))
     }
 
+    /// Gives the answer to every prompt `hang`.
+    #[allow(dead_code, reason = "not every test lets one hang")]
+    pub(crate) fn answer_hanging(&self) {
+        let commands = self.commands.lock().unwrap().clone();
+        let mut stream = self.client.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
+        for command in commands {
+            let Command::Generate(request) = command else { continue };
+            if request.prompt.texts().last().is_some_and(|prompt| prompt == "hang") {
+                answer(&mut stream, &request, "hang");
+            }
+        }
+    }
+
     pub(crate) fn stop(&self) {
         self.client.lock().unwrap().take().unwrap().shutdown(std::net::Shutdown::Both).unwrap();
     }
@@ -84,7 +97,12 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
     if prompt == "hang" {
         return hanging.push(id);
     }
-    let pieces = pieces(&request, &prompt);
+    answer(stream, &request, &prompt);
+}
+
+fn answer(stream: &mut UnixStream, request: &Generate, prompt: &str) {
+    let id = request.id;
+    let pieces = pieces(request, prompt);
     for choice in 0..request.choices {
         for text in &pieces {
             let token = TokenLogprob { bytes: text.as_bytes().to_vec(), logprob: -0.5 };

@@ -63,6 +63,18 @@ impl Client {
         (head.status, head.headers, body.collect().await.unwrap().to_bytes())
     }
 
+    /// Waits until the server has closed the connection.
+    #[allow(dead_code, reason = "most connections are ended by the client")]
+    pub(crate) async fn closed(&self) {
+        for _ in 0..6000 {
+            if self.sender.is_closed() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("the connection is not closed");
+    }
+
     pub(crate) async fn chat(&mut self, prompt: &str, extra: &str) -> (StatusCode, http::HeaderMap, Bytes) {
         self.send(Method::POST, "/v1/chat/completions", chat_body(prompt, extra)).await
     }
