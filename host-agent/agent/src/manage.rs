@@ -177,6 +177,8 @@ pub(crate) fn table(status: &Status) -> String {
             name.as_str(),
             state.as_str(),
         ));
+        let finishing = guest.finishing.iter();
+        text.extend(finishing.map(|number| format!("    generation {number} answers what runs, then closes\n")));
         text.extend(reasons.iter().map(line));
     }
     if let Some(tcb) = &status.tcb {

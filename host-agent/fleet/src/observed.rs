@@ -99,6 +99,8 @@ pub struct Seen {
     pub failure: Option<Vec<Refusal>>,
     /// Open connections of clients; `None` if they are not known.
     pub connections: Option<u64>,
+    /// It knows that it shall finish, or is being told, or was told in vain a moment ago.
+    pub told_to_finish: bool,
 }
 
 /// What is seen of a guest's front: the process that listens for clients.
@@ -149,6 +151,14 @@ pub enum Action {
         generation: u64,
         /// Counts from 1.
         attempt: u32,
+    },
+    /// Tell the guest that it shall finish: no new clients are sent there, and those that it has are to get their answers.
+    /// It cannot be told otherwise.
+    Drain {
+        /// Whose.
+        guest: GuestName,
+        /// Which generation.
+        generation: u64,
     },
     /// Ask the keeper to end its guest; after a while, end it.
     Stop {

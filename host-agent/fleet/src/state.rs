@@ -66,6 +66,9 @@ pub struct Generation {
     pub serving_since: Option<u64>,
     /// When it was asked to make room for a candidate.
     pub yielding_since: Option<u64>,
+    /// Since when the guest that runs is told to finish. It takes no new clients until it was started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finishing_since: Option<u64>,
     /// How the last attempt ended.
     pub last_end: Option<End>,
 }
@@ -120,6 +123,7 @@ impl FleetState {
                 generation.retry_at = 0;
                 generation.serving_since = None;
                 generation.failures = 0;
+                generation.finishing_since = None;
                 generation.yielding_since = generation.yielding_since.map(|_| 0);
             }
             for retiring in &mut guest.retiring {
@@ -167,6 +171,7 @@ impl GuestState {
             served: false,
             serving_since: None,
             yielding_since: None,
+            finishing_since: None,
             last_end: None,
         }
     }

@@ -197,17 +197,24 @@ impl GuestStep<'_> {
     fn drive_active(&mut self, strategy: Strategy) {
         let Some(mut active) = self.guest.active.take() else { return };
         let seen = self.observed.seen(active.number);
-        if let Some(since) = active.yielding_since.filter(|_| self.guest.candidate.is_some()) {
+        if self.guest.candidate.is_none() {
+            active.yielding_since = None;
+        }
+        // What was told to finish goes that way to its end, also if nothing is to take its place any more.
+        if let Some(since) = active.yielding_since.or(active.finishing_since) {
             if !seen.alive && !seen.busy {
                 active.running = false;
                 active.serving_since = None;
+                active.finishing_since = None;
             } else if self.drained(active.number, since.saturating_add(self.guest.drain_ms), &seen) {
                 self.stop(active.number);
+            } else if self.is_left_behind(active.number, &seen) {
+                let _ = active.finishing_since.get_or_insert(self.now.ms);
+                self.tell_to_finish(active.number);
             }
             self.guest.active = Some(active);
             return;
         }
-        active.yielding_since = None;
         match drive(&mut active, &seen, &self.now).need {
             Need::Prepare => self.prepare(&active),
             // What was replaced may still hold what this one needs.
@@ -224,6 +231,8 @@ impl GuestStep<'_> {
             if seen.alive {
                 if self.drained(number, retiring.drain_until, &seen) {
                     self.stop(number);
+                } else if self.is_left_behind(number, &seen) {
+                    self.tell_to_finish(number);
                 }
             } else if seen.directory || seen.busy {
                 self.actions.push(Action::Remove { guest: self.name.clone(), generation: number });
@@ -272,7 +281,10 @@ impl GuestStep<'_> {
 
     /// Where new connections go.
     fn target(&self) -> Option<(u64, std::net::SocketAddrV4)> {
-        let active = self.guest.active.as_ref().filter(|active| active.yielding_since.is_none())?;
+        let active = self.guest.active.as_ref()?;
+        if active.yielding_since.or(active.finishing_since).is_some() {
+            return None;
+        }
         let seen = self.observed.seen(active.number);
         match seen.progress {
             Progress::Serving(address) if seen.alive => Some((active.number, address)),
@@ -283,10 +295,20 @@ impl GuestStep<'_> {
     /// Whether nobody uses a generation any more: its connections ended after the front was pointed elsewhere, or their
     /// time is over.
     fn drained(&self, number: u64, until: u64, seen: &Seen) -> bool {
+        let idle = !self.observed.front.alive || (self.gets_no_clients(number) && seen.connections == Some(0));
+        self.now.ms >= until || idle
+    }
+
+    /// Whether clients of a generation remain, none is sent there any more, and it is not known that it knows.
+    fn is_left_behind(&self, number: u64, seen: &Seen) -> bool {
+        let has_clients = seen.connections.is_some_and(|connections| connections > 0);
+        has_clients && !seen.told_to_finish && self.gets_no_clients(number)
+    }
+
+    fn gets_no_clients(&self, number: u64) -> bool {
         let front = &self.observed.front;
         let pointed_at = front.target.is_some_and(|(generation, _)| generation == number);
-        let idle = !front.alive || (front.answered && !pointed_at && seen.connections == Some(0));
-        self.now.ms >= until || idle
+        front.answered && !pointed_at
     }
 
     fn retiring_alive(&self) -> bool {
@@ -305,11 +327,16 @@ impl GuestStep<'_> {
     fn start(&mut self, generation: &mut Generation) {
         generation.attempt = generation.attempt.saturating_add(1);
         generation.running = true;
+        generation.finishing_since = None;
         if generation.attempt > 1 {
             self.guest.restarts = self.guest.restarts.saturating_add(1);
         }
         let (guest, attempt) = (self.name.clone(), generation.attempt);
         self.actions.push(Action::Start { guest, generation: generation.number, attempt });
+    }
+
+    fn tell_to_finish(&mut self, generation: u64) {
+        self.actions.push(Action::Drain { guest: self.name.clone(), generation });
     }
 
     fn stop(&mut self, generation: u64) {

@@ -97,11 +97,60 @@ fn clients_are_sent_somewhere_throughout_an_upgrade_beside() {
 }
 
 #[test]
+fn what_is_replaced_is_told_to_finish() {
+    for strategy in [Strategy::Beside, Strategy::Replace] {
+        let mut world = World::new(4);
+        // Only what the guest does at the host's word ends so many connections before the deadline.
+        world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("one", strategy) });
+        settle(&mut world, 20);
+        world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap().connections = 1_000_000;
+        world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("two", strategy) });
+        settle(&mut world, 60);
+        world.assert_converged(&name("a"), spec("two"));
+    }
+    // As when it is stopped, and when it is not declared any more.
+    for stop in [true, false] {
+        let mut world = World::new(4);
+        world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("one", Strategy::Beside) });
+        settle(&mut world, 20);
+        world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap().connections = 1_000_000;
+        if stop {
+            assert!(world.state.stop(&name("a")));
+        } else {
+            world.declared.remove(&name("a"));
+        }
+        settle(&mut world, 60);
+        assert!(world.hosts.get(&name("a")).is_none_or(|host| host.runs.is_empty()));
+    }
+}
+
+/// A guest that was told to finish cannot be told otherwise: who changes his mind gets it started anew.
+#[test]
+fn what_was_told_to_finish_takes_clients_only_after_a_new_start() {
+    let mut world = World::new(5);
+    world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("one", Strategy::Replace) });
+    settle(&mut world, 20);
+    world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap().connections = u64::MAX;
+    world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("two", Strategy::Replace) });
+    while !world.hosts[&name("a")].runs[&1].told {
+        world.step(0);
+    }
+    world.declared.insert(name("a"), Declared { drain_ms: 1_000_000, ..declared("one", Strategy::Replace) });
+    // The host of these tests panics when clients are sent to a guest that does not let them in.
+    settle(&mut world, 100);
+    world.assert_converged(&name("a"), spec("one"));
+    let guest = &world.state.guests[&name("a")];
+    let active = guest.active.as_ref().unwrap();
+    assert_eq!((active.number, active.attempt, active.failures), (1, 2, 0));
+}
+
+#[test]
 fn the_drain_deadline_ends_connections_that_do_not_end() {
     let mut world = World::new(4);
     world.declared.insert(name("a"), declared("one", Strategy::Beside));
     settle(&mut world, 20);
-    world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap().connections = 1_000_000;
+    // More than end in time, though it was told.
+    world.hosts.get_mut(&name("a")).unwrap().runs.get_mut(&1).unwrap().connections = u64::MAX;
     world.declared.insert(name("a"), declared("two", Strategy::Beside));
     settle(&mut world, 30);
     world.assert_converged(&name("a"), spec("two"));

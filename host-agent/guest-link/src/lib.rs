@@ -3,11 +3,13 @@
 //!
 //! The guest behind a link is as hostile to the host as the host is to it: connections, bytes and lines are capped.
 
+mod drain;
 mod forward;
 mod listener;
 mod status;
 mod switch;
 
+pub use drain::{DrainError, tell_to_drain};
 pub use forward::forward;
 pub use listener::{LinkError, LinkListener, LinkStream, VsockHost};
 pub use status::{MalformedStatus, StatusLine, receive_status};

@@ -4,12 +4,15 @@
 //! As QEMU it speaks the three commands of the control protocol, says the lines of a boot over the status socket, and
 //! then echoes what clients send to the forwarded port, with its model disk's name in front. What it does wrong stands in a
 //! file `manner` beside its own program: `halt`, `halt CODE`, `hang`, `wait` (until the file says another thing), or nothing.
+//! With a file `drains` it heeds the word that it shall finish: what it has read it answers, then it closes. A line that
+//! begins with `slow` it answers after a moment.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a stand-in fails loudly")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 fn main() {
@@ -79,19 +82,68 @@ fn guest(run_dir: &Path, arguments: &str) {
         status.write_all(format!("1 {phase} {}\n", phase * 10).as_bytes()).unwrap();
     }
     let name = say("name", "first");
+    let doors = Arc::new(Doors::default());
+    if !say("drains", "").is_empty() {
+        let (control, doors) = (UnixListener::bind(run_dir.join("vsock")).unwrap(), Arc::clone(&doors));
+        std::thread::spawn(move || heed(&control, &doors));
+    }
     for stream in listener.incoming() {
-        let (mut stream, name) = (stream.unwrap(), name.clone());
+        let (stream, name) = (Arc::new(stream.unwrap()), name.clone());
+        doors.enter(&stream);
         std::thread::spawn(move || {
+            let mut stream = &*stream;
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut line = String::new();
             // Clients come and go.
             while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if line.starts_with("slow") {
+                    std::thread::sleep(Duration::from_millis(30));
+                }
                 if stream.write_all(format!("{name} {line}").as_bytes()).is_err() {
                     return;
                 }
                 line.clear();
             }
         });
+    }
+}
+
+/// The connections of clients, and whether the guest shall finish.
+#[derive(Default)]
+struct Doors(Mutex<(Vec<Weak<TcpStream>>, bool)>);
+
+impl Doors {
+    fn enter(&self, stream: &Arc<TcpStream>) {
+        let mut inside = self.0.lock().unwrap();
+        inside.0.push(Arc::downgrade(stream));
+        if inside.1 {
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Nothing more is read; what was read is answered.
+    fn close(&self) {
+        let mut inside = self.0.lock().unwrap();
+        inside.1 = true;
+        for stream in inside.0.drain(..).filter_map(|stream| stream.upgrade()) {
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+    }
+}
+
+/// As `vhost-device-vsock` and a guest behind it.
+fn heed(control: &UnixListener, doors: &Doors) {
+    for stream in control.incoming() {
+        let mut stream = stream.unwrap();
+        let mut line = vec![0; format!("CONNECT {}\n", drain_protocol::PORT).len()];
+        stream.read_exact(&mut line).unwrap();
+        assert_eq!(line, format!("CONNECT {}\n", drain_protocol::PORT).into_bytes());
+        stream.write_all(b"OK 1024\n").unwrap();
+        let mut request = drain_protocol::REQUEST;
+        stream.read_exact(&mut request).unwrap();
+        assert_eq!(drain_protocol::hear(&request), drain_protocol::Heard::Drain);
+        doors.close();
+        stream.write_all(&drain_protocol::ANSWER).unwrap();
     }
 }
 

@@ -23,6 +23,7 @@ use super::host::Key;
 use super::keeper::{self, Keeper};
 use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
+use super::telling::Tellings;
 use crate::account::Extra;
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
@@ -39,6 +40,7 @@ pub(crate) struct Effects {
     tasks: HashMap<Key, Task>,
     failures: HashMap<Key, Vec<Refusal>>,
     stopping: HashMap<Key, Instant>,
+    tellings: Tellings,
     fronts: HashMap<GuestName, Front>,
     cids: HashMap<Key, u32>,
     /// Attempts after which the model's disk was verified.
@@ -106,6 +108,7 @@ impl Effects {
             tasks: HashMap::new(),
             failures: HashMap::new(),
             stopping: HashMap::new(),
+            tellings: Tellings::default(),
             fronts: HashMap::new(),
             cids: HashMap::new(),
             verified: HashMap::new(),
@@ -146,6 +149,7 @@ impl Effects {
         self.stopping.retain(|key, _| {
             guests.get(&key.0).and_then(|guest| guest.generations.get(&key.1)).is_some_and(|seen| seen.alive)
         });
+        self.tellings.complete(guests).await;
         for (guest, front) in &mut self.fronts {
             front.look();
             guests.entry(guest.clone()).or_default().front.held_back =
@@ -230,6 +234,10 @@ impl Effects {
                     task.starts = Some(attempt);
                 }
             }
+            Action::Drain { guest, generation } => {
+                let run_dir = self.paths.run_dir(&guest, generation);
+                self.tellings.tell((guest, generation), &run_dir, &self.wake);
+            }
             Action::Stop { guest, generation } => self.stop((guest, generation)),
             Action::Remove { guest, generation } => self.remove((guest, generation)),
             Action::StartFront { guest } => {
@@ -259,6 +267,11 @@ impl Effects {
     /// Why a guest's front does not listen, if that is known.
     pub(crate) fn front_reason(&self, guest: &GuestName) -> Option<Refusal> {
         self.fronts.get(guest)?.reason.clone()
+    }
+
+    /// Whether a generation said that it finishes what it was asked.
+    pub(crate) fn is_finishing(&self, guest: &GuestName, generation: u64) -> bool {
+        self.tellings.heard(&(guest.clone(), generation))
     }
 
     /// How far the model of a generation is.

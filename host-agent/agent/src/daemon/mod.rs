@@ -19,6 +19,7 @@ mod run;
 pub(crate) mod state_file;
 pub(crate) mod status;
 pub(crate) mod tcb;
+mod telling;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -51,6 +51,9 @@ pub(crate) struct GuestStatus {
     pub(crate) candidate: Option<GenerationStatus>,
     /// Generations that are drained or stopped.
     pub(crate) retiring: Vec<u64>,
+    /// Generations that said that they end their connections with the answers that run.
+    #[serde(default)]
+    pub(crate) finishing: Vec<u64>,
     pub(crate) restarts: u64,
     /// Open connections of clients, of all generations.
     pub(crate) connections: u64,
@@ -182,6 +185,12 @@ impl Known<'_> {
             active,
             candidate,
             retiring: state.retiring.iter().map(|retiring| retiring.number).collect(),
+            finishing: observed
+                .generations
+                .keys()
+                .copied()
+                .filter(|number| self.effects.is_finishing(name, *number))
+                .collect(),
             restarts: state.restarts,
             connections: front.connections.values().sum(),
             accepted: front.accepted,

@@ -12,15 +12,17 @@ use tokio::time::timeout;
 /// How long a connection may keep its place for nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// For the other direction once one has ended.
+    /// For the guest's part once the client's has ended.
     pub(super) last: Duration,
+    /// For the client's part once the guest's has ended: a guest ends both at once.
+    pub(super) leaving: Duration,
     /// For a client to take the next bytes.
     pub(super) taking: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { last: Duration::from_secs(30), taking: Duration::from_secs(120) }
+        Self { last: Duration::from_secs(30), leaving: Duration::from_secs(2), taking: Duration::from_secs(120) }
     }
 }
 
@@ -43,7 +45,7 @@ pub(super) async fn splice(mut client: TcpStream, address: SocketAddrV4, patienc
             broken => broken,
         },
         ended = &mut down => match ended {
-            Ok(()) => timeout(patience.last, up).await.unwrap_or(Ok(())),
+            Ok(()) => timeout(patience.leaving, up).await.unwrap_or(Ok(())),
             broken => broken,
         },
     };

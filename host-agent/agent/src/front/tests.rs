@@ -129,7 +129,8 @@ async fn a_client_that_stays_without_need_loses_its_place() {
     let args = FrontArgs { dir: directory.path().to_owned(), listen: free() };
     let (dir, listen) = (args.dir.clone(), args.listen);
     let short = Duration::from_millis(50);
-    let limits = Limits { patience: Patience { last: short, taking: short }, ..Limits::default() };
+    let limits =
+        Limits { patience: Patience { leaving: short, taking: short, ..Patience::default() }, ..Limits::default() };
     let local = tokio::task::LocalSet::new();
     local
         .run_until(async move {

@@ -130,6 +130,10 @@ fn describe(guest: &GuestStatus) -> Vec<Line<'static>> {
         let numbers: Vec<String> = guest.retiring.iter().map(ToString::to_string).collect();
         lines.push(Line::from(format!("draining or stopping: generation {}", numbers.join(", "))));
     }
+    if !guest.finishing.is_empty() {
+        let numbers: Vec<String> = guest.finishing.iter().map(ToString::to_string).collect();
+        lines.push(Line::from(format!("answers what runs, then closes: generation {}", numbers.join(", "))));
+    }
     for reason in &guest.reasons {
         lines.push(Line::from(format!("{}: {}", reason.code, reason.detail)).style(Style::new().fg(Color::Red)));
         lines.push(Line::from(format!("  fix: {}", reason.fix)));
@@ -237,6 +241,7 @@ mod tests {
             active: Some(generation(3)),
             candidate: None,
             retiring: vec![2],
+            finishing: vec![2],
             restarts: 7,
             connections: 12,
             accepted: 100,

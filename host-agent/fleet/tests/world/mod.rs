@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) boots_for: u32,
     pub(crate) end: Option<End>,
     pub(crate) connections: u64,
+    /// It was told to finish: it takes no clients any more.
+    pub(crate) told: bool,
     failure: Option<Vec<Refusal>>,
 }
 
@@ -117,6 +119,17 @@ impl World {
                 let run = self.host(&guest).runs.get_mut(&generation).unwrap();
                 assert!(run.composed && !run.alive, "{action:?}: {run:?}");
                 (run.alive, run.attempt, run.boots_for, run.end) = (true, attempt, boots_for, None);
+                run.told = false;
+            }
+            Action::Drain { guest, generation } => {
+                let host = self.host(&guest);
+                assert!(
+                    host.target.is_none_or(|(target, _)| target != generation),
+                    "told while clients are sent there"
+                );
+                let run = host.runs.get_mut(&generation).unwrap();
+                assert!(run.alive && run.connections > 0 && !run.told, "{run:?}");
+                run.told = true;
             }
             Action::Stop { guest, generation } => {
                 let late = self.random(3) == 0;
@@ -132,9 +145,15 @@ impl World {
             }
             Action::StartFront { guest } => self.host(&guest).front = true,
             Action::Point { guest, target } => {
+                let clients = self.random(8);
                 let host = self.host(&guest);
                 assert!(host.front);
+                let run = target.map(|(target, _)| &host.runs[&target]);
+                assert!(run.is_none_or(|run| !run.told), "clients are sent where they are not let in");
                 host.target = target;
+                if let Some(run) = target.and_then(|(target, _)| host.runs.get_mut(&target)) {
+                    run.connections = run.connections.saturating_add(clients);
+                }
             }
             Action::StopFront { guest } => (self.host(&guest).front, self.host(&guest).target) = (false, None),
             Action::Forget { guest } => {
@@ -152,7 +171,8 @@ impl World {
         self.ms += 1_000;
         let bad = self.bad.clone();
         for run in self.hosts.values_mut().flat_map(|host| host.runs.values_mut()) {
-            run.connections = run.connections.saturating_sub(1);
+            // Idle ones are closed at once, the others with their answers.
+            run.connections = if run.told { run.connections / 2 } else { run.connections.saturating_sub(1) };
             if !run.alive {
                 continue;
             }
@@ -222,5 +242,6 @@ fn seen(number: u64, run: &mut Run) -> Seen {
         end: run.end.clone(),
         failure: run.failure.take(),
         connections: Some(run.connections),
+        told_to_finish: run.told,
     }
 }
