@@ -16,6 +16,7 @@ mod gpu;
 mod image;
 mod launch;
 mod limits;
+mod log;
 mod manage;
 mod manual;
 mod metrics;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
-use crate::orphans;
+use crate::{log, orphans};
 
 /// A child that is ended with its owner, and by the kernel should the agent die without a word
 /// (`setpriv --pdeathsig`, util-linux).
@@ -20,10 +22,13 @@ pub(crate) struct Guarded {
     name: &'static str,
     child: Child,
     pid: u32,
+    /// Writes its log.
+    log: Option<JoinHandle<()>>,
 }
 
 impl Guarded {
-    /// Starts `program` for `run_dir`; its output goes to the file `log` there. With `piped` its standard output can be read instead.
+    /// Starts `program` for `run_dir`; its output goes to the file `log` there, as far as
+    /// [`log::keep`] says. With `piped` its standard output can be read instead.
     pub(crate) fn spawn(
         name: &'static str,
         program: &Path,
@@ -34,20 +39,22 @@ impl Guarded {
     ) -> anyhow::Result<Self> {
         let log = &run_dir.join(log);
         let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let errors = log_file.try_clone().with_context(|| format!("cannot write {}", log.display()))?;
+        let (output, errors) = std::io::pipe().context("cannot make a pipe")?;
+        let words = errors.try_clone().context("cannot make a pipe")?;
+        let output = pipe::Receiver::from_owned_fd(output.into()).context("cannot read from a pipe")?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
             .args(arguments)
             .env(orphans::VARIABLE, run_dir)
             .stdin(Stdio::null())
-            .stdout(if piped { Stdio::piped() } else { Stdio::from(log_file) })
+            .stdout(if piped { Stdio::piped() } else { Stdio::from(words) })
             .stderr(errors)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {name} ({})", program.display()))?;
         let pid = child.id().with_context(|| format!("{name} ended at once: see {}", log.display()))?;
-        Ok(Self { name, child, pid })
+        Ok(Self { name, child, pid, log: Some(tokio::spawn(log::keep(output, log_file))) })
     }
 
     pub(crate) const fn pid(&self) -> u32 {
@@ -60,7 +67,9 @@ impl Guarded {
 
     /// Waits for the end; says how it ended.
     pub(crate) async fn wait(&mut self) -> String {
-        match self.child.wait().await {
+        let ended = self.child.wait().await;
+        self.end_log().await;
+        match ended {
             Ok(status) => format!("{} ended: {status}", self.name),
             Err(error) => format!("{} cannot be waited for: {error}", self.name),
         }
@@ -77,7 +86,33 @@ impl Guarded {
         if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
+        self.end_log().await;
+    }
+
+    /// Waits until the last words are written. Who inherited the output and lives on delays nobody.
+    async fn end_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            let _ = tokio::time::timeout(GRACE, log).await;
+        }
     }
 }
 
 const GRACE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_speaks_without_end_fills_no_disk_and_its_last_words_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "head -c 20000000 /dev/zero; echo the end >&2".to_owned();
+        let arguments = ["-c".to_owned(), script];
+        let mut child =
+            Guarded::spawn("a shell", Path::new("sh"), &arguments, directory.path(), "qemu.log", false).unwrap();
+        assert_eq!(child.wait().await, "a shell ended: exit status: 0");
+        let log = std::fs::read(directory.path().join("qemu.log")).unwrap();
+        assert!((1 << 20..1_200_000).contains(&log.len()), "{}", log.len());
+        assert!(log.ends_with(b"\0the end\n"));
+    }
+}
