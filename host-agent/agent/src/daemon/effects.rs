@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Doing what the step says. Long work runs beside the loop; its failures are handed to the next step.
 
+mod fronts;
+mod leftovers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsString;
-use std::net::SocketAddrV4;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,7 @@ use model_cache::{Cache, CacheError, FetchProgress};
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use types::{Blake3Digest, Refusal, Sha256Digest};
-use vfio::PciAddress;
+use types::{Blake3Digest, Refusal};
 
 use super::compose::{self, Fetching, Workshop};
 use super::config::Config;
@@ -24,13 +23,12 @@ use super::keeper::{self, Keeper};
 use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
 use super::telling::Tellings;
-use crate::account::Extra;
 use crate::claim::Claim;
 use crate::front::{self, FrontRequest};
 use crate::gpu::passing::Hands;
-use crate::limits::Groups;
 use crate::record::{LaunchRecord, PID_FILE};
-use crate::{files, orphans};
+use fronts::Front;
+use leftovers::remove_run_dir;
 
 /// What is under way, and what came of it.
 pub(crate) struct Effects {
@@ -62,41 +60,6 @@ struct Task {
     verifies: Option<Blake3Digest>,
     /// It starts this attempt.
     starts: Option<u32>,
-}
-
-/// A front that was started by this process.
-struct Front {
-    child: Option<tokio::process::Child>,
-    log: PathBuf,
-    listen: SocketAddrV4,
-    started: Instant,
-    /// Not to be started before.
-    not_before: Option<Instant>,
-    reason: Option<Refusal>,
-}
-
-impl Front {
-    /// Notes whether it ended, and why.
-    fn look(&mut self) {
-        let Some(child) = &mut self.child else { return };
-        if matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        self.child = None;
-        if self.started.elapsed() < FRONT_SETTLED {
-            let text =
-                String::from_utf8_lossy(&files::read_capped(&self.log, 64 * 1024).unwrap_or_default()).into_owned();
-            self.failed(text.lines().last().unwrap_or("it ended without a word"));
-        }
-    }
-
-    fn failed(&mut self, detail: &str) {
-        tracing::warn!(listen = %self.listen, "front: {detail}");
-        let fix = "end what listens there (`ss -ltnp`), choose another port, or allow ports below 1024";
-        let field = format!("guests.listen {}", self.listen);
-        self.reason = Some(Refusal::new("port_taken", &field, detail, fix));
-        self.not_before = Some(Instant::now() + FRONT_PAUSE);
-    }
 }
 
 impl Effects {
@@ -259,16 +222,6 @@ impl Effects {
         }
     }
 
-    /// Has the front listen where it is declared now, if that changed.
-    pub(crate) fn move_front(&self, guest: &GuestName, listen: SocketAddrV4) {
-        self.ask_front(guest, FrontRequest::Listen(listen));
-    }
-
-    /// Why a guest's front does not listen, if that is known.
-    pub(crate) fn front_reason(&self, guest: &GuestName) -> Option<Refusal> {
-        self.fronts.get(guest)?.reason.clone()
-    }
-
     /// Whether a generation said that it finishes what it was asked.
     pub(crate) fn is_finishing(&self, guest: &GuestName, generation: u64) -> bool {
         self.tellings.heard(&(guest.clone(), generation))
@@ -277,66 +230,6 @@ impl Effects {
     /// How far the model of a generation is.
     pub(crate) fn fetching(&self, key: &Key) -> Option<FetchProgress> {
         *self.tasks.get(key)?.fetching.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the host back the GPUs that no generation is to have. What cannot be given back yet is tried again.
-    pub(crate) fn release_gpus(&mut self) {
-        if self.releasing.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let Some(hands) = self.hands.clone() else { return };
-        if self.release_due.is_none_or(|due| Instant::now() < due) {
-            return;
-        }
-        // Once in a while anyway: what was in use when it was given up is free later.
-        self.release_due = Some(Instant::now() + RELEASE_AGAIN);
-        let paths = self.paths.clone();
-        let release = move || hands.release(|| gpus_of(&paths));
-        self.releasing = Some(tokio::spawn(async move {
-            let released = compose::blocking(release).await;
-            for reason in released.as_ref().err().into_iter().flatten() {
-                tracing::warn!(code = %reason.code, "a GPU is not given back yet: {reason}");
-            }
-            released
-        }));
-    }
-
-    /// The last release of a daemon whose guests are all gone.
-    pub(crate) async fn release_the_last(&mut self) {
-        if let Some(task) = self.releasing.take() {
-            drop(task.await);
-        }
-        self.release_due = self.hands.is_some().then(Instant::now);
-        self.release_gpus();
-        if let Some(task) = self.releasing.take() {
-            drop(task.await);
-        }
-    }
-
-    /// Ends processes whose keeper is gone, and removes copies of releases that nothing uses. Seldom needed.
-    pub(crate) fn tidy(&self, wanted: BTreeSet<Sha256Digest>) {
-        let ended =
-            orphans::end_below(&self.paths.guests(), |run_dir| Claim::holder(&run_dir.join(PID_FILE)).is_some());
-        if ended > 0 {
-            tracing::warn!(ended, "ended processes that a keeper had left behind");
-        }
-        if !self.tasks.is_empty() {
-            return;
-        }
-        // Compared by name: a path can be written in several ways.
-        let mut used: BTreeSet<OsString> = wanted.iter().map(|digest| digest.to_string().into()).collect();
-        for guest in self.paths.guest_names() {
-            for number in self.paths.generations(&guest) {
-                let run_dir = self.paths.run_dir(&guest, number);
-                used.extend(RunPlan::load(&run_dir).map(|plan| plan.release.to_string().into()));
-                let image = LaunchRecord::load(&run_dir).ok().map(|record| record.image);
-                used.extend(image.and_then(|image| Some(image.file_name()?.to_owned())));
-            }
-        }
-        let entries = std::fs::read_dir(self.paths.releases()).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| !used.contains(&entry.file_name())) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
     }
 
     fn spawn(
@@ -429,33 +322,6 @@ impl Effects {
             task.removes = true;
         }
     }
-
-    fn start_front(&mut self, guest: &GuestName, listen: SocketAddrV4) {
-        let directory = self.paths.guest(guest);
-        let log = directory.join("front.log");
-        let started = self.paths.account.directory(&directory).and_then(|()| {
-            let mut command = keeper::own_program(&self.paths.account, Extra::LowPorts, None)?;
-            command.arg("front").arg("--dir").arg(&directory).args(["--listen", &listen.to_string()]);
-            keeper::detached(command, &log)
-        });
-        let now = Instant::now();
-        let mut front = Front { child: None, log, listen, started: now, not_before: None, reason: None };
-        match started {
-            Ok(child) => front.child = Some(child),
-            Err(error) => front.failed(&format!("{error:#}")),
-        }
-        self.fronts.insert(guest.clone(), front);
-    }
-
-    fn ask_front(&self, guest: &GuestName, request: FrontRequest) {
-        let (directory, wake) = (self.paths.guest(guest), Arc::clone(&self.wake));
-        tokio::spawn(async move {
-            if let Some(error) = front::ask(&directory, &request).await.and_then(|status| status.error) {
-                tracing::warn!(directory = %directory.display(), "{error}");
-            }
-            wake.notify_one();
-        });
-    }
 }
 
 fn verify_pack(cache: &Cache, pack: &Blake3Digest) -> Result<(), Vec<Refusal>> {
@@ -473,81 +339,5 @@ fn verify_pack(cache: &Cache, pack: &Blake3Digest) -> Result<(), Vec<Refusal>> {
     Ok(())
 }
 
-/// The GPUs of all generations that have a run directory, running or not.
-fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
-    let mut gpus = Vec::new();
-    for guest in paths.guest_names() {
-        for number in paths.generations(&guest) {
-            let record = LaunchRecord::load(&paths.run_dir(&guest, number));
-            gpus.extend(record.iter().flat_map(|record| &record.gpus).filter_map(|gpu| gpu.parse::<PciAddress>().ok()));
-        }
-    }
-    gpus
-}
-
-fn remove_run_dir(run_dir: &Path, groups: Option<&Groups>) -> Result<(), Vec<Refusal>> {
-    if run_dir.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    let failed = |error: String| {
-        let fix = "check the rights of the directory";
-        vec![Refusal::new("run_directory_not_removed", "agent.state_dir", error, fix)]
-    };
-    if !files::is_own_directory(run_dir) {
-        // Another user's, or a link of its: nothing of it is opened.
-        let removed = std::fs::remove_file(run_dir).or_else(|_| std::fs::remove_dir_all(run_dir));
-        return removed.map_err(|error| failed(format!("{}: {error}", run_dir.display())));
-    }
-    // Held, so that no keeper comes up in it meanwhile.
-    let _claim = Claim::take(&run_dir.join(PID_FILE)).map_err(|error| failed(format!("{error:#}")))?;
-    orphans::end(run_dir);
-    if let Some(groups) = groups {
-        groups.remove(run_dir);
-    }
-    match std::fs::remove_dir_all(run_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failed(format!("{}: {error}", run_dir.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A front that lived this long was well.
-const FRONT_SETTLED: Duration = Duration::from_secs(2);
-const RELEASE_AGAIN: Duration = Duration::from_secs(30);
-const FRONT_PAUSE: Duration = Duration::from_secs(5);
 /// How long a keeper may take to end its guest.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_of_releases_in_use_stay_whatever_link_leads_to_them() {
-        let directory = tempfile::tempdir().unwrap();
-        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
-        std::fs::create_dir(&real).unwrap();
-        std::os::unix::fs::symlink(&real, &link).unwrap();
-        let paths = Paths::new(&link);
-        let [wanted, running, unused] = [b"wanted", b"runs  ", b"unused"].map(|text| Sha256Digest::of(text));
-        for digest in [&wanted, &running, &unused] {
-            std::fs::create_dir_all(paths.releases().join(digest.to_string())).unwrap();
-        }
-        let run_dir = paths.run_dir(&"a".parse().unwrap(), 1);
-        std::fs::create_dir_all(&run_dir).unwrap();
-        let plan = RunPlan {
-            spec: Sha256Digest::ZERO,
-            release: running,
-            model: "m".to_owned(),
-            pack: Blake3Digest::ZERO,
-            unpublished_shape: false,
-            boot_deadline_s: 5,
-        };
-        plan.store(&run_dir).unwrap();
-        let cache = Cache::open(&directory.path().join("cache"), 0).unwrap();
-        Effects::new(paths.clone(), cache, None).tidy(std::iter::once(wanted).collect());
-        let there = |digest: &Sha256Digest| paths.releases().join(digest.to_string()).is_dir();
-        assert!(there(&wanted) && there(&running) && !there(&unused));
-    }
-}

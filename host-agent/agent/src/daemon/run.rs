@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `host-agent agent`: the loop.
 
+mod moment;
+mod orders;
+mod start;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,9 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use types::Refusal;
 
-use super::config::{Config, HardwareSection, OnStop};
-use super::control::{self, Answer, Asked, Command};
-use super::declare::{Declaration, Fronts, declare};
+use super::config::Config;
+use super::control;
+use super::declare::Declaration;
 use super::effects::Effects;
 use super::host::{Host, Look};
 use super::paths::Paths;
@@ -28,10 +32,11 @@ use super::status::{CacheStatus, Known, Status};
 use super::tcb;
 use crate::claim::Claim;
 use crate::cli::Surroundings;
-use crate::gpu::passing::Hands;
 use crate::limits::Groups;
 use crate::record::VSOCK;
 use crate::{files, metrics};
+use moment::{boot_id, hands, jitter, now_ms};
+use start::{check, refuse, start_log};
 
 /// The daemon.
 #[derive(Debug, Args)]
@@ -89,54 +94,6 @@ pub(crate) fn run(args: &DaemonArgs, surroundings: &Surroundings) -> anyhow::Res
     runtime.block_on(async {
         Daemon::new(args.config.clone(), config, paths, surroundings)?.run(&surroundings.anchors).await
     })
-}
-
-fn check(args: &DaemonArgs) -> ExitCode {
-    let reasons = match Config::load(&args.config) {
-        // Ports of guests that run already are held by their fronts: whoever asks for a check of a running host wants to
-        // know about the rest.
-        Ok(config) => {
-            let fronts = config.guests.iter().map(|(name, guest)| (name.clone(), guest.listen));
-            let running = Claim::holder(&Paths::new(&config.agent.state_dir).lock()).is_some();
-            let fronts = if running { fronts.collect() } else { Fronts::new() };
-            let declarations = declare(&config, &fronts);
-            let declared = declarations.into_values().filter_map(|declaration| declaration.declared.spec.err());
-            declared.flatten().chain(config.account().err()).collect()
-        }
-        Err(reasons) => reasons,
-    };
-    if reasons.is_empty() {
-        println!("{}", if args.json { "{\"accepted\":true,\"reasons\":[]}" } else { "it can be run" });
-        return ExitCode::SUCCESS;
-    }
-    refuse(&reasons, args.json)
-}
-
-fn refuse(reasons: &[Refusal], json: bool) -> ExitCode {
-    let mut distinct: Vec<&Refusal> = Vec::new();
-    for reason in reasons {
-        if !distinct.contains(&reason) {
-            distinct.push(reason);
-        }
-    }
-    if json {
-        println!("{}", serde_json::json!({ "accepted": false, "reasons": distinct }));
-    } else {
-        for reason in distinct {
-            eprintln!("refused: {reason}");
-        }
-    }
-    ExitCode::from(2)
-}
-
-fn start_log(form: LogForm) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CHRYSALIS_LOG").unwrap_or_else(|_| "info".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // A second subscriber in one process is a test's matter: the first stays.
-    let _ = match form {
-        LogForm::Text => log.try_init(),
-        LogForm::Json => log.json().try_init(),
-    };
 }
 
 struct Daemon {
@@ -342,154 +299,8 @@ impl Daemon {
         };
         self.status.send_replace(Some(Arc::new(status)));
     }
-
-    async fn answer(&mut self, (command, reply): Asked) {
-        let answer = match command {
-            Command::Status => {
-                let status = self.status.borrow().clone();
-                status.map_or(Answer::Refused(Vec::new()), |status| Answer::Status(Box::new((*status).clone())))
-            }
-            Command::Stop(guest) => self.known(&guest, FleetState::stop),
-            Command::Restart(guest) => self.known(&guest, FleetState::restart),
-            Command::Reload => match self.reload().await {
-                Ok(()) => Answer::Done,
-                Err(reasons) => Answer::Refused(reasons),
-            },
-            Command::Drain => {
-                self.ending = true;
-                Answer::Done
-            }
-        };
-        // Who asked may be gone.
-        let _ = reply.send(answer);
-    }
-
-    fn known(&mut self, guest: &GuestName, change: impl Fn(&mut FleetState, &GuestName) -> bool) -> Answer {
-        let mut next = self.state.clone();
-        if change(&mut next, guest) {
-            // Who is told that it is done can rely on it, whatever happens to this process.
-            return match self.write_down(next) {
-                Ok(()) => Answer::Done,
-                Err(reason) => Answer::Refused(vec![reason]),
-            };
-        }
-        let detail = format!("there is no guest {guest}");
-        Answer::Refused(vec![Refusal::new("guest_unknown", "guest", detail, "`host-agent status` names them")])
-    }
-
-    /// Takes the file anew. What it says of a guest that is refused changes nothing of that guest; a file that is
-    /// refused changes nothing at all.
-    async fn reload(&mut self) -> Result<(), Vec<Refusal>> {
-        let config = Config::load(&self.path).and_then(|config| self.fits(config)).inspect_err(|reasons| {
-            reasons.iter().for_each(|reason| tracing::warn!(code = %reason.code, "configuration refused: {reason}"));
-            self.reasons = reasons.clone();
-        })?;
-        self.config = Arc::new(config);
-        self.reasons.clear();
-        let look = self.host.look().await;
-        self.declare(&look).await;
-        tracing::info!(guests = self.declarations.len(), "configuration taken");
-        let refused = self.declarations.values().filter_map(|declaration| declaration.declared.spec.clone().err());
-        let refused: Vec<Refusal> = refused.flatten().collect();
-        if refused.is_empty() { Ok(()) } else { Err(refused) }
-    }
-
-    /// What a running daemon cannot change.
-    fn fits(&self, config: Config) -> Result<Config, Vec<Refusal>> {
-        let fixed = [
-            ("agent.state_dir", config.agent.state_dir != self.config.agent.state_dir),
-            ("agent.control_socket", config.agent.control_socket != self.config.agent.control_socket),
-            ("agent.user", config.agent.user != self.config.agent.user),
-            ("agent.metrics_listen", config.agent.metrics_listen != self.config.agent.metrics_listen),
-            ("cache", config.cache != self.config.cache),
-            ("hardware.bind_gpus", config.hardware.bind_gpus != self.config.hardware.bind_gpus),
-            ("hardware.root", config.hardware.root != self.config.hardware.root),
-            ("tcb", config.tcb != self.config.tcb),
-            ("simulate", config.simulate.is_some() != self.config.simulate.is_some()),
-        ];
-        let changed = fixed.iter().filter(|(_, changed)| *changed);
-        let reasons: Vec<Refusal> = changed
-            .map(|(field, _)| {
-                let detail = "it is read at the agent's start only";
-                Refusal::new("config_needs_restart", field, detail, "systemctl restart chrysalis-agent; guests go on")
-            })
-            .collect();
-        if reasons.is_empty() { Ok(config) } else { Err(reasons) }
-    }
-
-    async fn declare(&mut self, look: &Look) {
-        let fronts: Fronts =
-            look.fronts.iter().filter_map(|(name, front)| Some((name.clone(), front.listen?))).collect();
-        let config = Arc::clone(&self.config);
-        let declared = tokio::task::spawn_blocking(move || declare(&config, &fronts)).await;
-        match declared {
-            Ok(declarations) => self.declarations = declarations,
-            Err(error) => tracing::error!("declaring failed, the last declaration holds: {error}"),
-        }
-        for (name, declaration) in &self.declarations {
-            if let Err(reasons) = &declaration.declared.spec {
-                reasons
-                    .iter()
-                    .for_each(|reason| tracing::warn!(guest = %name, code = %reason.code, "refused: {reason}"));
-            }
-        }
-        self.declared_at = Instant::now();
-    }
-
-    /// Declares anew what was refused, once in a while: a port may be free by now, a file mended.
-    async fn redeclare(&mut self, look: &Look) {
-        let refused = self.declarations.values().any(|declaration| declaration.declared.spec.is_err());
-        let qemu_changed = look
-            .guests
-            .values()
-            .flat_map(|guest| guest.generations.values())
-            .any(|seen| seen.failure.iter().flatten().any(|reason| reason.code == super::keeper::QEMU_CHANGED));
-        if qemu_changed || (refused && self.declared_at.elapsed() > REDECLARE) {
-            self.declare(look).await;
-        }
-    }
-
-    /// True if the daemon ends now.
-    fn end(&mut self) -> bool {
-        match self.config.agent.on_stop {
-            OnStop::Keep => true,
-            // The second signal does not wait.
-            OnStop::Drain if self.ending => true,
-            OnStop::Drain => {
-                tracing::info!("draining");
-                self.ending = true;
-                false
-            }
-        }
-    }
-}
-
-/// The hands that bind GPUs, where the agent is to.
-fn hands(config: &Config, paths: &Paths, surroundings: &Surroundings) -> Option<Hands> {
-    let HardwareSection { root, bind_gpus, .. } = &config.hardware;
-    let hands = Hands { root: root.clone(), journal: paths.gpus(), sysfs: surroundings.sysfs };
-    bind_gpus.then_some(hands)
-}
-
-fn boot_id() -> anyhow::Result<String> {
-    let bytes = files::read_capped("/proc/sys/kernel/random/boot_id".as_ref(), 64)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
-/// Milliseconds since boot, those of sleep included.
-fn now_ms() -> u64 {
-    let Ok(time) = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME) else { return 0 };
-    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec()), u64::try_from(time.tv_nsec()));
-    seconds.unwrap_or(0).saturating_mul(1000).saturating_add(nanoseconds.unwrap_or(0) / 1_000_000)
-}
-
-/// Any number.
-fn jitter() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0)
 }
 
 const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(1);
 const TIDY: Duration = Duration::from_secs(60);
-const REDECLARE: Duration = Duration::from_secs(60);

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Fronts: the processes that listen for clients.
+
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fleet::GuestName;
+use types::Refusal;
+
+use super::super::keeper;
+use super::Effects;
+use crate::account::Extra;
+use crate::files;
+use crate::front::{self, FrontRequest};
+
+/// A front that was started by this process.
+pub(super) struct Front {
+    pub(super) child: Option<tokio::process::Child>,
+    log: PathBuf,
+    listen: SocketAddrV4,
+    started: Instant,
+    /// Not to be started before.
+    pub(super) not_before: Option<Instant>,
+    reason: Option<Refusal>,
+}
+
+impl Front {
+    /// Notes whether it ended, and why.
+    pub(super) fn look(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        if matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        self.child = None;
+        if self.started.elapsed() < FRONT_SETTLED {
+            let text =
+                String::from_utf8_lossy(&files::read_capped(&self.log, 64 * 1024).unwrap_or_default()).into_owned();
+            self.failed(text.lines().last().unwrap_or("it ended without a word"));
+        }
+    }
+
+    fn failed(&mut self, detail: &str) {
+        tracing::warn!(listen = %self.listen, "front: {detail}");
+        let fix = "end what listens there (`ss -ltnp`), choose another port, or allow ports below 1024";
+        let field = format!("guests.listen {}", self.listen);
+        self.reason = Some(Refusal::new("port_taken", &field, detail, fix));
+        self.not_before = Some(Instant::now() + FRONT_PAUSE);
+    }
+}
+
+impl Effects {
+    /// Has the front listen where it is declared now, if that changed.
+    pub(crate) fn move_front(&self, guest: &GuestName, listen: SocketAddrV4) {
+        self.ask_front(guest, FrontRequest::Listen(listen));
+    }
+
+    /// Why a guest's front does not listen, if that is known.
+    pub(crate) fn front_reason(&self, guest: &GuestName) -> Option<Refusal> {
+        self.fronts.get(guest)?.reason.clone()
+    }
+
+    pub(super) fn start_front(&mut self, guest: &GuestName, listen: SocketAddrV4) {
+        let directory = self.paths.guest(guest);
+        let log = directory.join("front.log");
+        let started = self.paths.account.directory(&directory).and_then(|()| {
+            let mut command = keeper::own_program(&self.paths.account, Extra::LowPorts, None)?;
+            command.arg("front").arg("--dir").arg(&directory).args(["--listen", &listen.to_string()]);
+            keeper::detached(command, &log)
+        });
+        let now = Instant::now();
+        let mut front = Front { child: None, log, listen, started: now, not_before: None, reason: None };
+        match started {
+            Ok(child) => front.child = Some(child),
+            Err(error) => front.failed(&format!("{error:#}")),
+        }
+        self.fronts.insert(guest.clone(), front);
+    }
+
+    pub(super) fn ask_front(&self, guest: &GuestName, request: FrontRequest) {
+        let (directory, wake) = (self.paths.guest(guest), Arc::clone(&self.wake));
+        tokio::spawn(async move {
+            if let Some(error) = front::ask(&directory, &request).await.and_then(|status| status.error) {
+                tracing::warn!(directory = %directory.display(), "{error}");
+            }
+            wake.notify_one();
+        });
+    }
+}
+
+/// A front that lived this long was well.
+const FRONT_SETTLED: Duration = Duration::from_secs(2);
+const FRONT_PAUSE: Duration = Duration::from_secs(5);
