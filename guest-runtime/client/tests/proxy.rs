@@ -159,6 +159,27 @@ async fn answers_come_through_and_receipts_verify_later() {
     assert!(same(proxy.verify(&[receipt]), 2));
 }
 
+/// The guest closes what is idle, and each connection after its answer: a local client notices nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_finishes_costs_no_request() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let asks = |count: usize| {
+        let proxy = &proxy;
+        async move {
+            for at in 0..count {
+                let (status, body) = proxy.chat("hi", at % 2 == 0).await;
+                assert!(status == 200 && body.contains("Par"), "{status} {body}");
+            }
+        }
+    };
+    asks(4).await;
+    // While some are asked, and with others that wait.
+    tokio::join!(asks(8), asks(8), asks(8), async { world.drain() });
+    asks(4).await;
+    assert_eq!(proxy.receipts().len(), 32);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_not_for_the_guest_stay_here() {
     let world = World::start().await;

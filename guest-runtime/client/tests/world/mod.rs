@@ -11,6 +11,7 @@ pub(crate) mod raw_client;
 mod release_files;
 
 use std::{
+    io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -27,7 +28,7 @@ use attester_protocol::{
 use client::{ClientError, ClientPolicy, PolicyFile, Upstream, Verifier};
 use ed25519_dalek::{Signer as _, SigningKey};
 use release::{TrustPolicy, VerifiedRelease};
-use serve::{Limits, Options, Server};
+use serve::{DrainLink, Limits, Options, Server};
 use tdx_sim::{SimulatedPlatform, SimulatedTd};
 use tdx_verify::{Collateral, TrustAnchors};
 use tee::{DeviceError, QuoteDevice};
@@ -129,7 +130,9 @@ impl World {
             listen: "127.0.0.1:0".parse().unwrap(),
             limits: Limits::default(),
         };
-        let server = Server::start(options).await.unwrap();
+        let host = UnixListener::bind(path("host.sock")).unwrap();
+        host.set_nonblocking(true).unwrap();
+        let server = Server::start(options).await.unwrap().heeding(DrainLink::new(host.into()).unwrap());
         let upstream = Upstream::new("127.0.0.1", server.address().port());
         tokio::spawn(server.run());
         let (bundle, trust) = release_files::published(now);
@@ -148,6 +151,13 @@ impl World {
             _control: control,
             _process: process,
         }
+    }
+
+    /// Tells the guest to finish, as its host does.
+    pub(crate) fn drain(&self) {
+        let mut host = UnixStream::connect(self.directory.path().join("host.sock")).unwrap();
+        host.write_all(b"drain 1\n").unwrap();
+        host.read_exact(&mut [0; 9]).unwrap();
     }
 
     /// The simulated root, DER.
