@@ -4,9 +4,11 @@
 //! It drives the programs that a provider, a model owner and an application developer would run, through their
 //! command lines. Only the hardware is simulated, and each line that shows a simulated result says so.
 
+mod canary;
 mod chat;
 pub(crate) mod guest;
 pub(crate) mod programs;
+mod recorder;
 mod refusals;
 pub(crate) mod report;
 pub(crate) mod scene;
@@ -55,6 +57,7 @@ fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report
     guest.wait_until_serving(report)?;
     scene.keep_measured(guest.measured()?)?;
     let conversation = chat::ask(programs, scene, &guest, &args.question, report)?;
+    canary::run(scene, &guest, &conversation, report)?;
     scene.show_release_decision(programs, report)?;
     if args.keep {
         report.finish(measured_from.elapsed())?;

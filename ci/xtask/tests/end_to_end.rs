@@ -65,6 +65,11 @@ fn end_to_end_answers_with_a_receipt_and_refuses_five_kinds_of_tampering() {
     ];
     assert_eq!(codes, expected);
 
+    // Question and both answers were looked for, and what was planted was found, in eight forms at three places and with the client.
+    let canary = &document["canary"];
+    assert!(canary["places"].as_u64().unwrap() > 30 && canary["secrets"].as_u64().unwrap() >= 2, "{canary}");
+    assert_eq!(canary["controls"], 25, "{canary}");
+
     assert!(document["decision"]["index"].is_u64(), "{}", document["decision"]);
     assert!(document["receipt"]["receipt"]["completion_tokens"].as_u64().unwrap() > 0);
     assert!(!log.contains("panicked"), "{log}");

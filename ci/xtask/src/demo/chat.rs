@@ -12,6 +12,7 @@ use crate::process::{self, Background};
 
 use super::guest::Guest;
 use super::programs::Programs;
+use super::recorder::Recorder;
 use super::report::Report;
 use super::scene::Scene;
 
@@ -19,12 +20,18 @@ use super::scene::Scene;
 pub(crate) struct Conversation {
     _proxy: Background,
     address: String,
+    wire: Recorder,
 }
 
 impl Conversation {
     /// Where the local OpenAI endpoint listens.
     pub(crate) fn proxy_address(&self) -> &str {
         &self.address
+    }
+
+    /// What clients and the guest said to each other, as the host sees it.
+    pub(crate) fn wire(&self) -> Vec<Vec<u8>> {
+        self.wire.taken()
     }
 }
 
@@ -38,12 +45,13 @@ pub(crate) fn ask(
 ) -> anyhow::Result<Conversation> {
     let receipts = scene.directory().join("receipts");
     let start = Instant::now();
+    let wire = Recorder::start(guest.address().parse().context("the guest's address")?)?;
     let mut command = programs.command("attested-proxy-sim");
     command
         .arg("--sim-root")
         .arg(scene.root_certificate())
         .arg("--upstream")
-        .arg(format!("https://{}", guest.address()))
+        .arg(format!("https://{}", wire.address()))
         .arg("--policy")
         .arg(scene.client_policy())
         .args(["--listen", "127.0.0.1:0", "--json"])
@@ -56,7 +64,7 @@ pub(crate) fn ask(
     show_registers(&verdict, report)?;
     report.part("attestation of the connection", start.elapsed().as_secs_f64());
 
-    let conversation = Conversation { _proxy: proxy, address };
+    let conversation = Conversation { _proxy: proxy, address, wire };
     stream(&conversation, scene, question, report)?;
     verify_receipt(programs, scene, receipts, report)?;
     Ok(conversation)

@@ -44,6 +44,9 @@ pub(crate) struct Guest {
     started: Instant,
     address: String,
     measured: Option<Value>,
+    /// All that the agent said.
+    said: String,
+    qemu_pid: Option<u64>,
 }
 
 impl Guest {
@@ -91,7 +94,15 @@ impl Guest {
             .args(["--boot-timeout", &BOOT_TIMEOUT.to_string(), "--json"]);
         let log = scene.directory().join(format!("{name}.agent.log"));
         let agent = Background::start("host-agent", &mut launch, &log)?;
-        Ok(Self { agent, directory, started, address: String::new(), measured: None })
+        Ok(Self {
+            agent,
+            directory,
+            started,
+            address: String::new(),
+            measured: None,
+            said: String::new(),
+            qemu_pid: None,
+        })
     }
 
     /// Follows the boot until it serves; shows its phases.
@@ -115,7 +126,10 @@ impl Guest {
             let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             let number = |name: &str| event.get(name).and_then(Value::as_u64).unwrap_or_default();
             match text("event").as_str() {
-                "started" => self.measured = event.get("measured").cloned(),
+                "started" => {
+                    self.measured = event.get("measured").cloned();
+                    self.qemu_pid = event.get("qemu_pid").and_then(Value::as_u64);
+                }
                 "phase" => {
                     if let Some(report) = report.as_deref_mut() {
                         let (phase, at) = (text("phase"), number("since_start"));
@@ -143,12 +157,23 @@ impl Guest {
     /// The host agent's next event.
     pub(crate) fn event(&mut self) -> anyhow::Result<Option<Value>> {
         let Some(line) = self.agent.line(Duration::from_secs(BOOT_TIMEOUT + 20))? else { return Ok(None) };
+        self.said.push_str(&line);
         serde_json::from_str(&line).map(Some).context("host-agent: not an event")
     }
 
     /// What the simulator measured of the launch.
     pub(crate) fn measured(&self) -> anyhow::Result<&Value> {
         self.measured.as_ref().context("host-agent did not say what was measured")
+    }
+
+    /// All that the agent said so far.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
+    /// The processes that carry it.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = u64> {
+        [Some(u64::from(self.agent.pid())), self.qemu_pid].into_iter().flatten()
     }
 
     /// Where it serves.

@@ -23,6 +23,8 @@ pub(crate) struct Report {
     pub(crate) receipt: Option<Value>,
     pub(crate) decision: Option<Value>,
     pub(crate) image: Option<Value>,
+    /// What was searched for what clients and guest said.
+    pub(crate) canary: Option<Value>,
     /// Resident memory of all processes of the guest, the model in it.
     pub(crate) memory_kib: Option<u64>,
     /// Size of the model's weights.
@@ -43,6 +45,7 @@ impl Report {
             receipt: None,
             decision: None,
             image: None,
+            canary: None,
             memory_kib: None,
             model_kib: 0,
         }
@@ -109,6 +112,7 @@ impl Report {
             "receipt": self.receipt,
             "decision": self.decision,
             "image": self.image,
+            "canary": self.canary,
             "guest_memory_kib": self.memory_kib,
             "guest_overhead_kib": self.memory_kib.map(|kib| kib.saturating_sub(self.model_kib)),
             "steps": self.steps,

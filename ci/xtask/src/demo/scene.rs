@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::{process, workspace};
 
 use super::programs::Programs;
+use super::recorder::Recorder;
 use super::report::Report;
 
 /// Most bytes of kernel and initrd.
@@ -63,6 +64,8 @@ pub(crate) struct Scene {
     /// `SOURCE_DATE_EPOCH` of the image.
     source_date_epoch: u64,
     pub(crate) service_spki: String,
+    /// Passes on what guests and the service say to each other.
+    wire: Recorder,
     service_address: String,
     _service: process::Background,
 }
@@ -100,6 +103,8 @@ impl Scene {
         report.step("release", "expected registers, statement, signature, log, witness", || scene.release())?;
         let (service, service_address, service_spki) =
             report.step("service", "attestation service on loopback", || scene.serve(&model, &pki))?;
+        let wire = Recorder::start(service_address.parse().context("the service's address")?)?;
+        let service_address = wire.address().to_string();
         scene.write_client_policy(&model, &service_spki, &pki)?;
         Ok(Self {
             image,
@@ -109,6 +114,7 @@ impl Scene {
             vsock_tool,
             source_date_epoch,
             service_spki,
+            wire,
             service_address,
             _service: service,
             directory: directory.path().to_owned(),
@@ -130,7 +136,12 @@ impl Scene {
         &self.directory
     }
 
-    /// Where the service listens.
+    /// What guests and the service said to each other, as the host sees it.
+    pub(crate) fn wire(&self) -> Vec<Vec<u8>> {
+        self.wire.taken()
+    }
+
+    /// Where the service is reached.
     pub(crate) fn service_address(&self) -> &str {
         &self.service_address
     }
