@@ -63,6 +63,7 @@ fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report
         report.finish(measured_from.elapsed())?;
         return keep(scene, &guest, &conversation);
     }
+    chat::finish(&guest, &conversation, report)?;
     drop(conversation);
     guest.stop()?;
     refusals::run(programs, scene, report)?;

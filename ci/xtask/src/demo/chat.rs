@@ -70,6 +70,19 @@ pub(crate) fn ask(
     Ok(conversation)
 }
 
+/// Tells the guest to finish: it closes the connection that waits for a next request, and the proxy opens another one.
+pub(crate) fn finish(guest: &Guest, conversation: &Conversation, report: &mut Report) -> anyhow::Result<()> {
+    report.title("the guest is told to finish (hardware simulated)");
+    let start = Instant::now();
+    guest.drain().context("telling the guest to finish")?;
+    let mut curl = process::command("curl");
+    curl.args(["-sS", "--fail-with-body", "--max-time", "60"]);
+    process::json("curl", curl.arg(format!("http://{}/v1/models", conversation.address)))?;
+    report.part("finishing at the host's word", start.elapsed().as_secs_f64());
+    report.line("✓ it says that it does; the next request goes over another connection, without a failure");
+    Ok(())
+}
+
 fn show_registers(verdict: &Value, report: &mut Report) -> anyhow::Result<()> {
     report.title("registers, expected and quoted (hardware simulated)");
     let registers =

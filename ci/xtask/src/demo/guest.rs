@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A guest, launched by the host agent.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -174,6 +176,22 @@ impl Guest {
     /// The processes that carry it.
     pub(crate) fn processes(&self) -> impl Iterator<Item = u64> {
         [Some(u64::from(self.agent.pid())), self.qemu_pid].into_iter().flatten()
+    }
+
+    /// Tells it to finish, as a host does.
+    pub(crate) fn drain(&self) -> anyhow::Result<()> {
+        let mut link = UnixStream::connect(self.directory.join("vsock"))?;
+        link.set_read_timeout(Some(Duration::from_secs(20)))?;
+        link.write_all(format!("CONNECT {}\n", drain_protocol::PORT).as_bytes())?;
+        let mut byte = [0];
+        while byte != *b"\n" {
+            link.read_exact(&mut byte).context("the guest does not listen")?;
+        }
+        link.write_all(&drain_protocol::REQUEST)?;
+        let mut answer = [0; drain_protocol::ANSWER.len()];
+        link.read_exact(&mut answer).context("the guest does not answer")?;
+        anyhow::ensure!(answer == drain_protocol::ANSWER, "the guest answers something else");
+        Ok(())
     }
 
     /// Where it serves.
