@@ -17,6 +17,6 @@ mod serving;
 
 pub use batching::{Engine, Refused};
 pub use linux_sys::seccomp::SeccompError;
-pub use llama::{LlamaModel, LoadError, Settings, Weights, batching_engine};
+pub use llama::{LlamaModel, LoadError, ROWS, Settings, Weights, batching_engine, parts};
 pub use sandbox::{Stage, confine};
 pub use serving::{ServeError, serve_client};

@@ -97,6 +97,12 @@ impl Weights {
         u32::try_from(fits.min(most)).ok().and_then(NonZeroU32::new).map_or(context, |fits| fits.max(context))
     }
 
+    /// llama.cpp's own objects, for who compares the engine with the library called plainly.
+    #[must_use]
+    pub fn library(&self) -> (&LlamaBackend, &LlamaWeights) {
+        (&self.backend, &self.model)
+    }
+
     /// Whether a sequence can be cut and shared: not where a model keeps a state instead of its tokens.
     fn can_share(&self) -> bool {
         !(self.model.is_recurrent() || self.model.is_hybrid())
@@ -121,6 +127,16 @@ pub struct LlamaModel<'w> {
 /// # Errors
 /// [`LoadError::Context`].
 pub fn batching_engine(weights: &Weights, settings: Settings) -> Result<Batching<LlamaModel<'_>>, LoadError> {
+    let (model, capacity) = parts(weights, settings, ROWS)?;
+    Ok(Batching::new(model, capacity))
+}
+
+/// What [`batching_engine`] puts together, for who measures it: `rows` is how many rows llama.cpp computes at once. With
+/// more than [`ROWS`] an answer depends on its company.
+///
+/// # Errors
+/// [`LoadError::Context`].
+pub fn parts(weights: &Weights, settings: Settings, rows: u32) -> Result<(LlamaModel<'_>, Capacity), LoadError> {
     let parallel = settings.parallel.max(1);
     let capacity = Capacity {
         cells: settings.cache.max(settings.context).get(),
@@ -130,18 +146,18 @@ pub fn batching_engine(weights: &Weights, settings: Settings) -> Result<Batching
         waiting: MAX_WAITING,
         shares: weights.can_share(),
     };
-    Ok(Batching::new(LlamaModel::new(weights, settings, &capacity)?, capacity))
+    Ok((LlamaModel::new(weights, settings, &capacity, rows)?, capacity))
 }
 
 impl<'w> LlamaModel<'w> {
     /// Makes the context (key-value cache and work buffers).
-    fn new(weights: &'w Weights, settings: Settings, capacity: &Capacity) -> Result<Self, LoadError> {
+    fn new(weights: &'w Weights, settings: Settings, capacity: &Capacity, rows: u32) -> Result<Self, LoadError> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(capacity.cells))
             .with_n_seq_max(capacity.slots.max(2).into())
             .with_kv_unified(true)
             .with_n_batch(capacity.step)
-            .with_n_ubatch(capacity.step.min(ROWS))
+            .with_n_ubatch(capacity.step.min(rows))
             .with_n_threads(settings.threads_decode.into())
             .with_n_threads_batch(settings.threads_prefill.into())
             .with_no_perf(true);
@@ -235,6 +251,6 @@ const STEP_TOKENS: u32 = 128;
 const CELL_BYTES: u64 = 2 + 2;
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
 /// an answer would depend on how many tokens are computed beside its own.
-const ROWS: u32 = 63;
+pub const ROWS: u32 = 63;
 /// Answers that wait.
 const MAX_WAITING: usize = 256;
