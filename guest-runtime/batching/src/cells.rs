@@ -12,10 +12,10 @@ pub type Slot = u16;
 /// the cells of what they have in common. A new token takes the lowest free cell, as in the model's cache.
 #[derive(Debug)]
 pub struct Cells {
-    /// How many running and how many kept slots use each cell.
+    /// How many running and how many other slots use each cell.
     uses: Vec<(u16, u16)>,
     free: BTreeSet<u32>,
-    /// Used by kept slots alone.
+    /// Used by slots alone that are not running.
     only_kept: usize,
     slots: Vec<Held>,
 }
@@ -38,6 +38,9 @@ enum State {
     Kept {
         used: u64,
     },
+    /// Given up: nobody reads it any more. It holds its cells until they are needed, or until nothing that grows lies
+    /// above them: what grows must not find holes below its end.
+    Condemned,
 }
 
 impl Cells {
@@ -85,7 +88,7 @@ impl Cells {
     pub(crate) fn oldest_kept(&self, spare: Option<Slot>) -> Option<Slot> {
         let used = |slot: &Slot| match self.held(*slot)?.state {
             State::Kept { used } => Some(used),
-            State::Free | State::Running => None,
+            State::Free | State::Running | State::Condemned => None,
         };
         self.all().filter(|slot| Some(*slot) != spare && used(slot).is_some()).min_by_key(used)
     }
@@ -183,12 +186,46 @@ impl Cells {
 
     /// A running slot becomes a kept one.
     pub(crate) fn keep(&mut self, slot: Slot, now: u64) {
+        self.rest(slot, State::Kept { used: now });
+    }
+
+    /// Gives up what a slot holds, without freeing its cells.
+    pub(crate) fn condemn(&mut self, slot: Slot) {
+        match self.held_mut(slot) {
+            Some(held) if matches!(held.state, State::Kept { .. }) => held.state = State::Condemned,
+            Some(held) if held.state == State::Running => self.rest(slot, State::Condemned),
+            _ => return,
+        }
+        if let Some(held) = self.held_mut(slot) {
+            (held.tenant, held.tokens) = (None, Vec::new());
+        }
+    }
+
+    /// All slots that were given up.
+    pub(crate) fn condemned(&self) -> Vec<Slot> {
+        self.all().filter(|slot| self.held(*slot).is_some_and(|held| held.state == State::Condemned)).collect()
+    }
+
+    /// Whether freeing a slot's cells leaves no hole below the end of what grows.
+    pub(crate) fn is_above_all(&self, slot: Slot) -> bool {
+        let frees = |cell: &u32| {
+            let uses = usize::try_from(*cell).ok().and_then(|cell| self.uses.get(cell));
+            uses.is_some_and(|uses| uses.0.saturating_add(uses.1) <= 1)
+        };
+        let lowest = self.held(slot).and_then(|held| held.cells.iter().copied().find(frees));
+        let growing = self.slots.iter().filter(|held| held.state == State::Running);
+        let highest = growing.filter_map(|held| held.cells.last().copied()).max();
+        lowest.zip(highest).is_none_or(|(lowest, highest)| lowest > highest)
+    }
+
+    /// A running slot is not computed any more.
+    fn rest(&mut self, slot: Slot, state: State) {
         let cells = self.held(slot).map(|held| held.cells.clone()).unwrap_or_default();
         for cell in cells {
             self.change(cell, |uses| *uses = (uses.0.saturating_sub(1), uses.1.saturating_add(1)));
         }
         if let Some(held) = self.held_mut(slot) {
-            held.state = State::Kept { used: now };
+            held.state = state;
         }
     }
 
@@ -197,7 +234,7 @@ impl Cells {
         let Some(held) = self.held_mut(slot).map(std::mem::take) else { return };
         for cell in held.cells {
             self.change(cell, |uses| match held.state {
-                State::Kept { .. } => uses.1 = uses.1.saturating_sub(1),
+                State::Kept { .. } | State::Condemned => uses.1 = uses.1.saturating_sub(1),
                 State::Free | State::Running => uses.0 = uses.0.saturating_sub(1),
             });
         }

@@ -2,7 +2,7 @@
 //! An engine that computes many requests at once.
 
 use crate::{
-    Capacity, Change, Key, Model, Scheduler, Token,
+    Capacity, Change, Key, Model, NoToken, Scheduler, Token,
     request::{Progress, Request},
 };
 use engine_protocol::{Event, Failure, FinishReason, Form, Generate, ModelFacts, Tenant};
@@ -97,7 +97,7 @@ impl<M: Model> Batching<M> {
         let Some(request) = self.requests.get_mut(&key.id) else { return };
         let progress = match self.model.logits(entry) {
             Some(logits) => request.take(key.choice, logits, self.model.vocabulary(), events),
-            None => Progress::Stuck,
+            None => Progress::Stuck(NoToken::NotNumbers),
         };
         match progress {
             Progress::Goes(token) => {
@@ -106,7 +106,11 @@ impl<M: Model> Batching<M> {
                 }
             }
             Progress::Ended => self.scheduler.end(key),
-            Progress::Stuck => {
+            Progress::Stuck(NoToken::Form) => {
+                self.fail(key.id, Failure::FormStuck, events);
+                return;
+            }
+            Progress::Stuck(NoToken::NotNumbers) => {
                 self.fail(key.id, Failure::EngineFailed, events);
                 // Whatever made it so must not reach others through what is kept.
                 self.scheduler.forget(None);
@@ -217,10 +221,11 @@ fn form(form: &Form) -> Result<Option<Matcher>, Failure> {
         let schema = Json::parse(schema.as_bytes()).map_err(|_| Failure::InvalidRequest)?;
         Grammar::of_schema(&schema).map_err(|_| Failure::InvalidRequest)
     };
-    Ok(match form {
-        Form::Free => None,
-        Form::JsonObject => Some(Matcher::new(Grammar::of_any_object())),
-        Form::JsonSchema(schema) => Some(Matcher::new(grammar(schema)?)),
-        Form::ToolCalls(schema) => Some(Matcher::new(grammar(schema)?.within_tool_calls())),
-    })
+    let grammar = match form {
+        Form::Free => return Ok(None),
+        Form::JsonObject => Grammar::of_any_object(),
+        Form::JsonSchema(schema) => grammar(schema)?,
+        Form::ToolCalls(schema) => grammar(schema)?.within_tool_calls(),
+    };
+    Matcher::new(grammar).map(Some).map_err(|_| Failure::InvalidRequest)
 }

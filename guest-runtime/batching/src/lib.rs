@@ -19,7 +19,7 @@ mod text;
 pub use cells::{Cells, Slot};
 pub use engine::{Batching, Engine, Refused};
 pub use model::{Model, Vocabulary};
-pub use sampler::Sampler;
+pub use sampler::{NoToken, Sampler};
 pub use scheduler::{Capacity, Change, Entry, Key, Plan, Scheduler};
 pub use text::Answer;
 

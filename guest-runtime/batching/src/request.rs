@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A request in work: its answers as they grow.
 
-use crate::{Answer, Sampler, Token, Vocabulary, sampler::logprobs};
+use crate::{Answer, NoToken, Sampler, Token, Vocabulary, sampler::logprobs};
 use engine_protocol::{Event, FinishReason, Generate, TokenLogprobs};
 use output_schema::Matcher;
 
@@ -33,7 +33,7 @@ pub(crate) enum Progress {
     /// It has ended, because of the model or the request.
     Ended,
     /// There is no token that could come.
-    Stuck,
+    Stuck(NoToken),
 }
 
 impl Request {
@@ -63,8 +63,13 @@ impl Request {
         events: &mut Vec<Event>,
     ) -> Progress {
         let (id, wanted) = (self.id, self.logprobs);
-        let Some(choice) = self.choices.get_mut(usize::from(number)) else { return Progress::Stuck };
-        let Some(token) = choice.sampler.pick(logits, vocabulary) else { return Progress::Stuck };
+        let Some(choice) = self.choices.get_mut(usize::from(number)) else {
+            return Progress::Stuck(NoToken::NotNumbers);
+        };
+        let token = match choice.sampler.pick(logits, vocabulary) {
+            Ok(token) => token,
+            Err(reason) => return Progress::Stuck(reason),
+        };
         self.completion_tokens = self.completion_tokens.saturating_add(1);
         if vocabulary.is_end(token) {
             self.end(number, FinishReason::Stop, events);

@@ -9,7 +9,8 @@ use std::{cmp::Ordering, collections::HashMap};
 /// Picks the tokens of one answer. The same settings and logits give the same tokens.
 ///
 /// Order: penalties, temperature, `top_p`, then the form: among what `top_p` leaves, a token that the form does not allow
-/// is drawn again; if none of them is allowed, the likeliest allowed one of all is taken.
+/// is drawn again; if none of them is allowed, the likeliest allowed one of all is taken. A form that is so large that
+/// its bound on work is reached counts what was not looked at as not allowed.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: Sampling,
@@ -26,6 +27,15 @@ struct Candidate {
     value: f32,
 }
 
+/// Why there is no next token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoToken {
+    /// The logits are no numbers: the computation cannot be relied on.
+    NotNumbers,
+    /// The form allows no token, or finding one would take too long: a matter of this request alone.
+    Form,
+}
+
 impl Sampler {
     /// For the `choice`-th answer of a request.
     #[must_use]
@@ -34,22 +44,29 @@ impl Sampler {
         Self { settings, state, counts: HashMap::new(), form }
     }
 
-    /// The next token. `None` when there is none: the logits are not numbers, or the form allows no token.
-    pub fn pick(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> Option<Token> {
-        if logits.iter().any(|logit| logit.is_nan()) {
-            return None;
+    /// The next token.
+    ///
+    /// # Errors
+    /// [`NoToken`].
+    pub fn pick(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> Result<Token, NoToken> {
+        let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+        if logits.iter().any(is_bad) || !logits.iter().any(|logit| logit.is_finite()) {
+            return Err(NoToken::NotNumbers);
         }
+        let candidates = self.candidates(logits);
+        let mut gate = Gate::new(self.form.as_mut(), vocabulary);
         let token = if self.settings.temperature == 0.0 {
-            self.pick_likeliest(self.candidates(logits), vocabulary)
+            pick_likeliest(candidates, &mut gate)
         } else {
-            self.draw(self.candidates(logits), vocabulary)
-        }?;
+            draw(candidates, self.settings.top_p, &mut self.state, &mut gate)
+        };
+        let token = token.ok_or(NoToken::Form)?;
         let count = self.counts.entry(token).or_insert(0);
         *count = count.saturating_add(1);
         if let Some(form) = &mut self.form {
             form.take(vocabulary.text(token));
         }
-        Some(token)
+        Ok(token)
     }
 
     /// Whether the form is complete and allows nothing more.
@@ -58,96 +75,125 @@ impl Sampler {
         self.form.as_ref().is_some_and(Matcher::must_end)
     }
 
+    /// With penalties and temperature. Where that divides, all values are at most 0: nothing overflows to infinity.
     fn candidates(&self, logits: &[f32]) -> Vec<Candidate> {
-        let scale = if self.settings.temperature == 0.0 { 1.0 } else { self.settings.temperature };
         let mut candidates: Vec<Candidate> =
-            (0..).zip(logits).map(|(token, logit)| Candidate { token, value: logit / scale }).collect();
-        let Sampling { frequency_penalty, presence_penalty, .. } = self.settings;
+            (0..).zip(logits).map(|(token, logit)| Candidate { token, value: *logit }).collect();
+        let Sampling { temperature, frequency_penalty, presence_penalty, .. } = self.settings;
         if frequency_penalty != 0.0 || presence_penalty != 0.0 {
             for (token, count) in &self.counts {
                 let slot = usize::try_from(*token).ok().and_then(|index| candidates.get_mut(index));
                 if let Some(candidate) = slot {
-                    candidate.value -= (f32::from(*count) * frequency_penalty + presence_penalty) / scale;
+                    candidate.value -= f32::from(*count) * frequency_penalty + presence_penalty;
                 }
             }
         }
+        if temperature != 0.0 {
+            let most = candidates.iter().fold(f32::NEG_INFINITY, |most, candidate| most.max(candidate.value));
+            candidates.iter_mut().for_each(|candidate| candidate.value = (candidate.value - most) / temperature);
+        }
         candidates
     }
+}
 
-    fn is_allowed(&self, token: Token, vocabulary: &Vocabulary) -> bool {
-        let Some(form) = &self.form else { return true };
-        if vocabulary.is_end(token) {
+/// What the form lets through at this moment.
+struct Gate<'a> {
+    form: Option<(&'a mut Matcher, Vec<bool>)>,
+    vocabulary: &'a Vocabulary,
+}
+
+impl<'a> Gate<'a> {
+    fn new(form: Option<&'a mut Matcher>, vocabulary: &'a Vocabulary) -> Self {
+        let with_table = |form: &'a mut Matcher| {
+            let table = form.first_bytes();
+            (form, table)
+        };
+        Self { form: form.map(with_table), vocabulary }
+    }
+
+    /// Whether a token can be allowed, by its first byte: what costs next to nothing for a whole vocabulary.
+    fn may_allow(&self, token: Token) -> bool {
+        let Some((form, table)) = &self.form else { return true };
+        if self.vocabulary.is_end(token) {
             return form.may_end();
         }
-        let text = vocabulary.text(token);
-        !text.is_empty() && form.allows(text)
+        let first = self.vocabulary.text(token).first();
+        first.is_some_and(|byte| table.get(usize::from(*byte)).copied().unwrap_or(false))
     }
 
-    fn pick_likeliest(&self, mut candidates: Vec<Candidate>, vocabulary: &Vocabulary) -> Option<Token> {
-        let best = candidates.iter().copied().reduce(|best, next| if next.value > best.value { next } else { best })?;
-        if self.is_allowed(best.token, vocabulary) {
-            return Some(best.token);
+    fn allows(&mut self, token: Token) -> bool {
+        if !self.may_allow(token) {
+            return false;
         }
-        // Few are needed as a rule: the rest is sorted only when they are not enough.
-        let (first, rest) = split_likeliest(&mut candidates, SORTED_FIRST);
-        for part in [first, rest] {
-            part.sort_unstable_by(by_value);
-            let allowed = part.iter().find(|candidate| self.is_allowed(candidate.token, vocabulary));
-            if let Some(candidate) = allowed {
-                return Some(candidate.token);
-            }
-        }
-        None
+        let is_end = self.vocabulary.is_end(token);
+        self.form.as_mut().is_none_or(|(form, _)| is_end || form.allows(self.vocabulary.text(token)))
     }
+}
 
-    fn draw(&mut self, mut candidates: Vec<Candidate>, vocabulary: &Vocabulary) -> Option<Token> {
-        let most = candidates.iter().fold(f32::NEG_INFINITY, |most, candidate| most.max(candidate.value));
-        let mut weights: Vec<(Token, f32)>;
-        if self.settings.top_p < 1.0 {
-            let nucleus = nucleus(&mut candidates, most, self.settings.top_p);
-            weights = nucleus.iter().map(|one| (one.token, (one.value - most).exp())).collect();
-        } else {
-            weights = candidates.iter().map(|one| (one.token, (one.value - most).exp())).collect();
-        }
-        // Drawing again without what was refused draws from what is allowed, in its own proportions.
-        for _ in 0..MAX_DRAWS {
-            let total: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
-            let mut left = self.random() * total;
-            let Some(index) = weights.iter().position(|(_, weight)| {
-                left -= f64::from(*weight);
-                left < 0.0 && *weight > 0.0
-            }) else {
-                break;
-            };
-            let Some((token, weight)) = weights.get_mut(index) else { break };
-            let token = *token;
-            *weight = 0.0;
-            if self.is_allowed(token, vocabulary) {
-                return Some(token);
-            }
-        }
-        // Nearly everything likely is refused. Exponential clocks give the same distribution in one pass.
-        let mut clocks: Vec<Candidate> = Vec::new();
-        for (token, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0.0) {
-            let clock = -(1.0 - self.random()).ln();
-            #[expect(clippy::cast_possible_truncation, reason = "an order is wanted, not the last digits")]
-            let value = (f64::from(weight).ln() - clock.ln()) as f32;
-            clocks.push(Candidate { token, value });
-        }
-        self.pick_likeliest(clocks, vocabulary).or_else(|| self.pick_likeliest(candidates, vocabulary))
+fn pick_likeliest(mut candidates: Vec<Candidate>, gate: &mut Gate<'_>) -> Option<Token> {
+    let best = candidates.iter().copied().reduce(|best, next| if next.value > best.value { next } else { best })?;
+    if gate.allows(best.token) {
+        return Some(best.token);
     }
+    // Few are needed as a rule.
+    let (first, rest) = split_likeliest(&mut candidates, SORTED_FIRST);
+    first.sort_unstable_by(by_value);
+    if let Some(candidate) = first.iter().find(|candidate| gate.allows(candidate.token)) {
+        return Some(candidate.token);
+    }
+    let mut found: Option<Candidate> = None;
+    for candidate in rest {
+        let is_likelier = found.is_none_or(|found| by_value(candidate, &found) == Ordering::Less);
+        if is_likelier && gate.allows(candidate.token) {
+            found = Some(*candidate);
+        }
+    }
+    found.map(|candidate| candidate.token)
+}
 
-    /// From 0 to 1, without 1: SplitMix64 (Steele, Lea, Flood 2014).
-    fn random(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        #[expect(clippy::cast_precision_loss, reason = "53 bits are left")]
-        let numerator = (mixed >> 11) as f64;
-        numerator / 9_007_199_254_740_992.0
+fn draw(mut candidates: Vec<Candidate>, top_p: f32, state: &mut u64, gate: &mut Gate<'_>) -> Option<Token> {
+    let most = candidates.iter().fold(f32::NEG_INFINITY, |most, candidate| most.max(candidate.value));
+    let likely = if top_p < 1.0 { nucleus(&mut candidates, most, top_p) } else { candidates.as_slice() };
+    let may = likely.iter().filter(|one| gate.may_allow(one.token));
+    let mut weights: Vec<(Token, f32)> = may.map(|one| (one.token, (one.value - most).exp())).collect();
+    // Drawing again without what was refused draws from what is allowed, in its own proportions.
+    for _ in 0..MAX_DRAWS {
+        let total: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let mut left = random(state) * total;
+        let Some(index) = weights.iter().position(|(_, weight)| {
+            left -= f64::from(*weight);
+            left < 0.0 && *weight > 0.0
+        }) else {
+            break;
+        };
+        let Some((token, weight)) = weights.get_mut(index) else { break };
+        let token = *token;
+        *weight = 0.0;
+        if gate.allows(token) {
+            return Some(token);
+        }
     }
+    // Nearly everything likely is refused. Exponential clocks give the same distribution in one pass.
+    let mut clocks: Vec<Candidate> = Vec::new();
+    for (token, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0.0) {
+        let clock = -(1.0 - random(state)).ln();
+        #[expect(clippy::cast_possible_truncation, reason = "an order is wanted, not the last digits")]
+        let value = (f64::from(weight).ln() - clock.ln()) as f32;
+        clocks.push(Candidate { token, value });
+    }
+    pick_likeliest(clocks, gate).or_else(|| pick_likeliest(candidates, gate))
+}
+
+/// From 0 to 1, without 1: SplitMix64 (Steele, Lea, Flood 2014).
+fn random(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are left")]
+    let numerator = (mixed >> 11) as f64;
+    numerator / 9_007_199_254_740_992.0
 }
 
 /// The probabilities that the model gives a token and the likeliest ones.
@@ -226,6 +272,10 @@ mod tests {
         Vocabulary::new(["a", "b", "c", "", "\"", "1", "23", "{", "}"].into_iter().map(token))
     }
 
+    fn form(schema: &str) -> Matcher {
+        Matcher::new(Grammar::of_schema(&Json::parse(schema.as_bytes()).unwrap()).unwrap()).unwrap()
+    }
+
     fn frequencies(sampler: &mut Sampler, logits: &[f32], draws: u32) -> Vec<f64> {
         let mut counts = vec![0_u32; logits.len()];
         for _ in 0..draws {
@@ -245,9 +295,9 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         let mut sampler = Sampler::new(settings(0.0, 1.0), 0, None);
-        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters()), Some(1));
-        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters()), None);
-        assert_eq!(sampler.pick(&[], &letters()), None);
+        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters()), Ok(1));
+        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters()), Err(NoToken::NotNumbers));
+        assert_eq!(sampler.pick(&[], &letters()), Err(NoToken::NotNumbers));
     }
 
     #[test]
@@ -264,19 +314,19 @@ mod tests {
 
     #[test]
     fn a_form_leaves_the_proportions_of_what_it_allows() {
-        let integer = || Matcher::new(Grammar::of_schema(&Json::parse(br#"{"type":"integer"}"#).unwrap()).unwrap());
+        let integer = || form(r#"{"type":"integer"}"#);
         // "a" is by far likeliest and not allowed; "1" and "23" are.
         let logits = [9.0, 0.0, 0.0, 5.0, 0.0, 1.0_f32.ln(), 3.0_f32.ln(), 0.0, 0.0];
         let mut expected = [0.0; 9];
         (expected[5], expected[6]) = (0.25, 0.75);
         near(&frequencies(&mut Sampler::new(settings(1.0, 1.0), 0, Some(integer())), &logits, 15_000), &expected);
         let mut greedy = Sampler::new(settings(0.0, 1.0), 0, Some(integer()));
-        assert_eq!(greedy.pick(&logits, &letters()), Some(6));
-        assert_eq!(greedy.pick(&logits, &letters()), Some(3), "the end is allowed now");
+        assert_eq!(greedy.pick(&logits, &letters()), Ok(6));
+        assert_eq!(greedy.pick(&logits, &letters()), Ok(3), "the end is allowed now");
         // The nucleus is "a" alone: the likeliest allowed one is taken.
-        assert_eq!(Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters()), Some(6));
-        let none = Matcher::new(Grammar::of_schema(&Json::parse(br#"{"const":true}"#).unwrap()).unwrap());
-        assert_eq!(Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters()), None);
+        assert_eq!(Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters()), Ok(6));
+        let none = form(r#"{"const":true}"#);
+        assert_eq!(Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters()), Err(NoToken::Form));
     }
 
     #[test]
@@ -286,6 +336,63 @@ mod tests {
         let picks: Vec<_> = (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters()).unwrap()).collect();
         // 3, 1.5, 0.5: then the second one is ahead.
         assert_eq!(picks, [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_drawn_from() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for temperature in [0.0, 1.0] {
+                let mut sampler = Sampler::new(settings(temperature, 1.0), 0, None);
+                assert_eq!(sampler.pick(&[1.0, bad, 0.0], &letters()), Err(NoToken::NotNumbers));
+                assert_eq!(sampler.pick(&[f32::NEG_INFINITY; 3], &letters()), Err(NoToken::NotNumbers));
+                assert_eq!(sampler.pick(&[f32::NEG_INFINITY, 1.0], &letters()), Ok(1));
+            }
+        }
+    }
+
+    /// A temperature near 0 is as none, however large logits and penalties are.
+    #[test]
+    fn the_least_temperatures_pick_the_likeliest() {
+        for temperature in [f32::from_bits(1), f32::MIN_POSITIVE, 1e-37, 1e-9] {
+            for penalty in [-2.0, 0.0, 2.0] {
+                for top_p in [1.0, 0.5] {
+                    let penalties = Sampling {
+                        frequency_penalty: penalty,
+                        presence_penalty: penalty,
+                        ..settings(temperature, top_p)
+                    };
+                    let mut sampler = Sampler::new(penalties, 0, None);
+                    let picks: Vec<_> = (0..3).map(|_| sampler.pick(&[-50.0, 90.0, 20.0], &letters())).collect();
+                    assert_eq!(picks, [Ok(1), Ok(1), Ok(1)], "{temperature} {penalty} {top_p}");
+                }
+            }
+        }
+    }
+
+    /// Many unlikely texts that begin alike, and a large vocabulary: each token is looked at, and still it costs little.
+    #[test]
+    fn a_form_of_unlikely_texts_costs_little() {
+        let texts: Vec<String> = (0..256).map(|index| format!("\"{}{index}\"", "a".repeat(40))).collect();
+        let mut sampler =
+            Sampler::new(settings(0.7, 0.9), 0, Some(form(&format!("{{\"enum\":[{}]}}", texts.join(",")))));
+        let token = |number: u32| match number {
+            0 => (b"\"".to_vec(), false),
+            1..=10 => ((number - 1).to_string().into_bytes(), false),
+            // Half of them begin as the texts do.
+            _ if number.is_multiple_of(2) => {
+                (format!("{}b{number}", "a".repeat(1 + number as usize % 30)).into_bytes(), false)
+            }
+            3001 => (b"a".to_vec(), false),
+            _ => (format!("x{number}").into_bytes(), false),
+        };
+        let vocabulary = Vocabulary::new((0..4001).map(token));
+        let logits: Vec<f32> = (0..4001_u16).map(|number| f32::from(number % 997) / 10.0).collect();
+        let mut text = Vec::new();
+        while !sampler.must_end() {
+            let token = sampler.pick(&logits, &vocabulary).unwrap();
+            text.extend_from_slice(vocabulary.text(token));
+        }
+        assert!(texts.contains(&String::from_utf8(text).unwrap()));
     }
 
     #[test]

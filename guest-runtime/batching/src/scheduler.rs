@@ -82,6 +82,11 @@ pub struct Plan {
 /// Cells are taken as answers grow. When none is left, kept prefixes go first, longest unused first; then the youngest
 /// answer is stopped: it gives its cells back and is computed again later, from its prompt and what it has said. The
 /// oldest one is never stopped, and each fits the cache by itself, so all of them end.
+///
+/// Places are shared by tenant: who has the fewest gets the next one; among equals it is who had the least computed (a
+/// virtual token counter: Sheng et al., OSDI 2024). Where none is free, the youngest answer of the tenant with the most
+/// places makes room for a tenant with at least two fewer; it waits, with what was computed for it kept as long as there
+/// is room.
 #[derive(Debug)]
 pub struct Scheduler {
     capacity: Capacity,
@@ -94,9 +99,8 @@ pub struct Scheduler {
     moment: u64,
     /// Who gets the first share of the next step.
     turn: usize,
-    /// Start-time fair queueing over tenants: the tag of the last answer started, and each tenant's last tag.
-    virtual_time: u64,
-    tags: HashMap<Tenant, u64>,
+    /// What was computed for each tenant that waits or runs, in tokens, counted from the least of them when it came.
+    served: HashMap<Tenant, u64>,
 }
 
 #[derive(Debug)]
@@ -108,8 +112,10 @@ struct Sequence {
     max_tokens: u32,
     /// Order of arrival.
     arrival: u64,
-    /// Order of starts: lowest first. [`STOPPED`] when it ran before.
-    tag: u64,
+    /// Whether it was stopped for want of cells: it starts before all others.
+    was_stopped: bool,
+    /// Whether it ran before.
+    has_run: bool,
 }
 
 impl Sequence {
@@ -137,8 +143,7 @@ impl Scheduler {
             changes: Vec::new(),
             moment: 0,
             turn: 0,
-            virtual_time: 0,
-            tags: HashMap::new(),
+            served: HashMap::new(),
         }
     }
 
@@ -148,11 +153,10 @@ impl Scheduler {
         if self.waiting.len().saturating_add(choices.into()) > self.capacity.waiting {
             return false;
         }
+        let least = self.served.values().copied().min().unwrap_or(0);
+        self.served.entry(tenant).or_insert(least);
         for choice in 0..choices {
             self.moment = self.moment.saturating_add(1);
-            let last = self.tags.get(&tenant).copied().unwrap_or(0).max(self.virtual_time);
-            let tag = last.saturating_add(1);
-            self.tags.insert(tenant, tag);
             self.waiting.push(Sequence {
                 key: Key { id, choice },
                 tenant,
@@ -160,7 +164,8 @@ impl Scheduler {
                 generated: Vec::new(),
                 max_tokens,
                 arrival: self.moment,
-                tag,
+                was_stopped: false,
+                has_run: false,
             });
         }
         true
@@ -204,9 +209,9 @@ impl Scheduler {
         if self.capacity.shares {
             self.cells.keep(slot, self.moment);
         } else {
-            self.empty(slot);
+            self.cells.condemn(slot);
         }
-        self.forget_tags();
+        self.tidy();
     }
 
     /// A request is gone, with all its answers; nothing of it is kept.
@@ -215,13 +220,14 @@ impl Scheduler {
         let slots: Vec<Slot> =
             self.running.iter().filter(|(_, sequence)| sequence.key.id == id).map(|(slot, _)| *slot).collect();
         self.running.retain(|(_, sequence)| sequence.key.id != id);
-        slots.into_iter().for_each(|slot| self.empty(slot));
-        self.forget_tags();
+        slots.into_iter().for_each(|slot| self.cells.condemn(slot));
+        self.tidy();
     }
 
     /// Drops what is kept for a tenant, or for all of them.
     pub fn forget(&mut self, tenant: Option<Tenant>) {
-        self.cells.kept_for(tenant).into_iter().for_each(|slot| self.empty(slot));
+        self.cells.kept_for(tenant).into_iter().for_each(|slot| self.cells.condemn(slot));
+        self.tidy();
     }
 
     /// Requests that have something in the cache.
@@ -251,43 +257,52 @@ impl Scheduler {
 
     /// Starts waiting answers in their order, as long as their prompts fit beside those that are being read.
     fn start_waiting(&mut self, plan: &mut Plan) {
-        while self.running.len() < usize::from(self.capacity.running) {
-            let Some(index) = self.next_waiting() else { return };
+        while let Some(index) = self.next_waiting() {
             let Some(sequence) = self.waiting.get(index) else { return };
-            let prefix = if self.capacity.shares {
-                // The last token is computed again: its result picks the next one.
-                let most = sequence.len().saturating_sub(1);
-                self.cells
-                    .longest_prefix(sequence.tenant, sequence.tokens().take(most))
-                    .filter(|(_, length)| *length > 0)
-            } else {
-                None
-            };
-            let reused = prefix.map_or(0, |(_, length)| length);
-            let promised = (0..self.running.len()).fold(0_usize, |sum, index| sum.saturating_add(self.left(index)));
-            let needed = sequence.len().saturating_sub(reused).saturating_add(promised);
-            // What is shared may be what could have been had.
-            let available =
-                if reused > 0 { self.cells.available().saturating_sub(reused) } else { self.cells.available() };
-            if needed > available && !self.running.is_empty() {
+            let tenant = sequence.tenant;
+            let is_full = self.running.len() >= usize::from(self.capacity.running);
+            let victim = if is_full { self.victim_for(tenant) } else { None };
+            let prefix = self.prefix_of(sequence);
+            if (is_full && victim.is_none()) || !self.fits(sequence, prefix.map_or(0, |(_, length)| length)) {
                 return;
             }
-            let tenant = sequence.tenant;
+            if let Some(victim) = victim {
+                self.stop_for_place(victim);
+            }
             let Some(slot) = self.vacant_slot(prefix.map(|(slot, _)| slot)) else { return };
-            let sequence = self.waiting.remove(index);
-            self.virtual_time = self.virtual_time.max(sequence.tag);
+            let mut sequence = self.waiting.remove(index);
             self.cells.start(slot, tenant);
             if let Some((from, length)) = prefix {
                 self.moment = self.moment.saturating_add(1);
                 self.cells.share(from, slot, length, self.moment);
                 let length = u32::try_from(length).unwrap_or(u32::MAX);
                 self.changes.push(Change::Copy { from, to: slot, length });
-                if sequence.tag != STOPPED {
+                if !sequence.has_run {
                     plan.reused.push((sequence.key, length));
                 }
             }
+            (sequence.has_run, sequence.was_stopped) = (true, false);
             self.running.push((slot, sequence));
         }
+    }
+
+    /// Where something of an answer is computed already, and how much.
+    fn prefix_of(&self, sequence: &Sequence) -> Option<(Slot, usize)> {
+        if !self.capacity.shares {
+            return None;
+        }
+        // The last token is computed again: its result picks the next one.
+        let most = sequence.len().saturating_sub(1);
+        let longest = self.cells.longest_prefix(sequence.tenant, sequence.tokens().take(most));
+        longest.filter(|(_, length)| *length > 0)
+    }
+
+    /// Whether what is left of an answer fits beside what is left of those that run.
+    fn fits(&self, sequence: &Sequence, reused: usize) -> bool {
+        let promised = (0..self.running.len()).fold(0_usize, |sum, index| sum.saturating_add(self.left(index)));
+        let needed = sequence.len().saturating_sub(reused).saturating_add(promised);
+        // What is shared may be what could have been had.
+        needed <= self.cells.available().saturating_sub(reused) || self.running.is_empty()
     }
 
     /// The waiting answer to start first. Further answers of a request wait until its prompt is computed once.
@@ -300,12 +315,55 @@ impl Scheduler {
                 || sequence.key.choice == 0
                 || !(self.waiting.iter().any(|other| other.key == first) || self.running.iter().any(reads))
         };
+        let is_full = self.running.len() >= usize::from(self.capacity.running);
+        let order = |sequence: &Sequence| {
+            let served = self.served.get(&sequence.tenant).copied().unwrap_or(0);
+            // One that was stopped needs cells; where there is no place, that does not help it.
+            let goes_first = sequence.was_stopped && !is_full;
+            (!goes_first, self.places(sequence.tenant), !sequence.was_stopped, served, sequence.arrival)
+        };
         let waiting = self.waiting.iter().enumerate().filter(|(_, sequence)| ready(sequence));
-        waiting.min_by_key(|(_, sequence)| (sequence.tag, sequence.arrival)).map(|(index, _)| index)
+        waiting.min_by_key(|(_, sequence)| order(sequence)).map(|(index, _)| index)
+    }
+
+    /// How many answers of a tenant run.
+    fn places(&self, tenant: Tenant) -> usize {
+        self.running.iter().filter(|(_, sequence)| sequence.tenant == tenant).count()
+    }
+
+    /// The running answer that makes room for one of this tenant: the youngest one of who has the most places, where that
+    /// leaves them at least as many as this tenant has then.
+    fn victim_for(&self, tenant: Tenant) -> Option<usize> {
+        let enough = self.places(tenant).saturating_add(2);
+        let rank = |(index, (_, sequence)): (usize, &(Slot, Sequence))| {
+            (self.places(sequence.tenant), sequence.arrival, index)
+        };
+        self.running
+            .iter()
+            .enumerate()
+            .map(rank)
+            .max()
+            .filter(|(places, ..)| *places >= enough)
+            .map(|(.., index)| index)
+    }
+
+    /// A running answer waits again; what was computed for it is kept as a prefix is.
+    fn stop_for_place(&mut self, index: usize) {
+        let (slot, sequence) = self.running.remove(index);
+        self.moment = self.moment.saturating_add(1);
+        if self.capacity.shares {
+            self.cells.keep(slot, self.moment);
+        } else {
+            self.cells.condemn(slot);
+        }
+        self.waiting.push(sequence);
     }
 
     /// A slot to start in, but not `spare`, which is about to be copied from.
     fn vacant_slot(&mut self, spare: Option<Slot>) -> Option<Slot> {
+        if self.cells.vacant().is_none() {
+            self.free_condemned();
+        }
         if self.cells.vacant().is_none() {
             let oldest = self.cells.oldest_kept(spare)?;
             self.empty(oldest);
@@ -313,8 +371,11 @@ impl Scheduler {
         self.cells.vacant()
     }
 
-    /// Frees cells by dropping kept prefixes. `false` when that was not enough.
+    /// Frees cells by dropping what was given up, then kept prefixes. `false` when that was not enough.
     fn make_room(&mut self, cells: usize) -> bool {
+        if self.cells.free() < cells {
+            self.free_condemned();
+        }
         while self.cells.free() < cells {
             let Some(slot) = self.cells.oldest_kept(None) else { return false };
             self.empty(slot);
@@ -328,7 +389,7 @@ impl Scheduler {
         let Some(index) = youngest else { return };
         let (slot, mut sequence) = self.running.remove(index);
         self.empty(slot);
-        sequence.tag = STOPPED;
+        sequence.was_stopped = true;
         self.waiting.push(sequence);
     }
 
@@ -384,6 +445,9 @@ impl Scheduler {
             if !self.cells.push(*slot, token) {
                 return;
             }
+            if let Some(served) = self.served.get_mut(&sequence.tenant) {
+                *served = served.saturating_add(1);
+            }
             let sample = (position.saturating_add(1) == total).then_some(sequence.key);
             let position = u32::try_from(position).unwrap_or(u32::MAX);
             plan.entries.push(Entry { slot: *slot, position, token, sample });
@@ -407,12 +471,24 @@ impl Scheduler {
         self.changes.push(Change::Drop { slot });
     }
 
-    /// Only a tenant that waits needs its tag.
-    fn forget_tags(&mut self) {
-        let waiting = &self.waiting;
-        self.tags.retain(|tenant, _| waiting.iter().any(|sequence| sequence.tenant == *tenant));
+    /// All at once: if that makes holes below what grows, moving them away costs the same for one and for many.
+    fn free_condemned(&mut self) {
+        self.cells.condemned().into_iter().for_each(|slot| self.empty(slot));
+    }
+
+    /// Frees what was given up and can be freed without holes, and forgets tenants that are gone.
+    fn tidy(&mut self) {
+        // Freeing one may leave another as the only user of what they shared.
+        while let Some(slot) = self.cells.condemned().into_iter().find(|slot| self.cells.is_above_all(*slot)) {
+            self.empty(slot);
+        }
+        let (waiting, running) = (&self.waiting, &self.running);
+        let is_here = |tenant: &Tenant| {
+            waiting
+                .iter()
+                .chain(running.iter().map(|(_, sequence)| sequence))
+                .any(|sequence| sequence.tenant == *tenant)
+        };
+        self.served.retain(|tenant, _| is_here(tenant));
     }
 }
-
-/// The tag of an answer that was stopped: before all others.
-const STOPPED: u64 = 0;

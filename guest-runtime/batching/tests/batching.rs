@@ -111,6 +111,73 @@ fn tenants_take_turns() {
     assert!(done <= 3, "{done} answers before the other tenant's");
 }
 
+/// Who has few places gets one from who has many, at once, and everybody's answer stays what it is.
+#[test]
+fn places_are_shared_by_tenant() {
+    let capacity = Capacity { running: 4, slots: 8, ..roomy() };
+    let mut engine = engine(capacity);
+    let long = |id, tenant| Generate { choices: 4, max_tokens: Some(40), ..request(id, tenant, "takes all places") };
+    engine.admit(long(1, 1)).unwrap();
+    let (mut outcomes, mut events) = (BTreeMap::new(), Vec::new());
+    (0..5).for_each(|_| engine.step(&mut events));
+    let ask = |id: u64| Generate { max_tokens: Some(3), ..request(id, id as u8, "short") };
+    for id in [2, 3] {
+        engine.admit(ask(id)).unwrap();
+    }
+    for _ in 0..6 {
+        engine.step(&mut events);
+    }
+    collect(&mut outcomes, events);
+    for id in [2, 3] {
+        assert!(outcomes[&id].last.is_some(), "{id} had to wait");
+        assert_eq!(outcomes[&id].texts, alone(ask(id)).texts);
+    }
+    let computed = engine.model().computed;
+    drain(&mut engine, &mut outcomes, 1000);
+    assert_eq!(outcomes[&1].texts, alone(long(1, 1)).texts);
+    // Who was stopped goes on where it was.
+    assert!(engine.model().computed - computed <= 4 * 40, "{}", engine.model().computed - computed);
+}
+
+/// What counts is how much was computed, not how many answers there were.
+#[test]
+fn long_answers_count_more_than_short_ones() {
+    let capacity = Capacity { running: 1, waiting: 1000, ..roomy() };
+    let mut engine = engine(capacity);
+    for id in 1..=20 {
+        engine.admit(Generate { max_tokens: Some(40), ..request(id, 1, "long") }).unwrap();
+        engine.admit(Generate { max_tokens: Some(1), ..request(100 + id, 2, "a") }).unwrap();
+    }
+    let mut events = Vec::new();
+    while !events.iter().any(|event| matches!(event, Event::Done { id: 120, .. })) {
+        engine.step(&mut events);
+    }
+    let long = events.iter().filter(|event| matches!(event, Event::Done { id: 1..=20, .. })).count();
+    assert!(long <= 4, "{long} long answers between 20 short ones");
+}
+
+/// A cache is not moved for each client that leaves.
+#[test]
+fn what_is_given_up_is_freed_when_it_costs_nothing_or_is_needed() {
+    let mut engine = engine(roomy());
+    let long = Generate { max_tokens: Some(50), ..request(1, 1, "long") };
+    engine.admit(long.clone()).unwrap();
+    let (mut outcomes, mut events) = (BTreeMap::new(), Vec::new());
+    for id in 2..14 {
+        engine.admit(request(id, id as u8, "a prompt")).unwrap();
+        (0..3).for_each(|_| engine.step(&mut events));
+        engine.cancel(id, &mut events);
+        engine.forget(Tenant([id as u8; 32]));
+    }
+    assert_eq!(engine.model().compacted, 0);
+    collect(&mut outcomes, events);
+    drain(&mut engine, &mut outcomes, 1000);
+    assert_eq!(outcomes[&1].texts, alone(long).texts);
+    engine.forget(Tenant([1; 32]));
+    assert!(engine.scheduler().cells().is_empty());
+    assert_eq!(engine.model().wiped, 1);
+}
+
 #[test]
 fn the_queue_has_an_end_and_ids_are_unique() {
     let capacity = Capacity { waiting: 3, ..roomy() };
@@ -126,6 +193,36 @@ fn the_queue_has_an_end_and_ids_are_unique() {
     assert_eq!(engine.admit(request(6, 1, &"a".repeat(60))).unwrap_err().code, Failure::ContextOverflow);
     let form = Form::JsonSchema(r#"{"not":{}}"#.into());
     assert_eq!(engine.admit(Generate { form, ..request(7, 1, "a") }).unwrap_err().code, Failure::InvalidRequest);
+}
+
+/// A form that the vocabulary cannot follow is its request's own misfortune.
+#[test]
+fn an_answer_that_cannot_go_on_ends_alone() {
+    let mut engine = engine(roomy());
+    let prompt = "a prompt of some length";
+    run(&mut engine, request(1, 1, prompt));
+    engine.admit(Generate { max_tokens: Some(30), ..request(2, 2, "goes on") }).unwrap();
+    engine.admit(Generate { form: Form::JsonSchema(r#"{"const":"zzz"}"#.into()), ..request(3, 3, "json") }).unwrap();
+    let mut outcomes = BTreeMap::new();
+    drain(&mut engine, &mut outcomes, 1000);
+    assert!(matches!(outcomes[&3].last, Some(Event::Failed { code: Failure::FormStuck, .. })), "{:?}", outcomes[&3]);
+    assert_eq!(outcomes[&2].texts, alone(Generate { max_tokens: Some(30), ..request(2, 2, "goes on") }).texts);
+    assert_eq!(cached(&run(&mut engine, request(4, 1, prompt))), prompt.len() as u32 - 1, "what was kept is kept");
+}
+
+/// Schemas with 2^60 ways through them, or with thousands of places, neither stop the engine nor need to be refused.
+#[test]
+fn schemas_that_multiply_cost_little() {
+    let reference = |index: u32| format!(r##"{{"$ref":"#/$defs/a{index}"}}"##);
+    let link = |index: u32| format!(r#""a{index}":{{"anyOf":[{0},{0}]}}"#, reference(index + 1));
+    let links: Vec<String> = (0..60).map(link).collect();
+    let schema = format!(r#"{{"anyOf":[{0},{0}],"$defs":{{{1},"a60":{{"const":1}}}}}}"#, reference(0), links.join(","));
+    let mut engine = engine(roomy());
+    let outcome = run(&mut engine, Generate { form: Form::JsonSchema(schema.clone()), ..request(1, 1, "a") });
+    assert_eq!(outcome.texts[&0], "1");
+    let outcome =
+        run(&mut engine, Generate { form: Form::ToolCalls(schema), max_tokens: Some(3), ..request(2, 1, "a") });
+    assert!(matches!(outcome.last, Some(Event::Done { .. })));
 }
 
 #[test]

@@ -247,6 +247,10 @@ pub enum Failure {
     EngineFailed,
     /// `serve` cancelled it.
     Cancelled,
+    /// No token can follow within the form, or finding one would take too long.
+    FormStuck,
+    /// A text has a longer run without white space, or of it, than the model's tokenizer can read.
+    UnbrokenText,
 }
 
 impl Generate {
@@ -458,7 +462,7 @@ impl fmt::Debug for Event {
 }
 
 /// Version of this protocol, in [`Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 1024;
 /// Most bytes of all contents of a conversation together.

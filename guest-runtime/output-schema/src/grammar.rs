@@ -27,7 +27,17 @@ impl Grammar {
     /// # Errors
     /// [`SchemaError`] names the keyword and where it stands.
     pub fn of_schema(schema: &Json) -> Result<Self, SchemaError> {
-        schema::compile(schema)
+        let mut rules = schema::MAX_RULES;
+        Self::of_schema_within(schema, &mut rules)
+    }
+
+    /// As [`Grammar::of_schema`], for one of several schemas that may together cost so many rules: what this one costs,
+    /// accepted or not, is taken from `rules`.
+    ///
+    /// # Errors
+    /// As [`Grammar::of_schema`]; [`SchemaError::TooLarge`] also when `rules` are not enough.
+    pub fn of_schema_within(schema: &Json, rules: &mut usize) -> Result<Self, SchemaError> {
+        schema::compile(schema, rules)
     }
 
     /// Any JSON object, in the same form.

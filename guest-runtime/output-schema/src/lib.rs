@@ -7,9 +7,10 @@
 //! accepted to its end is JSON that the schema accepts.
 //!
 //! Both ends use this crate: `serve` to refuse a schema before it costs anything, the engine to hold the answer to it.
-//! Nothing here panics or recurses on input; all sizes have caps. It establishes form only, never sense.
+//! Nothing here panics or recurses on input but for nested JSON, at most [`MAX_DEPTH`] levels; all sizes have caps. It establishes form only, never sense.
 
 mod build;
+mod expand;
 mod grammar;
 mod json;
 mod matcher;

@@ -36,7 +36,7 @@ pub enum SchemaError {
         /// Where it stands.
         at: String,
     },
-    /// Its grammar would have more than [`MAX_RULES`] rules.
+    /// Its grammar would have more than [`MAX_RULES`] rules, or too many ways to begin.
     #[error("the schema is too large")]
     TooLarge,
     /// No finite value satisfies it.
@@ -44,28 +44,50 @@ pub enum SchemaError {
     Endless,
 }
 
-pub(crate) fn compile(schema: &Json) -> Result<Grammar, SchemaError> {
-    let mut compiler = Compiler { builder: Builder::new(), root: schema, references: HashMap::new(), open: Vec::new() };
-    let root = compiler.reference("#", "the root")?;
-    while let Some((rule, target, at)) = compiler.open.pop() {
-        let alternatives = compiler.alternatives(target, &at)?;
-        compiler.builder.set(rule, alternatives);
-    }
-    compiler.builder.check(root)?;
-    Ok(compiler.builder.finish(root))
+/// Takes the rules that it makes from `rules`, also where it refuses.
+pub(crate) fn compile(schema: &Json, rules: &mut usize) -> Result<Grammar, SchemaError> {
+    let (builder, references) = (Builder::new(), HashMap::new());
+    let most = MAX_RULES.min(*rules);
+    let mut compiler =
+        Compiler { builder, root: schema, definitions: definitions(schema), references, open: Vec::new(), most };
+    let result = compiler.run();
+    *rules = rules.saturating_sub(compiler.builder.len());
+    result.map(|root| compiler.builder.finish(root))
+}
+
+/// What `$ref` can name, looked up once: a schema may have thousands.
+fn definitions(root: &Json) -> HashMap<(&'static str, &str), &Json> {
+    let of = |place: &'static str| match root.field(place) {
+        Some(Json::Object(fields)) => fields.iter().map(|(name, schema)| ((place, name.as_str()), schema)).collect(),
+        _ => Vec::new(),
+    };
+    DEFINITIONS.into_iter().flat_map(of).collect()
 }
 
 struct Compiler<'s> {
     builder: Builder,
     root: &'s Json,
+    definitions: HashMap<(&'static str, &'s str), &'s Json>,
     references: HashMap<String, RuleId>,
     /// Rules that were referred to and are still to be made.
     open: Vec<(RuleId, &'s Json, String)>,
+    /// Most rules.
+    most: usize,
 }
 
 type Alternatives = Vec<Vec<Symbol>>;
 
 impl<'s> Compiler<'s> {
+    fn run(&mut self) -> Result<RuleId, SchemaError> {
+        let root = self.reference("#", "the root")?;
+        while let Some((rule, target, at)) = self.open.pop() {
+            let alternatives = self.alternatives(target, &at)?;
+            self.builder.set(rule, alternatives);
+        }
+        self.builder.check(root)?;
+        Ok(root)
+    }
+
     fn reference(&mut self, name: &str, at: &str) -> Result<RuleId, SchemaError> {
         if let Some(rule) = self.references.get(name) {
             return Ok(*rule);
@@ -76,13 +98,8 @@ impl<'s> Compiler<'s> {
             Some(path) => {
                 let (place, name) =
                     path.strip_prefix('/').and_then(|path| path.split_once('/')).ok_or(value(REFERENCE))?;
-                if !matches!(place, "$defs" | "definitions") {
-                    return Err(value(REFERENCE));
-                }
-                self.root
-                    .field(place)
-                    .and_then(|definitions| definitions.field(name))
-                    .ok_or(value("nothing is there"))?
+                let place = DEFINITIONS.into_iter().find(|known| *known == place).ok_or(value(REFERENCE))?;
+                *self.definitions.get(&(place, name)).ok_or(value("nothing is there"))?
             }
             None => return Err(value(REFERENCE)),
         };
@@ -99,7 +116,7 @@ impl<'s> Compiler<'s> {
     }
 
     fn alternatives(&mut self, schema: &'s Json, at: &str) -> Result<Alternatives, SchemaError> {
-        if self.builder.len() > MAX_RULES {
+        if self.builder.len() > self.most {
             return Err(SchemaError::TooLarge);
         }
         if *schema == Json::Bool(true) {
@@ -322,6 +339,7 @@ pub const MAX_REPEAT: usize = 1024;
 pub const MAX_RULES: usize = 20_000;
 
 const TYPES: &str = "one or more of object, array, string, number, integer, boolean, null are expected";
+const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
 const REFERENCE: &str = "'#', '#/$defs/NAME' or '#/definitions/NAME' is expected";
 /// They constrain nothing. (`format` is an annotation by the specification, too.)
 const ANNOTATIONS: [&str; 12] = [

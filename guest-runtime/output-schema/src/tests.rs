@@ -12,7 +12,7 @@ fn accepts(schema: &str, text: &str) -> bool {
 }
 
 fn complete(grammar: Grammar, text: &str) -> bool {
-    let mut matcher = Matcher::new(grammar);
+    let mut matcher = Matcher::new(grammar).unwrap();
     let whole = matcher.allows(text.as_bytes());
     // Byte by byte is the same as at once.
     assert_eq!(text.bytes().all(|byte| matcher.take(&[byte])), whole, "{text}");
@@ -132,7 +132,7 @@ fn large_schemas_are_refused() {
 
 #[test]
 fn nesting_by_the_model_is_bounded() {
-    let mut matcher = Matcher::new(Grammar::of_any_object());
+    let mut matcher = Matcher::new(Grammar::of_any_object()).unwrap();
     let nested = r#"{"a":"#.repeat(1000);
     let depth = nested.as_bytes().chunks(5).take_while(|level| matcher.take(level)).count();
     assert!((16..200).contains(&depth), "{depth}");
@@ -140,6 +140,114 @@ fn nesting_by_the_model_is_bounded() {
     assert!(matcher.take(b"1") || matcher.take(b"{"), "the deepest level can hold nothing");
     assert!((0..open).all(|_| matcher.take(b"}")));
     assert!(matcher.may_end() && matcher.must_end());
+}
+
+/// Definitions `a0` to `aN`, each made from the name of the next one; the last is 1.
+fn chain(length: usize, link: impl Fn(&str) -> String) -> String {
+    let reference = |index: usize| format!(r##"{{"$ref":"#/$defs/a{index}"}}"##);
+    let mut definitions: Vec<String> =
+        (0..length).map(|index| format!(r#""a{index}":{}"#, link(&reference(index + 1)))).collect();
+    definitions.push(format!(r#""a{length}":{{"const":1}}"#));
+    // Named last to first, so that no pass over the rules is long.
+    let from_end: Vec<String> = (0..=length).rev().map(reference).collect();
+    let groups: Vec<String> =
+        from_end.chunks(MAX_ENUM).map(|group| format!(r#"{{"anyOf":[{}]}}"#, group.join(","))).collect();
+    format!(r#"{{"anyOf":[{}],"$defs":{{{}}}}}"#, groups.join(","), definitions.join(","))
+}
+
+#[test]
+fn each_way_to_a_place_is_not_gone_again() {
+    // 2^60 ways to "1".
+    let doubling = chain(60, |next| format!(r#"{{"anyOf":[{next},{next}]}}"#));
+    assert!(accepts(&doubling, "1") && !accepts(&doubling, "2"));
+    // Behind a byte, too.
+    let inner =
+        chain(60, |next| format!(r#"{{"anyOf":[{next},{next}]}}"#)).replacen('{', r#"{"type":"array","items":{"#, 1);
+    let inner = inner.replacen(r#","$defs""#, r#"},"$defs""#, 1);
+    assert!(accepts(&inner, "[1,1]") && !accepts(&inner, "[1,2]"));
+    // Stacks that are alike but not shared.
+    let deep = chain(30, |next| format!(r#"{{"type":"array","items":{{"anyOf":[{next},{next}]}}}}"#));
+    let text = format!("{}1{}", "[".repeat(30), "]".repeat(30));
+    assert!(accepts(&deep, &text));
+}
+
+#[test]
+fn a_long_chain_of_references_needs_no_stack() {
+    let long = chain(1500, str::to_owned);
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    assert!(small.spawn(move || accepts(&long, "1")).unwrap().join().unwrap());
+}
+
+/// What a step costs has a bound, whatever the schema; what is too large at its start is refused.
+#[test]
+fn too_many_places_are_refused_and_enumerations_are_not() {
+    let texts = |prefix: &str| {
+        let texts: Vec<String> = (0..MAX_ENUM).map(|index| format!(r#""{prefix}{index}""#)).collect();
+        format!(r#"{{"enum":[{}]}}"#, texts.join(","))
+    };
+    let two = format!(r#"{{"anyOf":[{},{}]}}"#, texts("same"), texts("same "));
+    assert!(accepts(&two, r#""same255""#) && accepts(&two, r#""same 7""#) && !accepts(&two, r#""same256""#));
+    // Arrays of 128 kinds of item, each of 200 kinds: all that may come behind "[".
+    let items: Vec<String> = (0..200).map(|index| format!(r#"{{"const":{index}}}"#)).collect();
+    let kinds: Vec<String> = (1..=128)
+        .map(|most| format!(r##"{{"type":"array","items":{{"$ref":"#/$defs/i"}},"maxItems":{most}}}"##))
+        .collect();
+    let many = format!(r#"{{"anyOf":[{}],"$defs":{{"i":{{"anyOf":[{}]}}}}}}"#, kinds.join(","), items.join(","));
+    let mut matcher = Matcher::new(grammar(&many).unwrap()).unwrap();
+    assert!(matcher.allows(b"[") == matcher.take(b"[") && !matcher.may_end());
+    let optional: Vec<String> = (0..100).map(|index| format!(r#""p{index}":{{"const":1}}"#)).collect();
+    let object = format!(r#"{{"type":"object","properties":{{{}}}}}"#, optional.join(","));
+    let start: Vec<String> = (0..200).map(|_| r##"{"$ref":"#/$defs/n"}"##.to_owned()).collect();
+    let number = r##""n":{"anyOf":[{"type":"number"},{"type":"integer"}]}"##;
+    assert!(accepts(&object, r#"{"p0":1, "p99":1}"#));
+    let many = format!(r#"{{"anyOf":[{}],"$defs":{{{number}}}}}"#, start.join(","));
+    assert!(accepts(&many, "-12"));
+}
+
+/// Between two tokens only so much is computed; what was computed is kept.
+#[test]
+fn the_work_between_two_tokens_has_a_bound() {
+    let strings: Vec<String> = (300..=318).map(|most| format!(r#"{{"type":"string","maxLength":{most}}}"#)).collect();
+    let mut matcher = Matcher::new(grammar(&format!(r#"{{"anyOf":[{}]}}"#, strings.join(","))).unwrap()).unwrap();
+    assert!(matcher.take(b"\""));
+    let long = "a".repeat(300);
+    assert!(!matcher.allows(long.as_bytes()), "one token of 300 characters, each with 19 places to go on");
+    assert!(!matcher.allows(b"b") || matcher.allows(b"a"));
+    for piece in long.as_bytes().chunks(5) {
+        assert!(matcher.allows(piece) && matcher.take(piece));
+    }
+    assert!(matcher.allows(&[b'a'; 18]) && matcher.take(&[b'a'; 18]) && !matcher.allows(b"a"));
+    assert!(matcher.take(b"\"") && matcher.must_end());
+}
+
+#[test]
+fn the_table_of_first_bytes_says_what_may_come() {
+    let mut matcher = Matcher::new(grammar(r#"{"anyOf":[{"type":"integer"},{"const":"é"}]}"#).unwrap()).unwrap();
+    let table = matcher.first_bytes();
+    for byte in 0..=u8::MAX {
+        assert_eq!(table[usize::from(byte)], matcher.allows(&[byte]), "{byte}");
+    }
+}
+
+/// Thousands of references over thousands of definitions cost as much as they are long.
+#[test]
+fn definitions_are_found_without_a_search() {
+    let definitions: Vec<String> = (0..20_000).map(|index| format!(r#""d{index}":{{"const":1}}"#)).collect();
+    let references: Vec<String> =
+        (0..15_000).map(|index| format!(r##"{{"$ref":"#/$defs/d{}"}}"##, 19_999 - index)).collect();
+    let groups: Vec<String> =
+        references.chunks(MAX_ENUM).map(|group| format!(r#"{{"anyOf":[{}]}}"#, group.join(","))).collect();
+    let schema = format!(r#"{{"anyOf":[{}],"$defs":{{{}}}}}"#, groups.join(","), definitions.join(","));
+    assert_eq!(grammar(&schema), Err(SchemaError::TooLarge));
+    let mut rules = 100;
+    let json = |text: &str| Json::parse(text.as_bytes()).unwrap();
+    let refused =
+        Grammar::of_schema_within(&json(r#"{"properties":{"a":{"type":"string"},"b":{"not":{}}}}"#), &mut rules);
+    assert!(refused.is_err() && rules < 100, "{rules}");
+    rules = 3;
+    let two = json(r#"{"type":"array","items":{"type":"array","items":{"type":"array","items":{"type":"number"}}}}"#);
+    assert!(Grammar::of_schema_within(&two, &mut rules).is_ok() && rules == 0);
+    assert_eq!(Grammar::of_schema_within(&two, &mut rules), Err(SchemaError::TooLarge));
 }
 
 #[test]
@@ -228,7 +336,7 @@ proptest! {
     /// Follows the grammar at random: whatever it lets through to its end is JSON.
     #[test]
     fn what_is_accepted_is_json((schema, _) in schemas(), choices in prop::collection::vec(any::<u8>(), 1..400)) {
-        let mut matcher = Matcher::new(grammar(&schema).unwrap());
+        let mut matcher = Matcher::new(grammar(&schema).unwrap()).unwrap();
         let mut text = Vec::new();
         for choice in choices {
             let allowed: Vec<u8> = (0..=255).filter(|byte| matcher.allows(&[*byte])).collect();
@@ -245,7 +353,7 @@ proptest! {
     #[test]
     fn arbitrary_schemas_never_panic(text in "[\\[\\]{}:,\"a-z0-9#$/]{0,80}") {
         if let Ok(json) = Json::parse(text.as_bytes()) {
-            let _ = Grammar::of_schema(&json).map(|grammar| Matcher::new(grammar).allows(b"{\"a\""));
+            let _ = Grammar::of_schema(&json).and_then(Matcher::new).map(|mut matcher| matcher.allows(b"{\"a\""));
         }
     }
 }

@@ -62,6 +62,11 @@ impl ApiError {
         Self::invalid_value(param, &rule)
     }
 
+    pub(crate) fn schema_too_long(param: &str) -> Self {
+        let rule = format!("at most {} bytes of schema are allowed", engine_protocol::MAX_SCHEMA_BYTES);
+        Self::invalid_value(param, &rule)
+    }
+
     pub(crate) fn model_not_found() -> Self {
         let message = "The model does not exist here. GET /v1/models names the one that does.";
         Self::new(StatusCode::NOT_FOUND, "model_not_found", message).with_param("model")
@@ -126,7 +131,17 @@ impl ApiError {
             Failure::TemplateFailed => {
                 Self::invalid_value("messages", "the model's chat template refuses this order of roles")
             }
+            Failure::UnbrokenText => {
+                let message = "A text has thousands of characters without white space, or of it, which this model's \
+                               tokenizer cannot read. Break it up.";
+                Self::new(StatusCode::BAD_REQUEST, "text_unbroken", message).with_param("messages")
+            }
             Failure::QueueFull => Self::busy(),
+            Failure::FormStuck => {
+                let message = "The answer cannot go on within the schema, or finding out how takes too long. Use a \
+                               schema with fewer alternatives that begin alike.";
+                Self::new(StatusCode::BAD_REQUEST, "form_stuck", message).with_param("response_format")
+            }
             Failure::InvalidRequest | Failure::DuplicateId | Failure::EngineFailed | Failure::Cancelled => {
                 Self::engine_failed()
             }

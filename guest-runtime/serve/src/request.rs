@@ -3,7 +3,7 @@
 //! believes that it was heard.
 
 use engine_protocol::{Form, Generate, Message, Prompt, Sampling, Tenant};
-use output_schema::{Grammar, Json};
+use output_schema::{Grammar, Json, Matcher};
 
 use crate::{
     error::ApiError,
@@ -238,8 +238,10 @@ fn response_format(value: Json) -> Result<Form, ApiError> {
             }
             let schema = fields.iter().find(|(name, _)| name == "schema").map(|(_, schema)| schema);
             let schema = schema.ok_or_else(|| ApiError::missing_parameter(&at(".schema")))?;
-            Grammar::of_schema(schema).map_err(|error| ApiError::schema(&at(".schema"), &error))?;
-            Ok(Form::JsonSchema(schema.to_text()))
+            let text = tools::short_text(schema).ok_or_else(|| ApiError::schema_too_long("response_format"))?;
+            let form = Grammar::of_schema(schema).and_then(Matcher::new);
+            form.map_err(|error| ApiError::schema(&at(".schema"), &error))?;
+            Ok(Form::JsonSchema(text))
         }
         _ => Err(refuse()),
     }

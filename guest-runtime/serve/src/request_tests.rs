@@ -50,6 +50,11 @@ fn refusals_name_the_parameter_and_never_a_value() {
     let long = format!(r#","stop":["{}"]"#, "y".repeat(300));
     let tool = r#","tools":[{"type":"function","function":{"name":"f"}}]"#;
     let both = format!(r#"{tool},"response_format":{{"type":"json_object"}}"#);
+    // Both too long and wrong: it is not looked into.
+    let long_schema = format!(
+        r#","response_format":{{"type":"json_schema","json_schema":{{"name":"x","schema":{{"description":"{}","not":{{}}}}}}}}"#,
+        "y".repeat(70_000)
+    );
     for (extra, code, param) in [
         (r#","tools":[{"secret":1}]"#, "unsupported_parameter", "tools[0].secret"),
         (r#","logit_bias":{"1":2}"#, "unsupported_parameter", "logit_bias"),
@@ -82,6 +87,7 @@ fn refusals_name_the_parameter_and_never_a_value() {
             "missing_required_parameter",
             "response_format.json_schema.schema",
         ),
+        (&long_schema, "invalid_value", "response_format"),
         (
             r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"properties":{"secret":{"pattern":"secret"}}}}}"#,
             "invalid_value",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tools: how they are described to the model, what its calls must look like, and how they are read.
 
-use engine_protocol::{Form, Message, Role};
-use output_schema::{Grammar, Json};
+use engine_protocol::{Form, MAX_SCHEMA_BYTES, Message, Role};
+use output_schema::{Grammar, Json, MAX_RULES, Matcher, SchemaError};
 
 use crate::error::ApiError;
 
@@ -58,8 +58,9 @@ impl Tools {
             return Err(ApiError::invalid_value("tools", &format!("1 to {MAX_TOOLS} tools are expected")));
         }
         let mut tools = Self::default();
+        let mut allowance = Allowance { bytes: MAX_SCHEMA_BYTES, rules: MAX_RULES.saturating_mul(2) };
         for (index, item) in items.into_iter().enumerate() {
-            let (name, parameters) = tool(index, &item)?;
+            let (name, parameters) = tool(index, &item, &mut allowance)?;
             if tools.names.contains(&name) {
                 return Err(ApiError::invalid_value(&format!("tools[{index}].function.name"), "it is there twice"));
             }
@@ -99,12 +100,9 @@ impl Tools {
     pub(crate) fn form(&self, choice: &Choice, several: bool) -> Result<(Form, Reading), ApiError> {
         let calls = |only: Option<&str>, several| {
             let schema = self.schema(only, several);
-            let text = schema.to_text();
             // Each was checked alone; together they may be too many.
-            match Grammar::of_schema(&schema) {
-                Ok(_) => Ok(text),
-                Err(_) => Err(ApiError::invalid_value("tools", "together they are too large")),
-            }
+            let text = short_text(&schema).filter(|_| Grammar::of_schema(&schema).and_then(Matcher::new).is_ok());
+            text.ok_or_else(|| ApiError::invalid_value("tools", "together they are too large"))
         };
         Ok(match choice {
             Choice::None => (Form::Free, Reading::Content),
@@ -233,8 +231,29 @@ fn call(json: &Json) -> Option<Call> {
     Some(Call { name, arguments: json.field("arguments")?.to_text() })
 }
 
+/// What the schemas of all tools may cost together, before it is known whether they can be enforced.
+struct Allowance {
+    bytes: usize,
+    rules: usize,
+}
+
+impl Allowance {
+    /// Whether a schema can be enforced within what is left.
+    fn check(&mut self, schema: &Json) -> Result<(), SchemaError> {
+        let bytes = short_text(schema).map(|text| text.len()).filter(|bytes| *bytes <= self.bytes);
+        self.bytes = self.bytes.saturating_sub(bytes.ok_or(SchemaError::TooLarge)?);
+        let grammar = Grammar::of_schema_within(schema, &mut self.rules)?;
+        Matcher::new(grammar).map(|_| ())
+    }
+}
+
+/// The text of a schema that is not too long for the engine: to be asked before anything is made of it.
+pub(crate) fn short_text(schema: &Json) -> Option<String> {
+    Some(schema.to_text()).filter(|text| text.len() <= MAX_SCHEMA_BYTES)
+}
+
 /// A tool's name, and the schema of its arguments.
-fn tool(index: usize, item: &Json) -> Result<(String, Json), ApiError> {
+fn tool(index: usize, item: &Json, allowance: &mut Allowance) -> Result<(String, Json), ApiError> {
     let at = |field: &str| format!("tools[{index}]{field}");
     let Json::Object(fields) = item else { return Err(ApiError::invalid_value(&at(""), "an object is expected")) };
     if let Some((name, _)) = fields.iter().find(|(name, _)| !matches!(name.as_str(), "type" | "function")) {
@@ -265,8 +284,8 @@ fn tool(index: usize, item: &Json) -> Result<(String, Json), ApiError> {
     let any = || object(vec![("type", string("object"))]);
     let parameters = match parameters {
         None => any(),
-        Some(schema) => match Grammar::of_schema(schema) {
-            Ok(_) => schema.clone(),
+        Some(schema) => match allowance.check(schema) {
+            Ok(()) => schema.clone(),
             Err(error) if strict => {
                 return Err(ApiError::schema(&at(".function.parameters"), &error));
             }
@@ -336,8 +355,6 @@ const MAX_CALLS: u64 = 8;
 
 #[cfg(test)]
 mod tests {
-    use output_schema::Matcher;
-
     use super::*;
 
     fn json(text: &str) -> Json {
@@ -357,8 +374,10 @@ mod tests {
 
     fn accepts(form: &Form, text: &str) -> bool {
         let mut matcher = match form {
-            Form::JsonSchema(schema) => Matcher::new(Grammar::of_schema(&json(schema)).unwrap()),
-            Form::ToolCalls(schema) => Matcher::new(Grammar::of_schema(&json(schema)).unwrap().within_tool_calls()),
+            Form::JsonSchema(schema) => Matcher::new(Grammar::of_schema(&json(schema)).unwrap()).unwrap(),
+            Form::ToolCalls(schema) => {
+                Matcher::new(Grammar::of_schema(&json(schema)).unwrap().within_tool_calls()).unwrap()
+            }
             _ => return true,
         };
         matcher.take(text.as_bytes()) && matcher.may_end()
@@ -387,6 +406,34 @@ mod tests {
         let two = r#"[{"name":"none","arguments":{}}, {"name":"tree","arguments":{}}]"#;
         assert!(accepts(&form, two) && !accepts(&form, "[]"));
         assert_eq!(split(two, reading).unwrap().1.len(), 2);
+    }
+
+    /// What cannot be enforced, for being too much, costs no more than what can.
+    #[test]
+    fn all_tools_together_have_a_bound() {
+        let tool = |index: usize, strict: bool, parameters: &str| {
+            let function = format!(r#"{{"name":"f{index}","strict":{strict},"parameters":{parameters}}}"#);
+            format!(r#"{{"type":"function","function":{function}}}"#)
+        };
+        let parse = |tools: &[String]| Tools::parse(json(&format!("[{}]", tools.join(","))));
+        let field = |index| format!(r#""p{index}":{{"type":"string","maxLength":1024}}"#);
+        let large = format!(r#"{{"properties":{{{}}}}}"#, (0..18).map(field).collect::<Vec<_>>().join(","));
+        let long =
+            format!(r#"{{"description":"{}","type":"object","properties":{{"a":{{"const":1}}}}}}"#, "x".repeat(30_000));
+        for schema in [&large, &long] {
+            let some: Vec<String> = (0..3).map(|index| tool(index, true, schema)).collect();
+            assert_eq!(parse(&some).unwrap_err().param.as_deref(), Some("tools[2].function.parameters"));
+            assert!(parse(&some[..2]).is_ok());
+            let many: Vec<String> = (0..20).map(|index| tool(index, false, schema)).collect();
+            let tools = parse(&many).unwrap();
+            let is_free = |parameters: &&Json| parameters.field("properties").is_none();
+            assert!(tools.parameters.iter().filter(is_free).count() >= 18);
+        }
+        let refused =
+            format!(r#"{{"properties":{{{},"z":{{"not":{{}}}}}}}}"#, (0..18).map(field).collect::<Vec<_>>().join(","));
+        let mut allowance = Allowance { bytes: MAX_SCHEMA_BYTES, rules: 2 * MAX_RULES };
+        assert!(matches!(allowance.check(&json(&refused)), Err(SchemaError::Keyword { .. })));
+        assert!(allowance.rules < 2 * MAX_RULES && allowance.bytes < MAX_SCHEMA_BYTES);
     }
 
     #[test]
