@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 use types::{Hex32, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) model: ModelId,
     pub(crate) clock: Clock,
     pub(crate) receipts: Receipts,
+    /// Places for receipts that are being signed.
+    pub(crate) signing: Arc<Semaphore>,
     pub(crate) limits: Limits,
     pub(crate) drain: Drain,
 }

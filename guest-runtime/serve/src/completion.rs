@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Completions: whole or as events, each with its receipt.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use attested_channel::{
     DeliveredReceipt,
@@ -10,7 +10,7 @@ use attested_channel::{
 use attester_protocol::ServingRequest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use engine_protocol::TokenLogprobs;
+use engine_protocol::{Failure, TokenLogprobs};
 use http::{HeaderValue, Response, header};
 use tokio::sync::mpsc;
 use types::{Hex32, Sha256Digest};
@@ -49,9 +49,15 @@ pub(crate) async fn answer(
     binding: [u8; 32],
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
-    let mut request = ApiRequest::parse(kind, body, &state.limits)?;
+    let parse = || ApiRequest::parse(kind, body, &state.limits);
+    // A long body takes a while: others need the thread.
+    let mut request = if body.len() > LONG_BODY { tokio::task::block_in_place(parse) } else { parse() }?;
     if !names(&state.model, &request.model) {
         return Err(ApiError::model_not_found());
+    }
+    // Of the context at least one token is the prompt's.
+    if request.generate.max_tokens.is_some_and(|most| most >= state.engine.facts().context) {
+        return Err(ApiError::of_engine(Failure::ContextOverflow));
     }
     if !request.has_seed {
         request.generate.sampling.seed = u64::from_ne_bytes(random()?);
@@ -89,7 +95,7 @@ pub(crate) async fn answer(
 }
 
 async fn whole(
-    state: &State,
+    state: &Arc<State>,
     mut generation: Generation,
     mut growing: Growing,
     frame: &Frame,
@@ -134,7 +140,7 @@ fn stream(
 struct Gone;
 
 async fn write_events(
-    state: &State,
+    state: &Arc<State>,
     generation: Generation,
     growing: Growing,
     mut events: Events,
@@ -153,7 +159,7 @@ async fn write_events(
 }
 
 async fn write_text(
-    state: &State,
+    state: &Arc<State>,
     mut generation: Generation,
     mut growing: Growing,
     events: &mut Events,
@@ -258,8 +264,11 @@ impl Growing {
 }
 
 /// Has the receipt signed, keeps it, and gives it with its salt in base64.
+///
+/// Once the attester was asked, its chain goes on, whatever becomes of the client: so asking and keeping is a task of its
+/// own, which outlives the connection and the patience of this function.
 async fn receipt(
-    state: &State,
+    state: &Arc<State>,
     ticket: &Ticket,
     id: &str,
     said: &[SaidChoice],
@@ -274,10 +283,17 @@ async fn receipt(
         completion_tokens: usage.completion_tokens(),
         channel,
     };
-    let signing = tokio::time::timeout(RECEIPT_PATIENCE, state.attester.sign_receipt(asked));
-    let signed = signing.await.map_err(|_| ApiError::attester_failed())?.map_err(|error| of_attester(&error))?;
-    let public = signed.to_canonical().map_err(|_| ApiError::internal())?;
-    state.receipts.keep(id, public.into());
+    let place = Arc::clone(&state.signing).try_acquire_owned().map_err(|_| ApiError::attester_failed())?;
+    let (keeper, id) = (Arc::clone(state), id.to_owned());
+    let signing = tokio::spawn(async move {
+        let signed = keeper.attester.sign_receipt(asked).await.map_err(|error| of_attester(&error))?;
+        let public = signed.to_canonical().map_err(|_| ApiError::internal())?;
+        keeper.receipts.keep(&id, public.into());
+        drop(place);
+        Ok(signed)
+    });
+    let signed = tokio::time::timeout(state.limits.receipt, signing).await.map_err(|_| ApiError::attester_failed())?;
+    let signed = signed.map_err(|_| ApiError::internal())??;
     let delivered = DeliveredReceipt::new(signed, salt).to_canonical().map_err(|_| ApiError::internal())?;
     Ok(STANDARD.encode(delivered))
 }
@@ -290,6 +306,7 @@ fn random<const N: usize>() -> Result<[u8; N], ApiError> {
 
 /// Events that wait for a slow reader before the engine's events do.
 const EVENTS_AHEAD: usize = 16;
-const RECEIPT_PATIENCE: Duration = Duration::from_secs(10);
+/// Longer bodies are read where they hold up nobody else.
+const LONG_BODY: usize = 16 << 10;
 /// What the JSON of a logarithmic probability takes beside its token.
 const LOGPROB_BYTES: usize = 64;

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The listener and the life of a connection.
 
-use std::{io, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use attested_channel::{
     stream::share,
@@ -11,7 +18,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 use tokio_rustls::TlsAcceptor;
 use types::{Document as _, Evidence, GuestConfig, ModelId};
@@ -23,6 +30,7 @@ use crate::{
     engine::{Engine, EngineError},
     limits::Limits,
     receipts::Receipts,
+    shares::{Place, Shares},
     stall::StallGuard,
 };
 
@@ -120,6 +128,7 @@ impl Server {
             model,
             clock,
             receipts: Receipts::new(limits.receipts),
+            signing: Arc::new(Semaphore::new(limits.receipts)),
             limits,
             drain: Drain::default(),
         });
@@ -165,7 +174,7 @@ impl std::fmt::Debug for Server {
 }
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> std::convert::Infallible {
-    let seats = Arc::new(Semaphore::new(state.limits.connections));
+    let seats = Shares::new(state.limits.connections);
     let told = Arc::clone(&state);
     // Who was sent here a moment ago is still answered.
     let closes = async {
@@ -179,13 +188,13 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
             () = &mut closes => break,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // Out of descriptors, most likely: give connections time to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            tokio::spawn(serve(stream, tls.clone(), Arc::clone(&state), seat));
+        if let Ok(seat) = seats.take(peer.ip()) {
+            tokio::spawn(serve(stream, peer.ip(), tls.clone(), Arc::clone(&state), seat));
         }
     }
     drop(listener);
@@ -193,7 +202,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
 }
 
 /// Whatever ends a connection is between the two ends of it: nothing is reported.
-async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: OwnedSemaphorePermit) {
+async fn serve(stream: TcpStream, address: IpAddr, tls: TlsAcceptor, state: Arc<State>, _seat: Place) {
     let _ = stream.set_nodelay(true);
     let limits = state.limits;
     let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, tls.accept(stream)).await else { return };
@@ -205,13 +214,15 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, state: Arc<State>, _seat: Ow
     if getrandom::fill(&mut tenant).is_err() {
         return;
     }
-    let connection = Arc::new(Connection::new(channel, state.engine.tenant(tenant)));
+    let lease = state.engine.tenant(tenant, address);
+    let stream = StallGuard::new(stream, limits.stall, lease.is_answering());
+    let connection = Arc::new(Connection::new(channel, lease));
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, limits.stall)), service);
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);
     tokio::select! {
         _ = http.as_mut() => return,

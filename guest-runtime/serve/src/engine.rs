@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::IpAddr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,9 +22,11 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, mpsc::error::TrySendError},
+    sync::{mpsc, mpsc::error::TrySendError},
 };
 use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::shares::{NoPlace, Place, Shares};
 
 /// Why the engine's connection ended or could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ struct Shared {
     facts: ModelFacts,
     commands: mpsc::UnboundedSender<Zeroizing<Vec<u8>>>,
     requests: Mutex<HashMap<u64, Entry>>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Shares>,
     next: AtomicU64,
 }
 
@@ -64,7 +67,7 @@ struct Shared {
 #[derive(Debug)]
 struct Entry {
     events: Option<mpsc::Sender<Event>>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Place,
 }
 
 /// Why the engine did not take a request.
@@ -92,7 +95,7 @@ impl Engine {
             facts: model,
             commands,
             requests: Mutex::default(),
-            slots: Arc::new(Semaphore::new(slots)),
+            slots: Shares::new(slots),
             next: AtomicU64::new(1),
         });
         let engine = Self { shared: Arc::clone(&shared) };
@@ -104,21 +107,23 @@ impl Engine {
         self.shared.facts
     }
 
-    /// A tenant of its own for a connection.
-    pub(crate) fn tenant(&self, tenant: [u8; 32]) -> Arc<Lease> {
-        Arc::new(Lease { tenant: Tenant(tenant), was_used: AtomicBool::new(false), shared: Arc::clone(&self.shared) })
+    /// A tenant of its own for a connection from this address.
+    pub(crate) fn tenant(&self, tenant: [u8; 32], address: IpAddr) -> Arc<Lease> {
+        let (was_used, is_answering) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
+        Arc::new(Lease { tenant: Tenant(tenant), address, was_used, is_answering, shared: Arc::clone(&self.shared) })
     }
 
     /// Hands a request of a tenant to the engine. Its text is wiped from memory as soon as it is on its way.
     pub(crate) fn generate(&self, mut request: Generate, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = Arc::clone(&self.shared.slots).try_acquire_owned().map_err(|error| match error {
-            TryAcquireError::NoPermits => NotTaken::Busy,
-            TryAcquireError::Closed => NotTaken::Broken,
+        let slot = self.shared.slots.take(lease.address).map_err(|error| match error {
+            NoPlace::Busy => NotTaken::Busy,
+            NoPlace::Closed => NotTaken::Broken,
         })?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         request.id = id;
         request.tenant = lease.tenant;
         lease.was_used.store(true, Ordering::Relaxed);
+        lease.is_answering.store(true, Ordering::Relaxed);
         let command = Command::Generate(request);
         let frame = encode(&command).map(Zeroizing::new);
         if let Command::Generate(request) = command {
@@ -127,7 +132,7 @@ impl Engine {
         let (sender, events) = mpsc::channel(EVENTS_AHEAD);
         self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
         let shared = Arc::clone(&self.shared);
-        let generation = Generation { id, events, shared, ended: false, _lease: Arc::clone(lease) };
+        let generation = Generation { id, events, shared, ended: false, lease: Arc::clone(lease) };
         let sent = frame.map_err(drop).and_then(|frame| self.shared.commands.send(frame).map_err(drop));
         if sent.is_err() {
             self.shared.lock().remove(&id);
@@ -148,8 +153,18 @@ fn wipe(prompt: Prompt) {
 #[derive(Debug)]
 pub(crate) struct Lease {
     tenant: Tenant,
+    address: IpAddr,
     was_used: AtomicBool,
+    /// Whether the engine works for the connection, which has one request at a time.
+    is_answering: Arc<AtomicBool>,
     shared: Arc<Shared>,
+}
+
+impl Lease {
+    /// Tells whether the engine works for the connection.
+    pub(crate) fn is_answering(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_answering)
+    }
 }
 
 impl Drop for Lease {
@@ -205,7 +220,7 @@ pub(crate) struct Generation {
     shared: Arc<Shared>,
     ended: bool,
     /// Dropped after the request was cancelled.
-    _lease: Arc<Lease>,
+    lease: Arc<Lease>,
 }
 
 /// What a generation gives next.
@@ -247,6 +262,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
+        self.lease.is_answering.store(false, Ordering::Relaxed);
         if !self.ended {
             self.shared.cancel(self.id);
         }

@@ -23,6 +23,7 @@ mod parse;
 mod receipts;
 mod request;
 mod sandbox;
+mod shares;
 mod stall;
 mod tools;
 

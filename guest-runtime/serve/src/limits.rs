@@ -6,9 +6,10 @@ use std::time::Duration;
 /// Limits of the server. The defaults suit a guest; tests shorten times.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once; further ones are closed at once.
+    /// Connections at once, three quarters of them for one address; further ones are closed at once.
     pub connections: usize,
-    /// Requests that the engine holds at once, running and waiting; further ones are answered 429.
+    /// Requests that the engine holds at once, running and waiting, three quarters of them for one address; further ones
+    /// are answered 429.
     pub generations: usize,
     /// Most bytes of a request's body.
     pub body_bytes: usize,
@@ -27,16 +28,18 @@ pub struct Limits {
     /// How long a guest that shall finish still takes connections, and how long one that was never asked anything may
     /// take to bring its request.
     pub grace: Duration,
-    /// Receipts kept for `GET /v1/receipts/{id}`; the oldest go first.
+    /// Receipts kept for `GET /v1/receipts/{id}`; the oldest go first. As many may wait for the attester.
     pub receipts: usize,
+    /// How long an answer waits for its receipt. One that comes later is kept all the same.
+    pub receipt: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
-            // The engine's own queue holds 32 and one runs.
-            generations: 32,
+            connections: 700,
+            // With up to eight answers each; the engine computes 16 of them at once and lets 256 wait.
+            generations: 42,
             body_bytes: 1 << 20,
             messages: 256,
             answer_bytes: 16 << 20,
@@ -46,6 +49,7 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
             grace: Duration::from_secs(10),
             receipts: 4096,
+            receipt: Duration::from_secs(10),
         }
     }
 }

@@ -184,6 +184,9 @@ async fn refusals_have_openai_form_and_cost_nothing() {
         assert_eq!(client.send(method, path, String::new()).await.0.as_u16(), status);
     }
     assert!(running.engine.commands.lock().unwrap().is_empty());
+    let (status, _, body) = client.chat("hi", r#","max_tokens":512"#).await;
+    assert_eq!((status.as_u16(), json(&body)["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    assert!(running.engine.commands.lock().unwrap().is_empty());
     let (status, _, body) = client.chat("overflow", r#","stream":true"#).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(json(&body)["error"]["code"], "context_length_exceeded");
@@ -221,6 +224,111 @@ async fn a_client_that_leaves_before_a_whole_answer_cancels_it() {
     until(|| running.engine.commands.lock().unwrap().len() == 1).await;
     asking.abort();
     until(|| running.engine.cancelled()).await;
+}
+
+/// A client on a connection of its own, without an HTTP library that would have manners.
+async fn raw(address: SocketAddr) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(attested_channel::tls::client_config().unwrap()));
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+    let challenge = format!(r#"{{"challenge":"{}"}}"#, "07".repeat(32));
+    stream.write_all(&post("/v1/attestation", &challenge)).await.unwrap();
+    until_read(&mut stream, "\"tree_size\"").await;
+    stream
+}
+
+fn post(path: &str, body: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+async fn until_read(stream: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) -> String {
+    let mut all = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).await.unwrap();
+        assert_ne!(length, 0, "closed before '{text}'");
+        all.extend_from_slice(&bytes[..length]);
+        let seen = String::from_utf8_lossy(&all);
+        if seen.contains(text) {
+            return seen.into_owned();
+        }
+    }
+}
+
+/// One byte behind a request does not keep it running when the client has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_more_and_leaves_cancels_its_request() {
+    for (extra, is_streamed) in [("P", true), ("P", false), ("GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n", false)] {
+        let running = start(Limits::default()).await;
+        let mut stream = raw(running.address).await;
+        let body = chat_body("hang", &format!(r#","stream":{is_streamed}"#));
+        stream.write_all(&[post("/v1/chat/completions", &body), extra.into()].concat()).await.unwrap();
+        stream.flush().await.unwrap();
+        until(|| !running.engine.commands.lock().unwrap().is_empty()).await;
+        drop(stream);
+        until(|| running.engine.cancelled()).await;
+    }
+    // Who stays is answered, one request after the other.
+    let running = start(Limits::default()).await;
+    let mut stream = raw(running.address).await;
+    let models = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
+    let chat = post("/v1/chat/completions", &chat_body("hi", ""));
+    stream.write_all(&[chat, models.into()].concat()).await.unwrap();
+    let seen = until_read(&mut stream, "context_window").await;
+    assert!(seen.contains("Paris."));
+}
+
+/// Who does not read is cancelled, and is told so when it reads at last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_is_cancelled_and_told() {
+    let running = start(Limits { answer_bytes: 1 << 30, ..Limits::default() }).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let response = client.start(Method::POST, "/v1/chat/completions", chat_body("flood", r#","stream":true"#)).await;
+    until(|| running.engine.cancelled()).await;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&body);
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    let last = json(last.strip_prefix("data: ").unwrap().as_bytes());
+    assert_eq!(last["error"]["code"], "reader_too_slow");
+    assert!(!text.contains("[DONE]"));
+    assert_eq!(client.chat("hi", "").await.0, StatusCode::OK);
+}
+
+/// A receipt that the attester has signed can be fetched, whoever has left or lost patience meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_is_kept_though_its_client_is_gone() {
+    let running = start(Limits { receipt: Duration::from_millis(50), ..Limits::default() }).await;
+    let (mut leaver, _) = Client::proven(running.address).await;
+    let (mut waiter, _) = Client::proven(running.address).await;
+    let gate = running.attester.gate.lock().unwrap();
+    let first_id = tokio::task::block_in_place(|| {
+        tokio::runtime::Handle::current().block_on(async {
+            let response =
+                leaver.start(Method::POST, "/v1/chat/completions", chat_body("hi", r#","stream":true"#)).await;
+            let mut body = response.into_body();
+            let mut text = String::new();
+            while !text.contains("finish_reason\":\"stop") {
+                text.push_str(std::str::from_utf8(&body.frame().await.unwrap().unwrap().into_data().unwrap()).unwrap());
+            }
+            let first = text.split("\n\n").next().unwrap().strip_prefix("data: ").unwrap().to_owned();
+            drop((body, leaver));
+            let (status, _, body) = waiter.chat("hi", "").await;
+            assert_eq!((status.as_u16(), json(&body)["error"]["code"].as_str()), (503, Some("attester_failed")));
+            json(first.as_bytes())["id"].as_str().unwrap().to_owned()
+        })
+    });
+    drop(gate);
+    let path = format!("/v1/receipts/{first_id}");
+    for _ in 0..6000 {
+        let (status, _, body) = waiter.send(Method::GET, &path, String::new()).await;
+        if status == StatusCode::OK {
+            SignedReceipt::from_canonical(&body).unwrap().verify_signature().unwrap();
+            return;
+        }
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the receipt is nowhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]

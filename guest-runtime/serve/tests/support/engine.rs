@@ -20,8 +20,8 @@ pub(crate) struct FakeEngine {
 }
 
 impl FakeEngine {
-    /// Answers "Par", "is", "." to everything but the prompts `overflow` (refused) and `hang` (starts and says no
-    /// more until it is cancelled).
+    /// Answers "Par", "is", "." to everything but the prompts `overflow` (refused), `hang` (starts and says no more until it
+    /// is cancelled) and `flood` (says more than a connection holds, then hangs).
     pub(crate) fn start(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (commands, client) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(None)));
@@ -94,7 +94,11 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
         return say(stream, &Event::Failed { id, code: Failure::ContextOverflow, prompt_tokens: Some(900) });
     }
     say(stream, &Event::Started { id, prompt_tokens: 3 });
-    if prompt == "hang" {
+    if prompt == "flood" {
+        let text = "x".repeat(4000);
+        (0..6000).for_each(|_| say(stream, &Event::Token { id, choice: 0, text: text.clone(), logprobs: vec![] }));
+    }
+    if prompt == "hang" || prompt == "flood" {
         return hanging.push(id);
     }
     answer(stream, &request, &prompt);

@@ -66,6 +66,8 @@ pub(crate) struct FakeAttester {
     instance: SigningKey,
     identity: Identity,
     last: Mutex<(u64, Sha256Digest)>,
+    /// Held by a test, it holds up receipts.
+    pub(crate) gate: Mutex<()>,
 }
 
 impl FakeAttester {
@@ -104,7 +106,8 @@ impl FakeAttester {
             instance_key,
             unix: UNIX,
         };
-        let this = Arc::new(Self { tls, instance, identity, last: Mutex::new((0, Sha256Digest::ZERO)) });
+        let this =
+            Arc::new(Self { tls, instance, identity, last: Mutex::new((0, Sha256Digest::ZERO)), gate: Mutex::new(()) });
         let listener = UnixListener::bind(path).unwrap();
         let attester = Arc::clone(&this);
         std::thread::spawn(move || {
@@ -157,6 +160,7 @@ impl FakeAttester {
                 ServingAnswer::Proof { proof: Box::new(proof) }
             }
             ServingRequest::SignReceipt { request, response, prompt_tokens, completion_tokens, channel } => {
+                let _open = self.gate.lock().unwrap();
                 let mut last = self.last.lock().unwrap();
                 let receipt = Receipt {
                     schema: Receipt::SCHEMA.into(),

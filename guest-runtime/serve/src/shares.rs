@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Places that addresses share, so that none can take all of them.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// A number of places. An address has at most three times as many as are free (Choudhury and Hahne's dynamic thresholds,
+/// 1998): alone it gets three quarters of them, and however many addresses there are, a new one finds a place.
+///
+/// It establishes nothing where addresses are not those of clients, as behind a proxy or address translation.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    total: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+    closed: bool,
+}
+
+/// A place, free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    shares: Arc<Shares>,
+    address: IpAddr,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// Too many are taken, or too many by this address.
+    Busy,
+    /// There will be none any more.
+    Closed,
+}
+
+impl Shares {
+    pub(crate) fn new(total: usize) -> Arc<Self> {
+        Arc::new(Self { total, taken: Mutex::default() })
+    }
+
+    /// Takes a place for an address.
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, NoPlace> {
+        let address = network(address);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.closed {
+            return Err(NoPlace::Closed);
+        }
+        let own = taken.by_address.get(&address).copied().unwrap_or(0);
+        if own >= self.total.saturating_sub(taken.all).saturating_mul(FREE_FACTOR) {
+            return Err(NoPlace::Busy);
+        }
+        taken.all = taken.all.saturating_add(1);
+        taken.by_address.insert(address, own.saturating_add(1));
+        Ok(Place { shares: Arc::clone(self), address })
+    }
+
+    /// Gives no place any more.
+    pub(crate) fn close(&self) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(own) = taken.by_address.get_mut(&self.address) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Who has one address of IPv6 has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+const FREE_FACTOR: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(shares: &Arc<Shares>, address: &str) -> Vec<Place> {
+        std::iter::from_fn(|| shares.take(address.parse().unwrap()).ok()).collect()
+    }
+
+    #[test]
+    fn no_address_takes_all_and_each_new_one_finds_a_place() {
+        let shares = Shares::new(32);
+        let first = fill(&shares, "192.0.2.1");
+        assert_eq!(first.len(), 24);
+        let second = fill(&shares, "192.0.2.2");
+        assert!((4..8).contains(&second.len()), "{}", second.len());
+        assert!(!fill(&shares, "192.0.2.3").is_empty());
+        drop((first, second));
+        let places = fill(&shares, "2001:db8::1");
+        assert_eq!((places.len(), fill(&shares, "2001:db8::2").len()), (24, 0), "a network is one");
+        assert_eq!(fill(&shares, "2001:db8:0:1::1").len(), 6);
+        drop(places);
+        assert_eq!(shares.taken.lock().unwrap().all, 0);
+        assert!(shares.taken.lock().unwrap().by_address.is_empty());
+        assert_eq!(Shares::new(1).take("192.0.2.1".parse().unwrap()).err(), None);
+        shares.close();
+        assert_eq!(shares.take("192.0.2.1".parse().unwrap()).err(), Some(NoPlace::Closed));
+    }
+}
