@@ -12,6 +12,8 @@
 mod compact;
 mod llama;
 mod prompt;
+mod room;
+mod runs;
 mod sandbox;
 mod serving;
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! llama.cpp behind [`Model`].
 
+use crate::{
+    room::CellShape,
+    runs::{has_long_run, is_recursive},
+};
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
 use engine_protocol::{Failure, Message, ModelFacts, Prompt};
 use llama_cpp_2::context::LlamaContext;
@@ -24,6 +28,8 @@ pub struct Weights {
     pub(crate) controls: Vec<String>,
     /// Bytes of the longest token: with it, a text that cannot fit is known without tokenising it.
     longest_token: usize,
+    /// Whether long words overflow the tokenizer's stack.
+    is_recursive: bool,
 }
 
 /// How to run a model.
@@ -79,22 +85,30 @@ impl Weights {
         let controls = vocab.tokens().filter(|token| vocab.is_control(*token)).filter_map(|token| vocab.text(token));
         let controls =
             controls.map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty()).collect();
-        let weights = Self { backend, model, template, controls, longest_token };
+        let told = |key: &str| model.meta_val_str(key).unwrap_or_default();
+        let is_recursive = is_recursive(&told("tokenizer.ggml.model"), &told("tokenizer.ggml.pre"));
+        let weights = Self { backend, model, template, controls, longest_token, is_recursive };
         // Proves that the template works, and fills llama.cpp's tables before the first request pays for it.
         let probe = Message { role: engine_protocol::Role::User, content: "x".into() };
         weights.chat_tokens(std::slice::from_ref(&probe)).map_err(|_| LoadError::Template)?;
         Ok(weights)
     }
 
-    /// How many tokens the cache should hold: as many as fit `memory` bytes, up to a context for each of `parallel`
-    /// answers, and always one context. `memory` is not a limit where one context needs more.
+    /// How many tokens the cache should hold: as many as fit `memory` bytes, with what compacting it needs for a moment,
+    /// up to a context for each of `parallel` answers, and always one context. `memory` is not a limit where one context
+    /// needs more.
     #[must_use]
     pub fn cache_within(&self, memory: u64, context: NonZeroU32, parallel: u16) -> NonZeroU32 {
-        let head = u64::try_from(self.model.n_embd()).unwrap_or(0).checked_div(self.model.n_head().into()).unwrap_or(0);
-        let values = head.saturating_mul(self.model.n_head_kv().into()).saturating_mul(self.model.n_layer().into());
-        let fits = memory.checked_div(values.saturating_mul(CELL_BYTES)).unwrap_or(0);
-        let most = u64::from(context.get()).saturating_mul(parallel.into());
-        u32::try_from(fits.min(most)).ok().and_then(NonZeroU32::new).map_or(context, |fits| fits.max(context))
+        let model = &self.model;
+        let plain = u64::try_from(model.n_embd()).unwrap_or(0).checked_div(model.n_head().into()).unwrap_or(0);
+        let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+        let length = |of: &str| {
+            let told = model.meta_val_str(&format!("{architecture}.attention.{of}_length"));
+            told.ok().and_then(|told| told.parse().ok()).unwrap_or(plain)
+        };
+        let (key, value) = (length("key"), length("value"));
+        CellShape { layers: model.n_layer(), heads: model.n_head_kv(), key, value }
+            .cells_within(memory, context, parallel)
     }
 
     /// llama.cpp's own objects, for who compares the engine with the library called plainly.
@@ -207,6 +221,9 @@ impl Model for LlamaModel<'_> {
         if prompt.text_bytes() / self.weights.longest_token > most {
             return Err(Failure::ContextOverflow);
         }
+        if self.weights.is_recursive && prompt.texts().any(has_long_run) {
+            return Err(Failure::UnbrokenText);
+        }
         let tokens = match prompt {
             Prompt::Chat(messages) => self.weights.chat_tokens(messages)?,
             Prompt::Text(text) => self.weights.text_tokens(text),
@@ -247,8 +264,6 @@ impl Model for LlamaModel<'_> {
 /// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
 const STEP_TOKENS: u32 = 128;
-/// Bytes that a cell takes for each number of a key and its value: 16 bits each.
-const CELL_BYTES: u64 = 2 + 2;
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
 /// an answer would depend on how many tokens are computed beside its own.
 pub const ROWS: u32 = 63;

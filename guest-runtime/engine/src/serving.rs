@@ -58,16 +58,14 @@ fn work(
     commands: &Receiver<Result<Command, ServeError>>,
 ) -> Result<(), ServeError> {
     send(&mut client, &Event::Hello { version: PROTOCOL_VERSION, model: engine.facts() })?;
-    let mut events = Vec::new();
+    let (mut events, mut inbox) = (Vec::new(), Inbox { commands, held: None, admitted: false });
     loop {
-        let next = if engine.is_idle() {
-            commands.recv().map_err(|RecvError| TryRecvError::Disconnected)
-        } else {
-            commands.try_recv()
-        };
-        match next {
+        match inbox.next(engine.is_idle()) {
             Ok(command) => obey(engine, command?, &mut events),
-            Err(TryRecvError::Empty) => engine.step(&mut events),
+            Err(TryRecvError::Empty) => {
+                engine.step(&mut events);
+                inbox.admitted = false;
+            }
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
         for event in events.drain(..) {
@@ -75,6 +73,48 @@ fn work(
                 Err(ServeError::Socket(error)) if is_hang_up(&error) => return Ok(()),
                 sent => sent?,
             }
+        }
+    }
+}
+
+/// Commands as the work lets them through: between two steps one request at most, since each costs time (its text
+/// is tokenised) that all running answers would wait for. Refused ones cost it, too.
+struct Inbox<'c> {
+    commands: &'c Receiver<Result<Command, ServeError>>,
+    /// A request that waits for the next step.
+    held: Option<Command>,
+    /// Whether a request was let through since the last step.
+    admitted: bool,
+}
+
+impl Inbox<'_> {
+    /// The next command; waits for it where there is nothing else to do. `Empty` when it is time for a step.
+    fn next(&mut self, is_idle: bool) -> Result<Result<Command, ServeError>, TryRecvError> {
+        if is_idle {
+            self.admitted = false;
+        }
+        if let Some(command) = self.held.take_if(|_| !self.admitted) {
+            self.admitted = true;
+            return Ok(Ok(command));
+        }
+        if self.held.is_some() {
+            return Err(TryRecvError::Empty);
+        }
+        let next = if is_idle {
+            self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected)
+        } else {
+            self.commands.try_recv()
+        };
+        match next? {
+            Ok(command @ Command::Generate(_)) if self.admitted => {
+                self.held = Some(command);
+                Err(TryRecvError::Empty)
+            }
+            Ok(command @ Command::Generate(_)) => {
+                self.admitted = true;
+                Ok(Ok(command))
+            }
+            other => Ok(other),
         }
     }
 }
@@ -281,6 +321,28 @@ mod tests {
             assert!(matches!(end, Some(Event::Failed { code: Failure::Cancelled, .. })), "{end:?}");
             client.send(&generate(2, 1));
             assert!(matches!(client.next(), Some(Event::Started { id: 2, .. })));
+        });
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    /// Requests that are refused, as many as somebody likes to send, do not hold up what runs.
+    #[test]
+    fn refused_requests_wait_for_steps_too() {
+        let ended = with_engine(|client| {
+            let mut frames = encode(&generate(1, 500)).unwrap();
+            for id in 100..200 {
+                frames.extend(encode(&generate(id, 1)).unwrap());
+            }
+            client.socket.write_all(&frames).unwrap();
+            let (mut refused, mut tokens) = (0, 0);
+            while refused < 100 {
+                match client.next().unwrap() {
+                    Event::Failed { .. } => refused += 1,
+                    Event::Token { .. } => tokens += 1,
+                    _ => {}
+                }
+                assert!(tokens + 1 >= refused, "{refused} refused before the {tokens}th token");
+            }
         });
         assert!(ended.is_ok(), "{ended:?}");
     }
