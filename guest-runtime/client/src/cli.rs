@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
@@ -72,6 +72,10 @@ struct ProxyArgs {
     /// Folder in which receipts and evidence are kept.
     #[arg(long)]
     receipts: Option<PathBuf>,
+    /// Seconds that the guest may take until an answer begins; one that is not streamed begins when it is complete. A request
+    /// that was sent is never sent again.
+    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    patience: u32,
     /// Show each register and each check.
     #[arg(long)]
     explain: bool,
@@ -121,7 +125,8 @@ async fn check(guest: GuestArgs, anchors: TrustAnchors) -> ExitCode {
 }
 
 async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
-    let ProxyArgs { upstream, policy, listen, receipts, explain, json } = arguments;
+    let ProxyArgs { upstream, policy, listen, receipts, patience, explain, json } = arguments;
+    let patience = Duration::from_secs(patience.into());
     let guest = GuestArgs { upstream, policy, explain, json };
     let book = match ReceiptBook::open(receipts) {
         Ok(book) => book,
@@ -132,7 +137,7 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
         Err(code) => return code,
     };
     let verdict = json!(connection.verdict());
-    let proxy = match proxy::Proxy::bind(listen, guest.upstream, verifier, book, connection).await {
+    let proxy = match proxy::Proxy::bind(listen, guest.upstream, verifier, book, connection, patience).await {
         Ok(proxy) => proxy,
         Err(error) => return report::error(&error, guest.json),
     };
@@ -205,6 +210,10 @@ mod tests {
         assert!(cli.proxy.is_some());
         assert!(proxy("[::1]:0").is_ok());
         assert!(proxy("0.0.0.0:8080").is_err());
+        for patience in ["0", "86401", "x"] {
+            let arguments = [guest.as_slice(), &["--listen", "127.0.0.1:0", "--patience", patience]].concat();
+            assert!(parse(&arguments).is_err(), "{patience}");
+        }
         assert!(parse(&guest).is_err());
         assert!(parse(&[]).is_err());
         assert!(parse(&[&["check"], guest.as_slice()].concat()).is_ok_and(|cli| cli.command.is_some()));

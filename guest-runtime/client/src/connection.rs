@@ -135,7 +135,8 @@ impl AttestedConnection {
     /// Sends a request and gives the head of the answer, after a new proof where the last one has expired.
     ///
     /// # Errors
-    /// [`ClientError`]: the proof was refused, or the connection broke.
+    /// [`ClientError`]: the proof was refused, or the connection broke. [`ClientError::Unsent`] alone says that the guest
+    /// has seen nothing of the request.
     pub async fn send(
         &mut self,
         method: Method,
@@ -144,7 +145,10 @@ impl AttestedConnection {
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
         if !self.is_covered() {
-            self.renew().await?;
+            self.renew().await.map_err(|error| match error {
+                ClientError::Broken(_) => ClientError::Unsent,
+                other => other,
+            })?;
         }
         self.wire.check_tickets()?;
         self.wire.send(method, path, headers, body).await
@@ -220,8 +224,12 @@ impl Wire {
         let host = self.upstream.to_string().replacen("https://", "", 1);
         let host = HeaderValue::from_str(&host).map_err(|_| ClientError::Broken("the host was written"))?;
         request.headers_mut().insert(header::HOST, host);
-        self.sender.ready().await.map_err(|_| ClientError::Broken("a request was sent"))?;
-        self.sender.send_request(request).await.map_err(|_| ClientError::Broken("an answer was awaited"))
+        self.sender.ready().await.map_err(|_| ClientError::Unsent)?;
+        // A request that comes back was not begun to be written.
+        self.sender.try_send_request(request).await.map_err(|error| match error.message() {
+            Some(_) => ClientError::Unsent,
+            None => ClientError::Broken("an answer was awaited"),
+        })
     }
 
     /// A whole answer of at most `most` bytes, or the refusal that it is missing.

@@ -22,6 +22,9 @@ pub enum ClientError {
     /// The connection broke or took too long.
     #[error("the connection to the guest ended while {0}")]
     Broken(&'static str),
+    /// The connection had ended before any of the request was sent on it: it may be sent on another one.
+    #[error("the connection to the guest ended before the request was sent")]
+    Unsent,
     /// The guest, its evidence or its receipt was refused, with all independent reasons.
     #[error("refused: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<Refusal>),
@@ -58,7 +61,9 @@ impl ClientError {
             Self::Refused(reasons) if !reasons.is_empty() => reasons.clone(),
             Self::Refused(_) => one("refused", "guest", "connect to another guest"),
             Self::Unreachable { .. } => one("upstream_unreachable", "upstream", "check address, port and network"),
-            Self::Broken(_) => one("upstream_broken", "upstream", "try again; see whether the guest still serves"),
+            Self::Broken(_) | Self::Unsent => {
+                one("upstream_broken", "upstream", "try again; see whether the guest still serves")
+            }
             Self::Answered { .. } => one("upstream_error", "upstream", "correct the request, or try again"),
             Self::Randomness => one("no_randomness", "system", "start the program on a system with getrandom"),
         }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -102,6 +102,9 @@ impl ReceiptBook {
     /// # Errors
     /// [`BookError`].
     pub fn take(&self, delivered: &DeliveredReceipt, evidence: &Evidence) -> Result<Option<PathBuf>, BookError> {
+        if let Some(folder) = &self.folder {
+            check_stored(folder, &delivered.receipt)?;
+        }
         self.link(&delivered.receipt).map_err(BookError::Refused)?;
         let Some(folder) = &self.folder else { return Ok(None) };
         store(folder, delivered, evidence)
@@ -110,15 +113,11 @@ impl ReceiptBook {
     }
 
     fn link(&self, receipt: &Receipt) -> Result<(), Refusal> {
-        let refuse = |code: &str, field: &str, detail: &str| Err(Refusal::new(code, field, detail, NO_FIX));
         let digest = receipt.digest().map_err(|error| ReceiptError::Malformed(error).refusal())?;
         let (key, sequence) = (receipt.instance_key, receipt.sequence);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.links.get(&(key, sequence)) {
-            Some((known, _)) if *known == digest => {
-                return refuse("receipt_replayed", "receipt.sequence", "this receipt was delivered before");
-            }
-            Some(_) => return refuse("receipt_forked", "receipt.sequence", "another receipt has this number"),
+            Some((known, _)) => return Err(taken(*known == digest)),
             None => {}
         }
         let before = sequence.checked_sub(1).and_then(|number| seen.links.get(&(key, number)));
@@ -140,6 +139,35 @@ impl ReceiptBook {
     }
 }
 
+/// The refusal of a receipt whose number is taken, by itself or by another.
+fn taken(by_itself: bool) -> Refusal {
+    let (code, detail) = match by_itself {
+        true => ("receipt_replayed", "this receipt was delivered before"),
+        false => ("receipt_forked", "another receipt has this number"),
+    };
+    Refusal::new(code, "receipt.sequence", detail, NO_FIX)
+}
+
+/// Compares with what an earlier run has stored: nothing of that is written over.
+fn check_stored(folder: &Path, receipt: &Receipt) -> Result<(), BookError> {
+    let failed = |source| BookError::Store { folder: folder.to_path_buf(), source };
+    let file = match std::fs::File::open(folder.join(receipt_name(receipt))) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_STORED).read_to_end(&mut bytes).map_err(failed)?;
+    // A file that is no receipt has the number all the same.
+    let is_same = DeliveredReceipt::from_canonical(&bytes).is_ok_and(|stored| stored.receipt == *receipt);
+    Err(BookError::Refused(taken(is_same)))
+}
+
+fn receipt_name(receipt: &Receipt) -> String {
+    let short: String = receipt.instance_key.to_string().chars().take(SHORT_KEY).collect();
+    format!("receipt-{short}-{:08}.json", receipt.sequence)
+}
+
 /// Name of an evidence document in a folder of receipts.
 pub(crate) fn evidence_name(digest: &Sha256Digest) -> String {
     format!("evidence-{digest}.json")
@@ -150,8 +178,7 @@ fn store(folder: &Path, delivered: &DeliveredReceipt, evidence: &Evidence) -> io
     if !evidence_path.exists() {
         write(folder, &evidence_path, &evidence.to_canonical().map_err(io::Error::other)?)?;
     }
-    let short: String = delivered.receipt.instance_key.to_string().chars().take(SHORT_KEY).collect();
-    let path = folder.join(format!("receipt-{short}-{:08}.json", delivered.receipt.sequence));
+    let path = folder.join(receipt_name(&delivered.receipt));
     write(folder, &path, &delivered.to_canonical().map_err(io::Error::other)?)?;
     Ok(path)
 }
@@ -161,13 +188,24 @@ fn write(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
+    // What is there already stays: another process may have the same folder.
+    match file.persist_noclobber(path) {
+        Ok(_) => {}
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists && is_kept(path, bytes) => {}
+        Err(error) => return Err(error.error),
+    }
     std::fs::File::open(folder)?.sync_all()
+}
+
+/// Whether a file holds just these bytes.
+fn is_kept(path: &Path, bytes: &[u8]) -> bool {
+    std::fs::read(path).is_ok_and(|found| found == bytes)
 }
 
 const NO_FIX: &str = "do not rely on this answer: ask again, and keep the receipt as a proof";
 const MAX_REMEMBERED: usize = 1 << 16;
 const SHORT_KEY: usize = 16;
+const MAX_STORED: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -250,5 +288,25 @@ mod tests {
         assert_eq!(link(&delivered(1, first.receipt.digest().unwrap(), "x")), Err("receipt_chain_broken".into()));
         assert_eq!(link(&delivered(1, Sha256Digest::ZERO, "b")), Err("receipt_chain_broken".into()));
         assert_eq!(link(&second), Ok(()));
+    }
+    /// A guest that forks its chain finds the old receipt on disk, also after the proxy was started again.
+    #[test]
+    fn what_is_stored_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, forked) = (delivered(7, Sha256Digest::ZERO, "a"), delivered(7, Sha256Digest::ZERO, "x"));
+        let check = |receipt: &DeliveredReceipt| match check_stored(folder.path(), &receipt.receipt) {
+            Err(BookError::Refused(refusal)) => refusal.code,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(check(&kept), "Ok(())");
+        let path = folder.path().join(receipt_name(&kept.receipt));
+        let bytes = |receipt: &DeliveredReceipt| receipt.to_canonical().unwrap();
+        write(folder.path(), &path, &bytes(&kept)).unwrap();
+        assert_eq!((check(&kept).as_str(), check(&forked).as_str()), ("receipt_replayed", "receipt_forked"));
+        assert!(write(folder.path(), &path, &bytes(&forked)).is_err());
+        assert!(write(folder.path(), &path, &bytes(&kept)).is_ok());
+        assert_eq!(std::fs::read(&path).unwrap(), bytes(&kept));
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(check(&kept), "receipt_forked");
     }
 }

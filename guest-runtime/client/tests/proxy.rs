@@ -16,10 +16,12 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use attester_protocol::ServingAnswer;
+use engine_protocol::Command;
 use serde_json::Value;
 use tdx_verify::TrustAnchors;
 use types::Base64;
@@ -35,10 +37,15 @@ struct Proxy {
 
 impl Proxy {
     async fn start(world: &World) -> Self {
+        Self::start_at(world, &world.upstream).await
+    }
+
+    /// Reaches the guest at another address.
+    async fn start_at(world: &World, upstream: &client::Upstream) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (receipts, policy) = (world.directory.path().join("receipts"), world.write_policy());
         let proxy = Self { address, receipts, policy, anchors: world.anchors() };
-        let (upstream, listen) = (world.upstream.to_string(), address.to_string());
+        let (upstream, listen) = (upstream.to_string(), address.to_string());
         let arguments = [
             "--upstream".as_ref(),
             upstream.as_ref(),
@@ -210,6 +217,77 @@ async fn an_answer_without_a_valid_receipt_is_not_complete() {
     let (_, body) = proxy.chat("hi", true).await;
     assert!(!body.contains("[DONE]") && body.contains("\"code\":\"receipt_signature\""));
     assert!(proxy.receipts().is_empty());
+}
+
+/// Passes connections on to a guest, and can cut all of them.
+struct Cable {
+    upstream: client::Upstream,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Cable {
+    fn to(guest: &client::Upstream) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = client::Upstream::new("127.0.0.1", listener.local_addr().unwrap().port());
+        let (open, guest) = (Arc::<Mutex<Vec<TcpStream>>>::default(), (guest.host().to_owned(), guest.port()));
+        let all = Arc::clone(&open);
+        std::thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = TcpStream::connect((guest.0.as_str(), guest.1)).unwrap();
+                all.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { upstream, open }
+    }
+
+    fn cut(&self) {
+        for stream in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+/// What reached the guest is not sent again, on whatever connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_sent_once() {
+    let world = World::start().await;
+    let cable = Cable::to(&world.upstream);
+    let proxy = Proxy::start_at(&world, &cable.upstream).await;
+    assert_eq!(proxy.chat("hi", false).await.0, 200);
+    let asked = |prompt: &str| {
+        let commands = world.engine.commands.lock().unwrap();
+        let has = |command: &&Command| matches!(command, Command::Generate(request) if request.prompt.texts().any(|text| text == prompt));
+        commands.iter().filter(has).count()
+    };
+    for stream in [false, true] {
+        let before = asked("hang");
+        let answer = {
+            let asking = proxy.chat("hang", stream);
+            tokio::pin!(asking);
+            loop {
+                tokio::select! {
+                    answer = &mut asking => break answer,
+                    () = tokio::time::sleep(Duration::from_millis(10)) => {}
+                }
+                if asked("hang") > before {
+                    cable.cut();
+                }
+            }
+        };
+        assert!(answer.1.contains("upstream_broken"), "{answer:?}");
+        assert_eq!(asked("hang"), before + 1);
+    }
+    // A connection that ended while nothing was asked costs nobody an error.
+    assert_eq!(proxy.chat("hi", false).await.0, 200);
+    cable.cut();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(proxy.chat("hi", false).await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

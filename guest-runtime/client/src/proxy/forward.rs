@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use attested_channel::DeliveredReceipt;
@@ -18,7 +19,7 @@ use types::Refusal;
 
 use super::Shared;
 use crate::{
-    chat::{PATIENCE, Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
+    chat::{Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
     connection::AttestedConnection,
     error::ClientError,
     openai::{error_json, response_of},
@@ -92,23 +93,25 @@ struct Ask {
     body: Bytes,
 }
 
-/// On a waiting connection first; a new one where that had been closed meanwhile.
+/// On a waiting connection first; a new one where that had been closed before the request was sent. What was sent is never
+/// sent again: the guest may have answered it, and have the answer paid for.
 async fn send(shared: &Shared, ask: &Ask) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
     if let Some(connection) = shared.pool.idle() {
-        match send_on(connection, ask).await {
-            Err(ClientError::Broken(_)) => {}
+        match send_on(connection, ask, shared.patience).await {
+            Err(ClientError::Unsent) => {}
             other => return other,
         }
     }
-    send_on(shared.pool.fresh().await?, ask).await
+    send_on(shared.pool.fresh().await?, ask, shared.patience).await
 }
 
 async fn send_on(
     mut connection: AttestedConnection,
     ask: &Ask,
+    patience: Duration,
 ) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
     let sending = connection.send(ask.method.clone(), &ask.path, ask.headers.clone(), ask.body.clone());
-    let response = tokio::time::timeout(PATIENCE, sending).await;
+    let response = tokio::time::timeout(patience, sending).await;
     let response = response.map_err(|_| ClientError::Broken("an answer was awaited"))??;
     Ok((connection, response))
 }

@@ -4,7 +4,7 @@
 mod forward;
 mod pool;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +26,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Shared {
     pool: Pool,
     book: Arc<ReceiptBook>,
+    /// How long the guest may take until an answer begins.
+    patience: Duration,
 }
 
 /// The address can't be listened on.
@@ -45,11 +47,12 @@ impl Proxy {
         verifier: Arc<Verifier>,
         book: ReceiptBook,
         first: AttestedConnection,
+        patience: Duration,
     ) -> Result<Self, BindError> {
         let error = |source| BindError { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        let shared = Arc::new(Shared { pool: Pool::new(upstream, verifier, first), book: Arc::new(book) });
+        let shared = Arc::new(Shared { pool: Pool::new(upstream, verifier, first), book: Arc::new(book), patience });
         Ok(Self { listener, address, shared })
     }
 
@@ -72,7 +75,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let seats = Arc::new(Semaphore::new(MAX_LOCAL));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else { continue };

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attested connections that wait for their next request. Each has proven itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -17,7 +20,8 @@ use crate::{
 pub(crate) struct Pool {
     upstream: Upstream,
     verifier: Arc<Verifier>,
-    idle: Mutex<Vec<AttestedConnection>>,
+    /// Each since when.
+    idle: Mutex<Vec<(AttestedConnection, Instant)>>,
     newest: Mutex<Value>,
 }
 
@@ -25,13 +29,17 @@ impl Pool {
     /// A pool that begins with one connection.
     pub(crate) fn new(upstream: Upstream, verifier: Arc<Verifier>, first: AttestedConnection) -> Self {
         let newest = Mutex::new(json!(first.verdict()));
-        Self { upstream, verifier, idle: Mutex::new(vec![first]), newest }
+        Self { upstream, verifier, idle: Mutex::new(vec![(first, Instant::now())]), newest }
     }
 
-    /// A connection that waits here and is open.
+    /// A connection that waits here, is open and will not be closed by the guest just now: a request that crosses the
+    /// closing cannot be sent again.
     pub(crate) fn idle(&self) -> Option<AttestedConnection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find(AttestedConnection::is_open)
+        let fresh = |(connection, since): &(AttestedConnection, Instant)| {
+            connection.is_open() && since.elapsed() < MAX_IDLE_TIME
+        };
+        std::iter::from_fn(|| idle.pop()).find(fresh).map(|(connection, _)| connection)
     }
 
     /// A new connection.
@@ -45,7 +53,7 @@ impl Pool {
     pub(crate) fn give_back(&self, connection: AttestedConnection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if connection.is_open() && idle.len() < MAX_IDLE {
-            idle.push(connection);
+            idle.push((connection, Instant::now()));
         }
     }
 
@@ -56,3 +64,5 @@ impl Pool {
 }
 
 const MAX_IDLE: usize = 16;
+/// A guest closes a connection that was idle for 75 seconds.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
