@@ -116,9 +116,8 @@ impl ReceiptBook {
         let digest = receipt.digest().map_err(|error| ReceiptError::Malformed(error).refusal())?;
         let (key, sequence) = (receipt.instance_key, receipt.sequence);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.links.get(&(key, sequence)) {
-            Some((known, _)) => return Err(taken(*known == digest)),
-            None => {}
+        if let Some((known, _)) = seen.links.get(&(key, sequence)) {
+            return Err(taken(*known == digest));
         }
         let before = sequence.checked_sub(1).and_then(|number| seen.links.get(&(key, number)));
         let after = sequence.checked_add(1).and_then(|number| seen.links.get(&(key, number)));
@@ -141,9 +140,10 @@ impl ReceiptBook {
 
 /// The refusal of a receipt whose number is taken, by itself or by another.
 fn taken(by_itself: bool) -> Refusal {
-    let (code, detail) = match by_itself {
-        true => ("receipt_replayed", "this receipt was delivered before"),
-        false => ("receipt_forked", "another receipt has this number"),
+    let (code, detail) = if by_itself {
+        ("receipt_replayed", "this receipt was delivered before")
+    } else {
+        ("receipt_forked", "another receipt has this number")
     };
     Refusal::new(code, "receipt.sequence", detail, NO_FIX)
 }
