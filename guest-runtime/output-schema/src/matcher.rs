@@ -184,8 +184,7 @@ fn matching<'p>(grammar: &Grammar, places: &'p [Rc<Frame>], byte: u8) -> ((u8, u
 }
 
 const BYTES: usize = 256;
-/// Most work for one byte: a few microseconds for what people write, some milliseconds for the worst. A byte that needs
-/// more is refused.
+/// Most work for one byte, in positions of the grammar. A byte that needs more is refused.
 const MAX_WORK: usize = 20_000;
 /// Most work between two [`Matcher::take`].
 const ALLOWANCE: usize = 50_000;
