@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::Args;
 
 use crate::{labels, layers, process, schemathesis, setup, workspace};
@@ -61,12 +62,20 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         } else {
             let image = image_directory("sim")?;
             command.env("CHRYSALIS_OVMF", image.join("firmware.fd")).env("CHRYSALIS_KERNEL", image.join("vmlinuz"));
+            command.env("CHRYSALIS_TEST_EMBEDDING_MODEL", embedding_model()?);
         }
         if !(args.quick || args.no_gpu) {
             command.env("CHRYSALIS_GPU_IMAGE", image_directory("gpu-sim")?);
         }
         process::run("tests", &mut command)
     })
+}
+
+/// A small real model, in the cache.
+fn embedding_model() -> anyhow::Result<String> {
+    let paths = process::json_with_progress("embedding model", image_tool()?.args(["--json", "embedding-model"]))?;
+    let directory = paths.get("directory").and_then(serde_json::Value::as_str);
+    Ok(directory.context("image embedding-model: no directory")?.to_owned())
 }
 
 /// QEMU versions and firmware that predictions are compared with, in the cache; nothing is installed. An archive drops the

@@ -206,6 +206,24 @@ impl std::fmt::Debug for SaidCall {
     }
 }
 
+/// What the hash of vectors covers: the byte 0xFE, which stands in no UTF-8 text and begins no other answer, how many
+/// vectors there are and how many values each has (u32, big endian), then the values in order (32-bit IEEE 754, little
+/// endian). `None` where there are none, or they differ in length.
+pub fn embedding_bytes(vectors: &[impl AsRef<[f32]>]) -> Option<Vec<u8>> {
+    let length = vectors.first()?.as_ref().len();
+    let head = [u32::try_from(vectors.len()).ok()?, u32::try_from(length).ok()?];
+    let mut bytes = vec![0xFE];
+    bytes.extend(head.iter().flat_map(|number| number.to_be_bytes()));
+    for vector in vectors {
+        let values = vector.as_ref();
+        if values.len() != length || values.is_empty() {
+            return None;
+        }
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    Some(bytes)
+}
+
 /// What the hash of an answer covers. One choice that calls no tool: its text in UTF-8. Everything else: the byte 0xFF,
 /// which no text has, and the canonical JSON `{"choices":[…]}` of all choices in the order of their index. So no text
 /// that a model can write is taken for several choices or for a call.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The parts of OpenAI's JSON that a client must understand.
 
-use attested_channel::receipt::{SaidCall, SaidChoice, response_bytes};
+use attested_channel::receipt::{SaidCall, SaidChoice, embedding_bytes, response_bytes};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use types::Refusal;
@@ -207,8 +208,48 @@ impl ErrorObject {
 
 /// What a receipt's hash covers of a whole answer. `None` when it is no answer.
 pub(crate) fn response_of(answer: &[u8]) -> Option<Vec<u8>> {
-    let said = serde_json::from_slice::<Completion>(answer).ok().and_then(Completion::said)?;
-    response_bytes(&said).ok()
+    match serde_json::from_slice::<Completion>(answer) {
+        Ok(completion) => response_bytes(&completion.said()?).ok(),
+        Err(_) => serde_json::from_slice::<Embeddings>(answer).ok()?.signed(),
+    }
+}
+
+/// Vectors, as far as they matter here.
+#[derive(Debug, Deserialize)]
+struct Embeddings {
+    data: Vec<Embedding>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Embedding {
+    index: usize,
+    embedding: Values,
+}
+
+/// In either `encoding_format`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Values {
+    Float(Vec<f32>),
+    Base64(String),
+}
+
+impl Embeddings {
+    /// `None` when they are not numbered as they stand, or are no vectors.
+    fn signed(self) -> Option<Vec<u8>> {
+        let vectors = self.data.into_iter().enumerate().map(|(place, embedding)| {
+            (embedding.index == place).then_some(())?;
+            match embedding.embedding {
+                Values::Float(values) => Some(values),
+                Values::Base64(text) => {
+                    let bytes = STANDARD.decode(text).ok()?;
+                    let (values, rest) = bytes.as_chunks::<4>();
+                    rest.is_empty().then(|| values.iter().map(|value| f32::from_le_bytes(*value)).collect())
+                }
+            }
+        });
+        embedding_bytes(&vectors.collect::<Option<Vec<_>>>()?)
+    }
 }
 
 /// The code of an error answer, or `unknown`.
@@ -286,6 +327,29 @@ mod tests {
             let chunk: Chunk = serde_json::from_str(bad).unwrap();
             assert!(chunk.add_to(&mut said.clone()).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn vectors_are_covered_alike_in_either_encoding() {
+        let values = [0.1_f32, -1.5e-7, 3.0];
+        let signed = embedding_bytes(&[values, values]).unwrap();
+        assert_eq!(&signed[..9], [0xFE, 0, 0, 0, 2, 0, 0, 0, 3]);
+        let base64 = STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+        let float = serde_json::to_string(&values).unwrap();
+        let answer = |first: &str, index: usize| {
+            let text = format!(
+                r#"{{"object":"list","data":[{{"index":0,"embedding":{first}}},{{"index":{index},"embedding":{float}}}]}}"#
+            );
+            response_of(text.as_bytes())
+        };
+        assert_eq!(answer(&float, 1), Some(signed.clone()));
+        assert_eq!(answer(&format!("\"{base64}\""), 1), Some(signed));
+        assert_eq!(answer(&float, 0), None);
+        assert_eq!(answer("[0.1]", 1), None);
+        assert_eq!(answer("[]", 1), None);
+        assert_eq!(answer("\"AAAA\"", 1), None);
+        assert_eq!(response_of(br#"{"data":[]}"#), None);
+        assert_ne!(answer("[0.1,-1.5e-7,3.0000003]", 1), answer(&float, 1));
     }
 
     #[test]

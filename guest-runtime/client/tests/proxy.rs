@@ -188,6 +188,43 @@ async fn a_guest_that_finishes_costs_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn vectors_come_through_with_their_receipts_alone() {
+    let world = World::with_vectors().await;
+    let proxy = Proxy::start(&world).await;
+    let ask = |encoding: &str| format!(r#"{{"model":"{}","input":["a","b"],"encoding_format":"{encoding}"}}"#, model());
+    for encoding in ["float", "base64"] {
+        let request = ask(encoding);
+        let (status, answer) = proxy.send("POST", "/v1/embeddings", "localhost", &request).await;
+        assert_eq!(status, 200, "{answer}");
+        let stored = proxy.receipts();
+        let path = |name: &str| world.directory.path().join(name);
+        std::fs::write(path("request"), request).unwrap();
+        let verify = |answer: &str| {
+            std::fs::write(path("answer"), answer).unwrap();
+            let (request, answer) = (path("request"), path("answer"));
+            let given = ["--request".as_ref(), request.as_os_str(), "--answer".as_ref(), answer.as_os_str()];
+            stored.iter().filter(|r| same(proxy.verify(&[&[r.as_os_str()], &given[..]].concat()), 0)).count()
+        };
+        assert_eq!(verify(&answer), 1);
+        let changed = answer.replacen(
+            if encoding == "float" { "0.5" } else { "AAAAP" },
+            if encoding == "float" { "0.25" } else { "AAABP" },
+            1,
+        );
+        assert_ne!(changed, answer);
+        assert_eq!(verify(&changed), 0);
+    }
+    world.lie_in_answers(|answer| {
+        if let ServingAnswer::Receipt { signature, .. } = answer {
+            *signature = Base64::new(vec![1; 64]).unwrap();
+        }
+    });
+    let (status, answer) = proxy.send("POST", "/v1/embeddings", "localhost", &ask("float")).await;
+    assert_eq!(status, 502);
+    assert!(!answer.contains("embedding\""), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_not_for_the_guest_stay_here() {
     let world = World::start().await;
     let proxy = Proxy::start(&world).await;
@@ -366,6 +403,18 @@ async fn the_official_python_client_notices_nothing() {
 async fn the_official_javascript_client_notices_nothing() {
     let Some((_folder, script)) = javascript("official_client.mjs") else { return };
     official_client(World::start().await, std::process::Command::new("node"), &script).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_python_client_gets_vectors() {
+    let Some(python) = python() else { return };
+    official_client(World::with_vectors().await, python, &tests("official_client_embeddings.py")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_javascript_client_gets_vectors() {
+    let Some((_folder, script)) = javascript("official_client_embeddings.mjs") else { return };
+    official_client(World::with_vectors().await, std::process::Command::new("node"), &script).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The messages.
 
+use crate::Embed;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use thiserror::Error;
@@ -11,6 +12,8 @@ use thiserror::Error;
 pub enum Command {
     /// Answer a conversation.
     Generate(Generate),
+    /// Turn texts into vectors.
+    Embed(Embed),
     /// Stop working on a request. The engine answers [`Event::Failed`] with [`Failure::Cancelled`]; an unknown `id`
     /// (already done) is ignored.
     Cancel {
@@ -167,11 +170,20 @@ pub enum Event {
         /// Why it ended.
         reason: FinishReason,
     },
+    /// The vector of one text, of [`Work::Embed`]'s length. Texts come in the order of the request.
+    Vector {
+        /// The request.
+        id: u64,
+        /// Which text, from 0.
+        index: u32,
+        /// Its vector; all values are finite.
+        values: Vec<f32>,
+    },
     /// All answers are complete.
     Done {
         /// The request.
         id: u64,
-        /// Tokens of the rendered conversation.
+        /// Tokens of the rendered conversation, or of all texts.
         prompt_tokens: u32,
         /// Those of them that had not to be computed again.
         cached_tokens: u32,
@@ -197,6 +209,21 @@ pub struct ModelFacts {
     pub context: u32,
     /// Size of the vocabulary, in tokens.
     pub vocab: u32,
+    /// What it is for.
+    pub work: Work,
+}
+
+/// What a model is for. Requests for the other end with [`Failure::OtherWork`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Work {
+    /// It continues texts: [`Command::Generate`].
+    Generate,
+    /// It makes vectors of texts: [`Command::Embed`].
+    Embed {
+        /// Values of a vector, 1 to [`crate::MAX_DIMENSIONS`].
+        dimensions: u32,
+    },
 }
 
 /// Why an answer ended.
@@ -233,12 +260,18 @@ pub struct TokenLogprob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// The request breaks a rule of [`Generate::check`].
+    /// The request breaks a rule of [`Generate::check`] or [`Embed::check`].
     InvalidRequest,
     /// The model's chat template refuses the conversation.
     TemplateFailed,
-    /// Conversation and `max_tokens` do not fit into the context.
+    /// Conversation and `max_tokens` do not fit into the context, or one of the texts does not.
     ContextOverflow,
+    /// The texts have more than [`crate::MAX_EMBED_TOKENS`] tokens together.
+    TooManyTokens,
+    /// A token is none of the model's.
+    UnknownToken,
+    /// The model is not for this work.
+    OtherWork,
     /// Too many requests wait.
     QueueFull,
     /// The id belongs to a request in flight.
@@ -389,6 +422,18 @@ pub enum InvalidRequest {
     /// `logprobs` asks for too many.
     #[error("top_logprobs: at most {MAX_TOP_LOGPROBS} are allowed")]
     TopLogprobs,
+    /// There is no text, or there are too many.
+    #[error("input: 1 to {} texts are expected", crate::MAX_INPUTS)]
+    Inputs,
+    /// A text or a list of tokens is empty.
+    #[error("input: an empty text is not allowed")]
+    EmptyInput,
+    /// The texts are too long together.
+    #[error("input: {bytes} bytes given, at most {MAX_TEXT_BYTES} allowed")]
+    InputTooLong {
+        /// How many bytes were given.
+        bytes: usize,
+    },
     /// The schema's text is too long.
     #[error("response_format: {bytes} bytes of schema given, at most {MAX_SCHEMA_BYTES} allowed")]
     SchemaTooLong {
@@ -453,6 +498,7 @@ impl fmt::Debug for Event {
             Self::Started { id, prompt_tokens } => write!(f, "Started({id}, {prompt_tokens} tokens)"),
             Self::Token { id, choice, .. } => write!(f, "Token({id}, {choice})"),
             Self::Ended { id, choice, reason } => write!(f, "Ended({id}, {choice}, {reason:?})"),
+            Self::Vector { id, index, values } => write!(f, "Vector({id}, {index}, {} values)", values.len()),
             Self::Done { id, prompt_tokens, cached_tokens, completion_tokens } => {
                 write!(f, "Done({id}, {prompt_tokens} ({cached_tokens} cached) + {completion_tokens} tokens)")
             }

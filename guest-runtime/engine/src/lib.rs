@@ -7,18 +7,14 @@
 //! reaches the requests in flight and nothing else.
 //!
 //! [`batching`] decides what is computed, picks tokens and makes text; [`LlamaModel`] is llama.cpp behind it.
-//! [`serve_client`] takes any [`Engine`].
+//! [`serve_client`] of crate `engine-process` serves it.
 
 mod compact;
 mod llama;
 mod prompt;
 mod room;
 mod runs;
-mod sandbox;
-mod serving;
 
 pub use batching::{Engine, Refused};
-pub use linux_sys::seccomp::SeccompError;
+pub use engine_process::{SeccompError, ServeError, Stage, accept_one, confine, serve_client};
 pub use llama::{LlamaModel, LoadError, ROWS, Settings, Weights, batching_engine, parts};
-pub use sandbox::{Stage, confine};
-pub use serving::{ServeError, serve_client};

@@ -6,7 +6,7 @@ use crate::{
     runs::{has_long_run, is_recursive},
 };
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
-use engine_protocol::{Failure, Message, ModelFacts, Prompt};
+use engine_protocol::{Failure, Message, ModelFacts, Prompt, Work};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -183,6 +183,7 @@ impl<'w> LlamaModel<'w> {
         let facts = ModelFacts {
             context: settings.context.get(),
             vocab: u32::try_from(vocabulary.len()).map_err(|_| LoadError::Weights)?,
+            work: Work::Generate,
         };
         let length = usize::try_from(capacity.step).map_err(|_| LoadError::Context)?;
         let batch = LlamaBatch::new(length, 1);

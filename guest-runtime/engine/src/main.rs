@@ -3,10 +3,10 @@
 
 use anyhow::Context as _;
 use clap::Parser;
-use engine::{Settings, Stage, Weights, batching_engine, confine, serve_client};
+use engine::{Settings, Stage, Weights, accept_one, batching_engine, confine, serve_client};
 use std::io::Write as _;
 use std::num::NonZeroU32;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -82,15 +82,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         threads_prefill: arguments.threads_prefill,
     };
     let mut engine = batching_engine(&weights, settings)?;
-    let client = accept_one(listener)?;
+    let client = accept_one(listener).context("cannot accept a client")?;
     serve_client(&mut engine, client, || Ok(confine(Stage::Serve)?))
-}
-
-/// Closes the door behind the client.
-fn accept_one(listener: UnixListener) -> anyhow::Result<UnixStream> {
-    let (client, _) = listener.accept().context("cannot accept a client")?;
-    drop(listener);
-    Ok(client)
 }
 
 const WRONG_USAGE: u8 = 64;

@@ -77,7 +77,7 @@ impl Frame {
             obfuscation: None,
         };
         let mut json = serde_json::to_vec(&body).unwrap_or_default();
-        json.resize(json.len().saturating_add(missing(json.len())), b' ');
+        pad_whole(&mut json);
         json
     }
 
@@ -214,6 +214,11 @@ impl Events {
 fn event(body: &Body<'_>) -> Vec<u8> {
     let json = serde_json::to_vec(body).unwrap_or_default();
     [b"data: ".as_slice(), &json, b"\n\n"].concat()
+}
+
+/// Fills the bucket of a whole answer with white space.
+pub(crate) fn pad_whole(json: &mut Vec<u8>) {
+    json.resize(json.len().saturating_add(missing(json.len())), b' ');
 }
 
 /// Bytes that fill the last bucket.

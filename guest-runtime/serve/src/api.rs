@@ -11,6 +11,7 @@ use std::{
 
 use attested_channel::stream::Channel;
 use bytes::Bytes;
+use engine_protocol::{ModelFacts, Work};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -26,6 +27,7 @@ use crate::{
     attester::{Attester, AttesterError},
     completion,
     drain::Drain,
+    embeddings,
     engine::{Engine, Lease},
     error::ApiError,
     limits::Limits,
@@ -165,9 +167,19 @@ async fn route(
     }
     match path.as_str() {
         "/v1/models" => get(Ok(models(state))),
+        "/v1/embeddings" => {
+            let body = post(request)?;
+            let Work::Embed { dimensions } = state.engine.facts().work else { return Err(ApiError::wrong_endpoint()) };
+            let body = read_body(body, &state.limits).await?;
+            embeddings::answer(state, dimensions, &connection.lease, binding, &body).await
+        }
         "/v1/chat/completions" | "/v1/completions" => {
             let kind = if path == "/v1/completions" { Kind::Text } else { Kind::Chat };
-            let body = read_body(post(request)?, &state.limits).await?;
+            let body = post(request)?;
+            if state.engine.facts().work != Work::Generate {
+                return Err(ApiError::wrong_endpoint());
+            }
+            let body = read_body(body, &state.limits).await?;
             completion::answer(state, kind, &connection.lease, binding, &body).await
         }
         _ => Err(ApiError::not_found("path")),
@@ -213,9 +225,20 @@ fn model(state: &State) -> Response<AnswerBody> {
 }
 
 fn entry(state: &State) -> ModelEntry {
-    let context_window = state.engine.facts().context;
-    let created = state.clock.unix;
-    ModelEntry { id: state.model.to_string(), object: "model", created, owned_by: "chrysalis", context_window }
+    let ModelFacts { context, work, .. } = state.engine.facts();
+    let (endpoints, embedding_dimensions): (&[_], _) = match work {
+        Work::Generate => (&["/v1/chat/completions", "/v1/completions"], None),
+        Work::Embed { dimensions } => (&["/v1/embeddings"], Some(dimensions)),
+    };
+    ModelEntry {
+        id: state.model.to_string(),
+        object: "model",
+        created: state.clock.unix,
+        owned_by: "chrysalis",
+        context_window: context,
+        endpoints,
+        embedding_dimensions,
+    }
 }
 
 /// Reads a body into memory that is wiped afterwards.
@@ -287,6 +310,10 @@ struct ModelEntry {
     created: u64,
     owned_by: &'static str,
     context_window: u32,
+    /// What it is for.
+    endpoints: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding_dimensions: Option<u32>,
 }
 
 /// `{"challenge":"…64 digits…"}` and some white space.

@@ -27,10 +27,18 @@ use crate::{
 };
 
 /// What the receipt of one answer says beside the answer.
-struct Ticket {
+pub(crate) struct Ticket {
     salt: Hex32,
     request: Sha256Digest,
     channel: Sha256Digest,
+}
+
+impl Ticket {
+    /// For the answer to a body that came on a connection with this binding.
+    pub(crate) fn new(binding: &[u8; 32], body: &[u8]) -> Result<Self, ApiError> {
+        let salt = Hex32::new(random()?);
+        Ok(Self { salt, request: salted(&salt, body), channel: channel_id(binding) })
+    }
 }
 
 /// An answer as it grows.
@@ -62,8 +70,7 @@ pub(crate) async fn answer(
     if !request.has_seed {
         request.generate.sampling.seed = u64::from_ne_bytes(random()?);
     }
-    let salt = Hex32::new(random()?);
-    let ticket = Ticket { salt, request: salted(&salt, body), channel: channel_id(&binding) };
+    let ticket = Ticket::new(&binding, body)?;
     let frame = Frame {
         kind: request.kind,
         id: format!("{}-{}", if kind == Kind::Chat { "chatcmpl" } else { "cmpl" }, hex::encode(random::<16>()?)),
@@ -73,15 +80,12 @@ pub(crate) async fn answer(
     };
     let choices = (0..request.generate.choices).map(|_| Choice::new(request.reading)).collect();
     let growing = Growing { choices, bytes: 0, most: state.limits.answer_bytes };
-    let mut generation = state.engine.generate(request.generate, lease).map_err(|error| match error {
-        NotTaken::Busy => ApiError::busy(),
-        NotTaken::Broken => ApiError::engine_failed(),
-    })?;
+    let mut generation = state.engine.generate(request.generate, lease).map_err(not_taken)?;
     // Whatever can be refused is refused before the head of an answer is sent.
     match generation.next().await {
         Step::Started => {}
         Step::Failed(failure) => return Err(ApiError::of_engine(failure)),
-        Step::Text { .. } | Step::Ended { .. } | Step::Done { .. } | Step::Lost => {
+        Step::Text { .. } | Step::Ended { .. } | Step::Vector { .. } | Step::Done { .. } | Step::Lost => {
             return Err(ApiError::engine_failed());
         }
     }
@@ -109,12 +113,25 @@ async fn whole(
         }
     };
     let said = growing.said()?;
-    let receipt = receipt(state, ticket, &frame.id, &said, usage).await?;
+    let receipt = receipt_of_said(state, ticket, &frame.id, &said, usage).await?;
     let logprobs: Vec<_> = growing.choices.iter().map(|choice| choice.logprobs.as_slice()).collect();
-    let mut response = json(frame.completion(&said, &logprobs, usage));
-    let value = HeaderValue::from_str(&receipt).map_err(|_| ApiError::internal())?;
+    with_receipt(frame.completion(&said, &logprobs, usage), &receipt)
+}
+
+/// A whole answer with its receipt.
+pub(crate) fn with_receipt(body: Vec<u8>, receipt: &str) -> Result<Response<AnswerBody>, ApiError> {
+    let mut response = json(body);
+    let value = HeaderValue::from_str(receipt).map_err(|_| ApiError::internal())?;
     response.headers_mut().insert(RECEIPT_COMMENT, value);
     Ok(response)
+}
+
+/// Why the engine did not take a request.
+pub(crate) fn not_taken(reason: NotTaken) -> ApiError {
+    match reason {
+        NotTaken::Busy => ApiError::busy(),
+        NotTaken::Broken => ApiError::engine_failed(),
+    }
 }
 
 fn stream(
@@ -193,7 +210,7 @@ async fn write_text(
             }
             Ok(Grown::Done(usage)) => {
                 let receipt = match growing.said() {
-                    Ok(said) => receipt(state, ticket, &events.frame.id, &said, usage).await,
+                    Ok(said) => receipt_of_said(state, ticket, &events.frame.id, &said, usage).await,
                     Err(error) => Err(error),
                 };
                 let receipt = match receipt {
@@ -256,33 +273,39 @@ impl Growing {
             Step::Done { prompt_tokens, cached_tokens, completion_tokens } => {
                 Ok(Grown::Done(Usage::new(prompt_tokens, cached_tokens, completion_tokens)))
             }
-            Step::Started => Err(ApiError::engine_failed()),
+            Step::Started | Step::Vector { .. } => Err(ApiError::engine_failed()),
             Step::Failed(failure) => Err(ApiError::of_engine(failure)),
             Step::Lost => Err(ApiError::too_slow()),
         }
     }
 }
 
-/// Has the receipt signed, keeps it, and gives it with its salt in base64.
-///
-/// Once the attester was asked, its chain goes on, whatever becomes of the client: so asking and keeping is a task of its
-/// own, which outlives the connection and the patience of this function.
-async fn receipt(
+async fn receipt_of_said(
     state: &Arc<State>,
     ticket: &Ticket,
     id: &str,
     said: &[SaidChoice],
     usage: Usage,
 ) -> Result<String, ApiError> {
-    let Ticket { salt, request, channel } = *ticket;
     let response = Zeroizing::new(response_bytes(said).map_err(|_| ApiError::internal())?);
-    let asked = ServingRequest::SignReceipt {
-        request,
-        response: salted(&salt, &response),
-        prompt_tokens: usage.prompt_tokens(),
-        completion_tokens: usage.completion_tokens(),
-        channel,
-    };
+    receipt(state, ticket, id, &response, usage.prompt_tokens(), usage.completion_tokens()).await
+}
+
+/// Has the receipt signed, keeps it, and gives it with its salt in base64.
+///
+/// Once the attester was asked, its chain goes on, whatever becomes of the client: so asking and keeping is a task of its
+/// own, which outlives the connection and the patience of this function.
+pub(crate) async fn receipt(
+    state: &Arc<State>,
+    ticket: &Ticket,
+    id: &str,
+    response: &[u8],
+    prompt_tokens: u64,
+    completion_tokens: u64,
+) -> Result<String, ApiError> {
+    let Ticket { salt, request, channel } = *ticket;
+    let response = salted(&salt, response);
+    let asked = ServingRequest::SignReceipt { request, response, prompt_tokens, completion_tokens, channel };
     let place = Arc::clone(&state.signing).try_acquire_owned().map_err(|_| ApiError::attester_failed())?;
     let (keeper, id) = (Arc::clone(state), id.to_owned());
     let signing = tokio::spawn(async move {
@@ -298,7 +321,7 @@ async fn receipt(
     Ok(STANDARD.encode(delivered))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], ApiError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], ApiError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| ApiError::internal())?;
     Ok(bytes)

@@ -13,8 +13,8 @@ use std::{
 };
 
 use engine_protocol::{
-    Command, Decoder, EncodeError, Event, Failure, FrameError, Generate, ModelFacts, PROTOCOL_VERSION, Prompt, Tenant,
-    TokenLogprobs, encode,
+    Command, Decoder, Embed, EncodeError, Event, Failure, FrameError, Generate, Input, ModelFacts, PROTOCOL_VERSION,
+    Prompt, Tenant, TokenLogprobs, encode,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -115,10 +115,7 @@ impl Engine {
 
     /// Hands a request of a tenant to the engine. Its text is wiped from memory as soon as it is on its way.
     pub(crate) fn generate(&self, mut request: Generate, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = self.shared.slots.take(lease.address).map_err(|error| match error {
-            NoPlace::Busy => NotTaken::Busy,
-            NoPlace::Closed => NotTaken::Broken,
-        })?;
+        let slot = self.slot(lease)?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         request.id = id;
         request.tenant = lease.tenant;
@@ -129,7 +126,42 @@ impl Engine {
         if let Command::Generate(request) = command {
             wipe(request.prompt);
         }
-        let (sender, events) = mpsc::channel(EVENTS_AHEAD);
+        self.send(id, slot, frame, EVENTS_AHEAD, lease)
+    }
+
+    /// Hands texts to the engine, to be made vectors. They are wiped as in [`Self::generate`].
+    pub(crate) fn embed(&self, inputs: Vec<Input>, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
+        let slot = self.slot(lease)?;
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        // One event for each text, and those at both ends: what is asked for always finds room.
+        let events_ahead = inputs.len().saturating_add(EVENTS_AHEAD);
+        let command = Command::Embed(Embed { id, inputs });
+        let frame = encode(&command).map(Zeroizing::new);
+        if let Command::Embed(Embed { inputs, .. }) = command {
+            inputs.into_iter().for_each(|input| match input {
+                Input::Text(mut text) => text.zeroize(),
+                Input::Tokens(mut tokens) => tokens.zeroize(),
+            });
+        }
+        self.send(id, slot, frame, events_ahead, lease)
+    }
+
+    fn slot(&self, lease: &Lease) -> Result<Place, NotTaken> {
+        self.shared.slots.take(lease.address).map_err(|error| match error {
+            NoPlace::Busy => NotTaken::Busy,
+            NoPlace::Closed => NotTaken::Broken,
+        })
+    }
+
+    fn send(
+        &self,
+        id: u64,
+        slot: Place,
+        frame: Result<Zeroizing<Vec<u8>>, EncodeError>,
+        events_ahead: usize,
+        lease: &Arc<Lease>,
+    ) -> Result<Generation, NotTaken> {
+        let (sender, events) = mpsc::channel(events_ahead);
         self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
         let shared = Arc::clone(&self.shared);
         let generation = Generation { id, events, shared, ended: false, lease: Arc::clone(lease) };
@@ -194,7 +226,10 @@ impl Shared {
     fn dispatch(&self, event: Event) -> Result<(), EngineError> {
         let (id, last) = match &event {
             Event::Hello { .. } => return Err(EngineError::OutOfPlace),
-            Event::Started { id, .. } | Event::Token { id, .. } | Event::Ended { id, .. } => (*id, false),
+            Event::Started { id, .. }
+            | Event::Token { id, .. }
+            | Event::Ended { id, .. }
+            | Event::Vector { id, .. } => (*id, false),
             Event::Done { id, .. } | Event::Failed { id, .. } => (*id, true),
         };
         let mut requests = self.lock();
@@ -232,6 +267,8 @@ pub(crate) enum Step {
     Text { choice: u16, text: Zeroizing<String>, logprobs: Vec<TokenLogprobs> },
     /// An answer is complete.
     Ended { choice: u16, reason: engine_protocol::FinishReason },
+    /// The vector of a text.
+    Vector { index: u32, values: Zeroizing<Vec<f32>> },
     /// The end.
     Done { prompt_tokens: u32, cached_tokens: u32, completion_tokens: u32 },
     /// There is no (further) answer.
@@ -249,6 +286,9 @@ impl Generation {
                 return Step::Text { choice, text: Zeroizing::new(text), logprobs };
             }
             Some(Event::Ended { choice, reason, .. }) => return Step::Ended { choice, reason },
+            Some(Event::Vector { index, values, .. }) => {
+                return Step::Vector { index, values: Zeroizing::new(values) };
+            }
             Some(Event::Done { prompt_tokens, cached_tokens, completion_tokens, .. }) => {
                 Step::Done { prompt_tokens, cached_tokens, completion_tokens }
             }

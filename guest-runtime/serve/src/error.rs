@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Error answers in OpenAI's form. None holds a value of the request: names of parameters and limits only.
 
-use engine_protocol::{Failure, InvalidRequest};
+use engine_protocol::{Failure, InvalidRequest, MAX_EMBED_TOKENS};
 use http::StatusCode;
 use output_schema::SchemaError;
 use serde::Serialize;
@@ -142,10 +142,35 @@ impl ApiError {
                                schema with fewer alternatives that begin alike.";
                 Self::new(StatusCode::BAD_REQUEST, "form_stuck", message).with_param("response_format")
             }
-            Failure::InvalidRequest | Failure::DuplicateId | Failure::EngineFailed | Failure::Cancelled => {
-                Self::engine_failed()
-            }
+            Failure::OtherWork => Self::wrong_endpoint(),
+            Failure::InvalidRequest
+            | Failure::DuplicateId
+            | Failure::EngineFailed
+            | Failure::Cancelled
+            | Failure::TooManyTokens
+            | Failure::UnknownToken => Self::engine_failed(),
         }
+    }
+
+    pub(crate) fn of_embedder(failure: Failure) -> Self {
+        let refuse = |code, message: String| Self::new(StatusCode::BAD_REQUEST, code, message).with_param("input");
+        match failure {
+            Failure::ContextOverflow => refuse(
+                "context_length_exceeded",
+                "One of the texts is longer than the model's context, which GET /v1/models names.".to_owned(),
+            ),
+            Failure::TooManyTokens => refuse(
+                "max_tokens_per_request",
+                format!("The texts have more than {MAX_EMBED_TOKENS} tokens together."),
+            ),
+            Failure::UnknownToken => Self::invalid_value("input", "tokens of this model's own tokenizer are expected"),
+            other => Self::of_engine(other),
+        }
+    }
+
+    pub(crate) fn wrong_endpoint() -> Self {
+        let message = "This model is not for this endpoint. GET /v1/models names those that it is for.";
+        Self::new(StatusCode::BAD_REQUEST, "wrong_endpoint", message).with_param("model")
     }
 
     pub(crate) fn of_rule(rule: InvalidRequest) -> Self {

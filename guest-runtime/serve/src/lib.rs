@@ -15,6 +15,7 @@ mod choice;
 mod completion;
 mod connection;
 mod drain;
+mod embeddings;
 mod engine;
 mod error;
 mod limits;

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use attested_channel::{
     DeliveredReceipt, Leaf, SignedReceipt,
-    receipt::{SaidCall, SaidChoice, channel_id, response_bytes},
+    receipt::{SaidCall, SaidChoice, channel_id, embedding_bytes, response_bytes},
     verify_path,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -39,9 +39,13 @@ struct Running {
 }
 
 async fn start(limits: Limits) -> Running {
+    start_with(limits, FakeEngine::start).await
+}
+
+async fn start_with(limits: Limits, engine: fn(&std::path::Path) -> FakeEngine) -> Running {
     let (directory, attester_path, engine_path) = sockets();
     let attester = FakeAttester::start(&attester_path);
-    let engine = FakeEngine::start(&engine_path);
+    let engine = engine(&engine_path);
     let listen = "127.0.0.1:0".parse().unwrap();
     let server = Server::start(Options { attester: attester_path, engine: engine_path, listen, limits }).await.unwrap();
     let address = server.address();
@@ -499,4 +503,99 @@ async fn each_connection_is_a_tenant_until_it_ends() {
     let forgotten = Command::Forget { tenant: seen[0] };
     until(|| running.engine.commands.lock().unwrap().contains(&forgotten)).await;
     assert!(!running.engine.commands.lock().unwrap().contains(&Command::Forget { tenant: seen[2] }));
+}
+
+async fn embed(client: &mut Client, input: &str, extra: &str) -> (StatusCode, http::HeaderMap, bytes::Bytes, String) {
+    let body = format!(r#"{{"model":"m","input":{input}{extra}}}"#);
+    let (status, headers, answer) = client.send(Method::POST, "/v1/embeddings", body.clone()).await;
+    (status, headers, answer, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_have_openai_form_in_both_encodings_and_a_receipt_that_verifies() {
+    let running = start_with(Limits::default(), FakeEngine::embedder).await;
+    let (mut client, binding) = Client::proven(running.address).await;
+    let vectors = [[0.5_f32, -1e-7], [1.5, -1e-7]];
+    for (extra, is_base64) in [("", false), (r#","encoding_format":"base64","dimensions":2"#, true)] {
+        let (status, headers, answer, body) = embed(&mut client, r#"["one","two"]"#, extra).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answer.len() % 512, 0);
+        let json = json(&answer);
+        assert_eq!((&json["object"], &json["model"]), (&"list".into(), &support::model().to_string().into()));
+        assert_eq!((&json["usage"]["prompt_tokens"], &json["usage"]["total_tokens"]), (&6.into(), &6.into()));
+        for (index, vector) in vectors.iter().enumerate() {
+            let entry = &json["data"][index];
+            assert_eq!((&entry["object"], &entry["index"]), (&"embedding".into(), &index.into()));
+            let found: Vec<f32> = if is_base64 {
+                let bytes = STANDARD.decode(entry["embedding"].as_str().unwrap()).unwrap();
+                bytes.chunks(4).map(|value| f32::from_le_bytes(value.try_into().unwrap())).collect()
+            } else {
+                entry["embedding"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect()
+            };
+            assert_eq!(found, vector);
+        }
+        let receipt = delivered(headers["chrysalis-receipt"].to_str().unwrap());
+        receipt.signed().verify_signature().unwrap();
+        receipt.verify_content(body.as_bytes(), embedding_bytes(&vectors).unwrap()).unwrap();
+        assert!(receipt.verify_content(body.as_bytes(), embedding_bytes(&[[0.5_f32, -2e-7]]).unwrap()).is_err());
+        assert_eq!(receipt.receipt.channel, channel_id(&binding));
+        assert_eq!((receipt.receipt.prompt_tokens, receipt.receipt.completion_tokens), (6, 0));
+        let path = format!("/v1/receipts/{}", json["id"].as_str().unwrap());
+        let (_, _, stored) = client.send(Method::GET, &path, String::new()).await;
+        assert_eq!(SignedReceipt::from_canonical(&stored).unwrap(), receipt.signed());
+    }
+    let all = format!("[{}[7]]", "[7],".repeat(2047));
+    let (status, _, answer, _) = embed(&mut client, &all, "").await;
+    assert_eq!((status, json(&answer)["data"].as_array().unwrap().len()), (StatusCode::OK, 2048));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_that_cannot_become_vectors_are_refused_by_code() {
+    let running = start_with(Limits { answer_bytes: 1000, ..Limits::default() }, FakeEngine::embedder).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    for (input, extra, code, param) in [
+        (r#""overflow""#, "", "context_length_exceeded", "input"),
+        (r#""many""#, "", "max_tokens_per_request", "input"),
+        (r#""unknown""#, "", "invalid_value", "input"),
+        (r#""""#, "", "invalid_value", "input"),
+        (r#"["a","a","a","a","a","a","a","a","a","a","a"]"#, "", "invalid_value", "input"),
+        (r#""a""#, r#","dimensions":1"#, "invalid_value", "dimensions"),
+        (r#""a""#, r#","truncate":true"#, "unsupported_parameter", "truncate"),
+        (r#""a""#, r#","model":"gpt""#, "invalid_json", ""),
+    ] {
+        let (status, headers, answer, _) = embed(&mut client, input, extra).await;
+        let error = &json(&answer)["error"];
+        assert_eq!((status, &error["code"]), (StatusCode::BAD_REQUEST, &code.into()), "{input}");
+        assert_eq!(error["param"].as_str().unwrap_or_default(), param, "{input}");
+        assert!(headers.get("chrysalis-receipt").is_none());
+    }
+    for input in [r#""misnumbered""#, r#""long""#] {
+        let (status, _, answer, _) = embed(&mut client, input, "").await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(json(&answer)["error"]["code"], "engine_failed");
+    }
+    assert_eq!(embed(&mut client, r#""fine""#, "").await.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_refuses_what_it_is_not_for_and_says_what_it_is_for() {
+    let answers = start(Limits::default()).await;
+    let vectors = start_with(Limits::default(), FakeEngine::embedder).await;
+    for (running, right, wrong, dimensions) in [
+        (answers, &["/v1/chat/completions", "/v1/completions"][..], &["/v1/embeddings"][..], Value::Null),
+        (vectors, &["/v1/embeddings"], &["/v1/chat/completions", "/v1/completions"], 2.into()),
+    ] {
+        let (mut client, _) = Client::proven(running.address).await;
+        for path in wrong {
+            let (status, _, body) = client.send(Method::POST, path, chat_body("hi", "")).await;
+            assert_eq!((status, &json(&body)["error"]["code"]), (StatusCode::BAD_REQUEST, &"wrong_endpoint".into()));
+            let (status, _, _) = client.send(Method::GET, path, String::new()).await;
+            assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        }
+        assert!(running.engine.commands.lock().unwrap().is_empty());
+        let (_, _, body) = client.send(Method::GET, "/v1/models", String::new()).await;
+        let entry = &json(&body)["data"][0];
+        assert_eq!(entry["endpoints"], serde_json::json!(right));
+        assert_eq!(entry["embedding_dimensions"], dimensions);
+    }
 }

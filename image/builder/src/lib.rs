@@ -64,7 +64,7 @@ pub use lock_update::{Change, UpdateError, Updated, update_locks};
 pub use locks::{
     Kind, Linked, Lock, LockError, LockedPackage, Member, NamedLock, NamedSet, PackageSet, read_all, read_sets,
 };
-pub use model::{Model, ModelError, fetch_model};
+pub use model::{Model, ModelError, fetch_model, fetch_model_directory};
 pub use modules::ModulesError;
 pub use newc::{Archive, NewcError};
 pub use profile::{Compile, Device, Link, Profile, ProfileError, Program};

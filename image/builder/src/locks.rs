@@ -279,6 +279,6 @@ reason = "firmware"
     fn the_repository_locks_are_good() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../locks");
         let names: Vec<_> = read_all(&directory).unwrap().into_iter().map(|l| l.name).collect();
-        assert_eq!(names, ["linux-source", "model-smollm2", "ovmf", "vhost-device-vsock"]);
+        assert_eq!(names, ["linux-source", "model-minilm", "model-smollm2", "ovmf", "vhost-device-vsock"]);
     }
 }

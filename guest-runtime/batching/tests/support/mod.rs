@@ -2,7 +2,7 @@
 //! A model whose next token is a function of all tokens before it, and that checks what it is asked to do.
 
 use batching::{Batching, Capacity, Change, Engine as _, Entry, Model, Slot, Token, Vocabulary};
-use engine_protocol::{Event, Failure, Form, Generate, ModelFacts, Prompt, Sampling, Tenant};
+use engine_protocol::{Event, Failure, Form, Generate, ModelFacts, Prompt, Sampling, Tenant, Work};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const CONTEXT: u32 = 64;
@@ -48,7 +48,7 @@ impl FakeModel {
 
 impl Model for FakeModel {
     fn facts(&self) -> ModelFacts {
-        ModelFacts { context: CONTEXT, vocab: self.vocabulary.len() as u32 }
+        ModelFacts { context: CONTEXT, vocab: self.vocabulary.len() as u32, work: Work::Generate }
     }
 
     fn vocabulary(&self) -> &Vocabulary {

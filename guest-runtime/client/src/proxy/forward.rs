@@ -144,7 +144,9 @@ async fn answer(
 
 /// Whatever is not an error says something of the model, and passes with a receipt only.
 fn needs_receipt(path: &str, status: StatusCode) -> bool {
-    matches!(path, "/v1/chat/completions" | "/v1/completions") && !status.is_client_error() && !status.is_server_error()
+    matches!(path, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings")
+        && !status.is_client_error()
+        && !status.is_server_error()
 }
 
 async fn check_whole(
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn no_status_but_an_error_s_passes_an_answer_without_a_receipt() {
         for status in [200, 201, 206, 299, 302, 600, 999] {
-            for path in ["/v1/chat/completions", "/v1/completions"] {
+            for path in ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"] {
                 assert!(needs_receipt(path, StatusCode::from_u16(status).unwrap()), "{path} {status}");
             }
         }

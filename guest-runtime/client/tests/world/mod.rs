@@ -90,6 +90,11 @@ impl World {
         Self::with_engine(change, |socket| (FakeEngine::start(socket), None)).await
     }
 
+    /// A guest with an embedding model.
+    pub(crate) async fn with_vectors() -> Self {
+        Self::with_engine(|_| (), |socket| (FakeEngine::embedder(socket), None)).await
+    }
+
     /// A guest with a real engine and model.
     pub(crate) async fn with_model(engine: &Path, weights: &Path) -> Self {
         let start = |socket: &Path| {

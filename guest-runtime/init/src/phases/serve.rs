@@ -19,7 +19,10 @@ use linux_sys::{
 };
 use types::{EventName, GuestConfig};
 
-use super::mounts::{ENGINE, MODEL};
+use super::{
+    model::Weights,
+    mounts::{ENGINE, MODEL},
+};
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
@@ -28,7 +31,7 @@ use crate::{
 };
 
 /// Ends when the API listens. It does so once the engine has loaded the model.
-pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Path) -> Result<(), Failure> {
+pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Weights) -> Result<(), Failure> {
     let inherits_stderr = boot.console.is_open();
     let engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
     boot.children.watch(engine, Code::EngineEnded);
@@ -54,18 +57,23 @@ pub(crate) fn supervise(boot: &Boot) -> Result<Infallible, Halt> {
     }
 }
 
-fn engine(config: &GuestConfig, weights: &Path, inherits_stderr: bool) -> Program<'static> {
+/// The program that the model is for, confined alike.
+fn engine(config: &GuestConfig, weights: &Weights, inherits_stderr: bool) -> Program<'static> {
     let engine = &config.engine;
-    let settings = [
-        ("--context", engine.context_tokens.0.to_string()),
-        ("--threads-decode", engine.threads_decode.0.to_string()),
-        ("--threads-prefill", engine.threads_prefill.0.to_string()),
-        ("--socket", ENGINE_SOCKET.to_owned()),
-    ];
-    let settings = settings.into_iter().flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
+    let context = ("--context", engine.context_tokens.0.to_string());
+    let threads = engine.threads_prefill.0.to_string();
+    let (path, model, settings) = match weights {
+        Weights::Answers(file) => {
+            let decode = ("--threads-decode", engine.threads_decode.0.to_string());
+            ("/bin/engine", file, vec![context, decode, ("--threads-prefill", threads)])
+        }
+        Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
+    };
+    let settings = settings.into_iter().chain([("--socket", ENGINE_SOCKET.to_owned())]);
+    let settings = settings.flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
     Program {
-        path: "/bin/engine",
-        arguments: [OsString::from("--model"), weights.into()].into_iter().chain(settings).collect(),
+        path,
+        arguments: [OsString::from("--model"), model.into()].into_iter().chain(settings).collect(),
         uid: users::ENGINE,
         gid: users::ENGINE,
         descriptors: Vec::new(),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use engine_protocol::{
-    Command, Decoder, Event, Failure, FinishReason, Form, Generate, ModelFacts, PROTOCOL_VERSION, TokenLogprob,
-    TokenLogprobs, encode,
+    Command, Decoder, Embed, Event, Failure, FinishReason, Form, Generate, Input, ModelFacts, PROTOCOL_VERSION,
+    TokenLogprob, TokenLogprobs, Work, encode,
 };
 
 /// What the engine was told, and a way to end it.
@@ -23,13 +23,25 @@ impl FakeEngine {
     /// Answers "Par", "is", "." to everything but the prompts `overflow` (refused), `hang` (starts and says no more until it
     /// is cancelled) and `flood` (says more than a connection holds, then hangs).
     pub(crate) fn start(path: &Path) -> Self {
+        Self::working(path, Work::Generate)
+    }
+
+    /// Makes the vector `[index + 0.5, -1e-7]` of each text, but refuses `overflow`, `many` and `unknown`, numbers the
+    /// vectors of `misnumbered` wrongly, and makes too long ones of `long`.
+    #[allow(dead_code, reason = "tests of the proxy ask for answers only")]
+    pub(crate) fn embedder(path: &Path) -> Self {
+        Self::working(path, Work::Embed { dimensions: 2 })
+    }
+
+    fn working(path: &Path, work: Work) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let (commands, client) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(None)));
         let (seen, slot) = (Arc::clone(&commands), Arc::clone(&client));
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             *slot.lock().unwrap() = Some(stream.try_clone().unwrap());
-            say(&mut stream, &Event::Hello { version: PROTOCOL_VERSION, model: ModelFacts { context: 512, vocab: 3 } });
+            let model = ModelFacts { context: 512, vocab: 3, work };
+            say(&mut stream, &Event::Hello { version: PROTOCOL_VERSION, model });
             let mut decoder = Decoder::<Command>::new();
             let mut buffer = [0; 4096];
             let mut hanging = Vec::new();
@@ -87,6 +99,7 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
             return;
         }
         Command::Forget { .. } => return,
+        Command::Embed(embed) => return make_vectors(stream, &embed),
         Command::Generate(request) => request,
     };
     let (id, prompt) = (request.id, request.prompt.texts().last().unwrap().to_owned());
@@ -118,6 +131,29 @@ fn answer(stream: &mut UnixStream, request: &Generate, prompt: &str) {
     }
     let completion_tokens = 4 * u32::from(request.choices);
     say(stream, &Event::Done { id, prompt_tokens: 3, cached_tokens: 1, completion_tokens });
+}
+
+fn make_vectors(stream: &mut UnixStream, embed: &Embed) {
+    let id = embed.id;
+    let first = if let Some(Input::Text(text)) = embed.inputs.first() { text.as_str() } else { "" };
+    let refused = match first {
+        "overflow" => Some(Failure::ContextOverflow),
+        "many" => Some(Failure::TooManyTokens),
+        "unknown" => Some(Failure::UnknownToken),
+        _ => None,
+    };
+    if let Some(code) = refused {
+        return say(stream, &Event::Failed { id, code, prompt_tokens: None });
+    }
+    let prompt_tokens = 3 * u32::try_from(embed.inputs.len()).unwrap();
+    say(stream, &Event::Started { id, prompt_tokens });
+    for index in 0..u32::try_from(embed.inputs.len()).unwrap() {
+        let index = index + u32::from(first == "misnumbered");
+        let mut values = vec![index as f32 + 0.5, -1e-7];
+        values.extend((first == "long").then_some(1.0));
+        say(stream, &Event::Vector { id, index, values });
+    }
+    say(stream, &Event::Done { id, prompt_tokens, cached_tokens: 0, completion_tokens: 0 });
 }
 
 /// What a model would say that obeys: the first tool that the schema names, or a sentence.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One client, one engine: commands come in on one thread, work and events happen on the other.
 
-use crate::Engine;
+use crate::Worker;
 use engine_protocol::{Command, Decoder, EncodeError, Event, FrameError, PROTOCOL_VERSION, encode};
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
 use thiserror::Error;
 
@@ -17,7 +17,7 @@ use thiserror::Error;
 /// # Errors
 /// The client broke the protocol, the socket failed, or `confine` did.
 pub fn serve_client<E: From<ServeError>>(
-    engine: &mut impl Engine,
+    engine: &mut impl Worker,
     client: UnixStream,
     confine: impl FnOnce() -> Result<(), E>,
 ) -> Result<(), E> {
@@ -35,6 +35,16 @@ pub fn serve_client<E: From<ServeError>>(
     Ok(result?)
 }
 
+/// Waits for the client and closes the door behind it.
+///
+/// # Errors
+/// The socket failed.
+pub fn accept_one(listener: UnixListener) -> io::Result<UnixStream> {
+    let (client, _) = listener.accept()?;
+    drop(listener);
+    Ok(client)
+}
+
 /// Why serving a client ended early.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -46,14 +56,14 @@ pub enum ServeError {
     Truncated,
     /// The socket failed.
     #[error("socket of the client failed")]
-    Socket(#[from] std::io::Error),
+    Socket(#[from] io::Error),
     /// An event was too long to send: a bug of this process.
     #[error("event does not fit a frame")]
     Event(#[from] EncodeError),
 }
 
 fn work(
-    engine: &mut impl Engine,
+    engine: &mut impl Worker,
     mut client: UnixStream,
     commands: &Receiver<Result<Command, ServeError>>,
 ) -> Result<(), ServeError> {
@@ -61,7 +71,7 @@ fn work(
     let (mut events, mut inbox) = (Vec::new(), Inbox { commands, held: None, admitted: false });
     loop {
         match inbox.next(engine.is_idle()) {
-            Ok(command) => obey(engine, command?, &mut events),
+            Ok(command) => engine.obey(command?, &mut events),
             Err(TryRecvError::Empty) => {
                 engine.step(&mut events);
                 inbox.admitted = false;
@@ -106,11 +116,11 @@ impl Inbox<'_> {
             self.commands.try_recv()
         };
         match next? {
-            Ok(command @ Command::Generate(_)) if self.admitted => {
+            Ok(command @ (Command::Generate(_) | Command::Embed(_))) if self.admitted => {
                 self.held = Some(command);
                 Err(TryRecvError::Empty)
             }
-            Ok(command @ Command::Generate(_)) => {
+            Ok(command @ (Command::Generate(_) | Command::Embed(_))) => {
                 self.admitted = true;
                 Ok(Ok(command))
             }
@@ -120,22 +130,8 @@ impl Inbox<'_> {
 }
 
 /// Whether the client closed the connection, though not everything it asked for was said: it may.
-fn is_hang_up(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset)
-}
-
-fn obey(engine: &mut impl Engine, command: Command, events: &mut Vec<Event>) {
-    match command {
-        Command::Generate(request) => {
-            let id = request.id;
-            events.push(match engine.admit(request) {
-                Ok(prompt_tokens) => Event::Started { id, prompt_tokens },
-                Err(refused) => Event::Failed { id, code: refused.code, prompt_tokens: refused.prompt_tokens },
-            });
-        }
-        Command::Cancel { id } => engine.cancel(id, events),
-        Command::Forget { tenant } => engine.forget(tenant),
-    }
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 fn send(client: &mut UnixStream, event: &Event) -> Result<(), ServeError> {
@@ -155,7 +151,7 @@ fn read_commands(mut client: UnixStream, sender: &SyncSender<Result<Command, Ser
                 decoder.push(buffer.get(..length).unwrap_or_default());
                 forward(&mut decoder, sender)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             // The kernel says so when the client left events unread.
             Err(error) if is_hang_up(&error) && decoder.is_empty() => return,
             Err(error) if is_hang_up(&error) => Err(ServeError::Truncated),
@@ -185,8 +181,10 @@ const READ_BYTES: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Refused;
-    use engine_protocol::{Failure, FinishReason, Form, Generate, ModelFacts, Prompt, Sampling, Tenant};
+    use batching::{Engine, Refused};
+    use engine_protocol::{
+        Embed, Failure, FinishReason, Form, Generate, Input, ModelFacts, Prompt, Sampling, Tenant, Work,
+    };
     use std::collections::VecDeque;
 
     /// Says "x" for each token asked for; refuses ids from 100.
@@ -197,7 +195,7 @@ mod tests {
 
     impl Engine for Counter {
         fn facts(&self) -> ModelFacts {
-            ModelFacts { context: 10, vocab: 2 }
+            ModelFacts { context: 10, vocab: 2, work: Work::Generate }
         }
 
         fn admit(&mut self, request: Generate) -> Result<u32, Refused> {
@@ -306,6 +304,16 @@ mod tests {
             events.remove(position);
             let [ended, all] = done(1, 2);
             assert_eq!(events, [Event::Started { id: 1, prompt_tokens: 1 }, x(1), x(1), ended, all]);
+        });
+        assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    #[test]
+    fn an_engine_that_answers_makes_no_vectors() {
+        let ended = with_engine(|client| {
+            client.send(&Command::Embed(Embed { id: 9, inputs: vec![Input::Text("hi".into())] }));
+            let failed = Event::Failed { id: 9, code: Failure::OtherWork, prompt_tokens: None };
+            assert_eq!(client.next(), Some(failed));
         });
         assert!(ended.is_ok(), "{ended:?}");
     }

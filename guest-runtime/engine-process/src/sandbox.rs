@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine's own seccomp filters: lists of what it may ask of the kernel, everything else kills it.
+//! An engine's own seccomp filters: lists of what it may ask of the kernel, everything else kills it.
 
 use linux_sys::seccomp::{Condition, Filter, SeccompError};
 
@@ -16,7 +16,7 @@ pub enum Stage {
 ///
 /// In both stages a file cannot be opened for writing, no program started, no socket made or connected, no process
 /// traced, no memory made executable, and a new process is impossible (threads are not). In [`Stage::Serve`] no file
-/// can be opened at all, and standard output and error take nothing: an abort in C++ cannot print a prompt.
+/// can be opened at all, and standard output and error take nothing: an abort in a library cannot print a prompt.
 ///
 /// # Errors
 /// The kernel refused the filter; then the process must not go on.

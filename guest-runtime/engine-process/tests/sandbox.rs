@@ -2,7 +2,7 @@
 //! What a confined process may do, tried in processes of their own: this binary starts itself again for each trial.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
 
-use engine::{Stage, confine};
+use engine_process::{Stage, confine};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
