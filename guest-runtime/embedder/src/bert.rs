@@ -2,7 +2,7 @@
 //! The arithmetic: BERT's encoder (Devlin et al., 2018, section 3; post-layer normalisation) over one text.
 
 use crate::{Config, LoadError, Pooling};
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result as Computed, Tensor};
 use std::collections::HashMap;
 
 /// A model, in 32-bit floating point.
@@ -54,7 +54,7 @@ impl Bert {
     ///
     /// # Errors
     /// A token or their number is out of range, or the result is no direction.
-    pub fn vector(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+    pub fn vector(&self, tokens: &[u32]) -> Computed<Vec<f32>> {
         let count = tokens.len();
         let ids = Tensor::new(tokens, self.words.device())?;
         let positions = self.positions.narrow(0, 0, count)?;
@@ -72,7 +72,7 @@ impl Bert {
 }
 
 /// Brings a vector to length 1.
-fn unit(mut values: Vec<f32>) -> Result<Vec<f32>> {
+fn unit(mut values: Vec<f32>) -> Computed<Vec<f32>> {
     let length = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     if !(length.is_finite() && length > SHORTEST) {
         return Err(candle_core::Error::Msg("the vector has no direction".into()));
@@ -98,13 +98,13 @@ struct Layer {
 }
 
 impl Layer {
-    fn forward(&self, states: &Tensor, heads: usize) -> Result<Tensor> {
+    fn forward(&self, states: &Tensor, heads: usize) -> Computed<Tensor> {
         let attended = self.after_attention.forward(&(self.attention(states, heads)? + states)?)?;
         let wide = self.wide.forward(&attended)?.gelu_erf()?;
         self.after_layer.forward(&(self.narrow.forward(&wide)? + attended)?)
     }
 
-    fn attention(&self, states: &Tensor, heads: usize) -> Result<Tensor> {
+    fn attention(&self, states: &Tensor, heads: usize) -> Computed<Tensor> {
         let (count, width) = states.dims2()?;
         let split = |linear: &Linear| {
             let all = linear.forward(states)?.reshape((count, heads, ()))?;
@@ -128,7 +128,7 @@ struct Linear {
 }
 
 impl Linear {
-    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+    fn forward(&self, states: &Tensor) -> Computed<Tensor> {
         states.matmul(&self.weight)?.broadcast_add(&self.bias)
     }
 }
@@ -141,7 +141,7 @@ struct Normal {
 }
 
 impl Normal {
-    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+    fn forward(&self, states: &Tensor) -> Computed<Tensor> {
         candle_nn::ops::layer_norm(&states.contiguous()?, &self.weight, &self.bias, self.epsilon)
     }
 }
