@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A tiny random model with an oracle, and requests to a loaded one.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 mod oracle;
 
@@ -8,10 +9,10 @@ use engine_process::Worker as _;
 use engine_protocol::{Command, Embed, Event, Failure, Input};
 use std::{collections::HashMap, path::Path};
 
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use oracle::Oracle;
 
 /// Asks for vectors of `inputs`, and works until all is answered.
-#[allow(dead_code, reason = "not every test asks a model in its own process")]
 pub(crate) fn embed(model: &mut Embedder, inputs: &[Input]) -> Result<(Vec<Vec<f32>>, u32), Failure> {
     let mut events = Vec::new();
     model.obey(Command::Embed(Embed { id: 1, inputs: inputs.to_vec() }), &mut events);
