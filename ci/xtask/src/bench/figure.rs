@@ -31,6 +31,22 @@ impl Figure {
         Self { against, ratio: Some(value / max), goal: Some(1.0), ..Self::plain(name, value, unit) }
     }
 
+    /// A value that must reach `min`; the ratio is `min` over it.
+    pub(super) fn least(name: &str, value: f64, unit: &str, min: f64) -> Self {
+        let against = format!("{min} {unit}");
+        Self { against, ratio: Some(min / value), goal: Some(1.0), ..Self::plain(name, value, unit) }
+    }
+
+    /// A value beside a peer's of the same run.
+    pub(super) fn compared(name: &str, value: f64, unit: &str, against: &str, ratio: f64) -> Self {
+        Self { against: against.to_owned(), ratio: Some(ratio), ..Self::plain(name, value, unit) }
+    }
+
+    /// The same, where the ratio must not exceed `goal`.
+    pub(super) fn peer(name: &str, value: f64, unit: &str, against: &str, ratio: f64, goal: f64) -> Self {
+        Self { goal: Some(goal), ..Self::compared(name, value, unit, against, ratio) }
+    }
+
     pub(super) fn holds(&self) -> Option<bool> {
         self.ratio.zip(self.goal).map(|(ratio, goal)| ratio <= goal)
     }
@@ -63,5 +79,8 @@ mod tests {
         assert!(Figure::limit("a", 2.0, "s", 1.9).line().ends_with("MISSED"));
         assert_eq!(Figure::limit("a", 2.0, "s", 2.0).holds(), Some(true));
         assert_eq!(Figure::plain("a", 2.0, "s").document()["holds"], Value::Null);
+        assert_eq!(Figure::least("a", 1.9, "GB/s", 2.0).holds(), Some(false));
+        assert_eq!(Figure::peer("a", 1.0, "ms", "b", 0.31, 0.3).holds(), Some(false));
+        assert_eq!(Figure::compared("a", 1.0, "ms", "b", 0.31).holds(), None);
     }
 }

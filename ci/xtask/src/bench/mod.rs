@@ -6,7 +6,9 @@ mod demo;
 mod figure;
 mod host;
 mod image;
+mod inference;
 mod measure;
+mod plot;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -22,9 +24,15 @@ pub(crate) struct BenchArgs {
     /// Build the image with an empty cache, and measure that, too: a quarter of an hour.
     #[arg(long)]
     cold: bool,
-    /// Of `host`: only try that it runs, with programs as they are built for tests.
+    /// Of `host` and `inference`: only try that it runs, with programs as they are built for tests.
     #[arg(long)]
     quick: bool,
+    /// Of `inference`: build what it runs, and stop.
+    #[arg(long)]
+    prepare: bool,
+    /// Of `inference`: write its plots to docs/img, too.
+    #[arg(long)]
+    publish: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +45,8 @@ enum Bench {
     Attestation,
     /// The demo: its phases, the image's size, the guest's memory.
     Demo,
+    /// The engine against llama.cpp called plainly; what attestation, encryption and TLS cost.
+    Inference,
     /// The host agent: launches, its idle daemon, filling the model cache, boots by memory and vCPUs.
     Host,
 }
@@ -61,6 +71,7 @@ impl Bench {
             Self::Attestation => "attestation",
             Self::Demo => "demo",
             Self::Host => "host",
+            Self::Inference => "inference",
         };
         let Outcome { figures, mut details } = match self {
             Self::Measure => measure::run()?,
@@ -68,6 +79,10 @@ impl Bench {
             Self::Attestation => attestation::run()?,
             Self::Demo => demo::run()?,
             Self::Host => host::run(args.quick)?,
+            Self::Inference => {
+                let BenchArgs { quick, prepare, publish, .. } = *args;
+                inference::run(inference::Manner { quick, prepare, publish })?
+            }
         };
         for figure in &figures {
             eprintln!("{}", figure.line());

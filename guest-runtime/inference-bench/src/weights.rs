@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A model pack from memory to memory: read, decrypted, verified, written.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use model::{Directory, Key, KeyName, Labels, Limits};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use types::ModelId;
+
+/// Gigabytes (10⁹) of plaintext a second, on one core and on two; `read_back` without writing the files.
+pub(crate) fn measure(quick: bool) -> anyhow::Result<Value> {
+    let bytes = if quick { 16 << 20 } else { 768 << 20 };
+    // Memory, as in the guest.
+    let memory = Path::new("/dev/shm");
+    let directory = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
+    let (input, pack) = (directory.path().join("weights.gguf"), directory.path().join("pack"));
+    write_noise(&input, bytes)?;
+    let key = Key::random()?;
+    let labels = Labels { name: "m", revision: "1", key: KeyName { id: "sample".into(), version: 1 } };
+    let created = model::create(&labels, &input, &key, &pack, Limits::default(), &|_| {})?;
+    fs::remove_file(&input)?;
+    let rounds = if quick { 1 } else { 3 };
+    let subject = Subject { pack: &pack, key: &key, model: &created.model, bytes, rounds };
+    let mut rows = Vec::new();
+    for cores in [1, 2] {
+        // Threads inherit what their maker may run on.
+        let row = std::thread::scope(|scope| scope.spawn(|| subject.measure_on(cores)).join());
+        let row = row.map_err(|_| anyhow::anyhow!("the measuring thread stopped"))??;
+        eprintln!("weights: {row}");
+        rows.push(row);
+    }
+    Ok(json!({ "bytes": bytes, "cores": rows }))
+}
+
+struct Subject<'a> {
+    pack: &'a Path,
+    key: &'a Key,
+    model: &'a ModelId,
+    bytes: u64,
+    rounds: usize,
+}
+
+impl Subject<'_> {
+    fn measure_on(&self, cores: usize) -> anyhow::Result<Value> {
+        pin(cores)?;
+        let source = Directory::open(self.pack)?;
+        let (mut unpacked, mut verified) = (0.0_f64, 0.0_f64);
+        for _ in 0..self.rounds {
+            let target = tempfile::tempdir_in(self.pack.parent().context("no directory")?)?;
+            let start = Instant::now();
+            model::unpack(&source, self.key, self.model, target.path(), self.bytes, &|_| {})?;
+            unpacked = unpacked.max(self.rate(start));
+            let start = Instant::now();
+            model::verify(&source, self.key, self.model, &|_| {})?;
+            verified = verified.max(self.rate(start));
+        }
+        Ok(json!({ "cores": cores, "unpack_gb_s": unpacked, "verify_gb_s": verified }))
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    fn rate(&self, start: Instant) -> f64 {
+        self.bytes as f64 / 1e9 / start.elapsed().as_secs_f64()
+    }
+}
+
+/// Keeps this thread, and those it starts, on the first `cores` cores that it may use.
+fn pin(cores: usize) -> anyhow::Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let mut chosen = CpuSet::new();
+    let all = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    for core in all.take(cores) {
+        chosen.set(core)?;
+    }
+    sched_setaffinity(this, &chosen).context("pinning to cores")
+}
+
+/// Bytes that do not compress; their quality is of no importance.
+fn write_noise(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut file = fs::File::create(path)?;
+    let (mut state, mut block) = (0x2545_f491_4f6c_dd1d_u64, Vec::with_capacity(1 << 20));
+    for _ in 0..bytes >> 20 {
+        block.clear();
+        while block.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            block.extend(state.to_le_bytes());
+        }
+        file.write_all(&block)?;
+    }
+    Ok(())
+}
