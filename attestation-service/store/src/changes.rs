@@ -3,11 +3,11 @@
 //! in its own transaction, and whoever appends to the log next puts it first. So what was decided by a change stands
 //! behind it in the log, and a checkpoint that is kept elsewhere shows that a store was set back to before the change.
 //!
-//! An entry is removed from the queue once it stands in the log. A program that ends in between may enter it once more,
-//! with the same number.
+//! An entry is removed from the queue once it stands in the log. In PostgreSQL both are one transaction; where a program
+//! ends in between beside a log in a directory, whoever opens the log next finds the entry there.
 //!
 //! Whoever can write the database can queue rows, too. The log signs nothing of that but entries of changes, each under
-//! the number that was counted for it.
+//! a number that was counted for it and that the database does not know to stand in the log.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -54,17 +54,16 @@ pub(crate) fn queue(
 
 /// Number of the newest change; 0 where there was none.
 pub(crate) fn last(tx: &mut Tx<'_>) -> Result<i64, DatabaseError> {
-    match database::meta(tx, META_CHANGES)? {
-        None => Ok(0),
-        Some(bytes) => bytes.try_into().map(i64::from_be_bytes).map_err(|_| MALFORMED),
-    }
+    number_in(tx, META_CHANGES)
 }
 
-/// What waits behind the change `after`, in order; no more than fits into one write. Refused where a newer program brought
-/// the tables up to date, and for a row that is no entry of a change that was counted.
+/// What waits behind the change `after`, in order; no more than fits into one write ([`is_full`]). Refused where a newer
+/// program brought the tables up to date, and for a row that is no entry of a change that was counted and not entered.
 pub(crate) fn queued(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Queued>, AuditError> {
     database::own_schema(tx, true)?;
-    let rows = tx.query(QUEUED, &[Value::Int(after)])?;
+    // Before the rows: what is entered meanwhile is no fault of theirs.
+    let done = number_in(tx, META_ENTERED)?;
+    let rows = tx.query(QUEUED, &[Value::Int(after), Value::Int(done), Value::Int(MOST_QUEUED)])?;
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -72,6 +71,9 @@ pub(crate) fn queued(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Queued>, AuditEr
     let checked = |mut row: crate::sql::Row| {
         let number = row.int(0)?;
         let refused = |rule: &str| AuditError::Queued { number, rule: rule.to_owned() };
+        if number <= done {
+            return Err(refused("the entry of the change with this number stands in the log already"));
+        }
         let entry = row.blob(1).map_err(|_| refused("it has more than 8,192 bytes"))?;
         match AuditEntry::parse(&entry).map_err(|error| refused(&error.to_string()))? {
             found @ AuditEntry::Operator(_) if number_of(&found) == number && number <= counted => {
@@ -84,15 +86,22 @@ pub(crate) fn queued(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Queued>, AuditEr
     rows.into_iter().map(checked).collect()
 }
 
+/// Whether more may wait behind what [`queued`] gave.
+pub(crate) fn is_full(queued: &[Queued]) -> bool {
+    i64::try_from(queued.len()).is_ok_and(|count| count >= MOST_QUEUED)
+}
+
 /// How many wait.
 pub(crate) fn waiting(tx: &mut Tx<'_>) -> Result<u64, DatabaseError> {
     let sql = "SELECT count(*) FROM operator_changes";
     tx.first(sql, &[])?.ok_or(DatabaseError::Row(sql))?.number(0)
 }
 
-/// Forgets what stands in the log: everything up to `number`.
+/// Forgets what stands in the log: everything up to `number`. No row under one of these numbers is taken any more.
 pub(crate) fn entered(tx: &mut Tx<'_>, number: i64) -> Result<(), DatabaseError> {
-    tx.execute("DELETE FROM operator_changes WHERE number <= ?1", &[Value::Int(number)]).map(drop)
+    tx.execute("DELETE FROM operator_changes WHERE number <= ?1", &[Value::Int(number)])?;
+    let newest = number_in(tx, META_ENTERED)?.max(number);
+    database::put_meta(tx, META_ENTERED, &newest.to_be_bytes())
 }
 
 /// The number of an entry of the log, if it is of a change.
@@ -104,8 +113,20 @@ pub(crate) fn number_of(entry: &AuditEntry) -> i64 {
     }
 }
 
-/// Longer ones are not even read.
+/// A number that stands in `meta`; 0 where it does not.
+fn number_in(tx: &mut Tx<'_>, name: &'static str) -> Result<i64, DatabaseError> {
+    match database::meta(tx, name)? {
+        None => Ok(0),
+        Some(bytes) => bytes.try_into().map(i64::from_be_bytes).map_err(|_| MALFORMED),
+    }
+}
+
+/// What waits, and before it what should not be there. Longer ones are not even read.
 const QUEUED: &str = "SELECT number, CASE WHEN length(entry) <= 8192 THEN entry END FROM operator_changes
-    WHERE number > ?1 ORDER BY number LIMIT 256";
+    WHERE number > ?1 OR number <= ?2 ORDER BY number LIMIT ?3";
+/// Entries of changes that are written together.
+const MOST_QUEUED: i64 = 256;
 const META_CHANGES: &str = "operator-changes";
+/// Number of the newest change whose entry is known to stand in the log.
+const META_ENTERED: &str = "operator-changes-entered";
 const MALFORMED: DatabaseError = DatabaseError::Row("operator_changes");

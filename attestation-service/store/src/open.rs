@@ -259,6 +259,10 @@ impl Store {
             let recorded = self.database.read(database::audit_head)?;
             let log = TileLog::open(path, audit_signer(&self.database, &self.kek)?)?;
             self.check_history(log.checkpoint(), recorded, None)?;
+            // With the log held: nobody enters anything any more that is not seen here.
+            if let Log::Files(files) = &self.audit.log {
+                self.check_changes(files, recorded.map_or(0, |(size, _)| size), log.checkpoint().head().size())?;
+            }
             Ok(log)
         };
         reopen().map_err(Box::new)

@@ -123,9 +123,12 @@ fn checkpoint(args: &StoreArgs, wait: Duration, out: Option<&Path>) -> anyhow::R
             break;
         }
         if Instant::now() >= until {
+            let fix = match &entered {
+                Err(AuditError::Queued { .. }) => "find out who wrote that row, remove it, then try again",
+                _ => "see in the running service's log why it enters nothing (audit_unavailable), then try again",
+            };
             let why = entered.err().map(|error| format!(": {error}")).unwrap_or_default();
             let detail = format!("{waiting} changes are not in the log yet{why}");
-            let fix = "see in the running service's log why it enters nothing (audit_unavailable), then try again";
             return Ok(refused("changes_waiting", "audit", &detail, fix));
         }
         std::thread::sleep(AGAIN);

@@ -10,7 +10,7 @@ use tile_log::{AppendError, TileDir, TileLog};
 
 use super::AuditError;
 use crate::OpenError;
-use crate::changes::Queued;
+use crate::changes::{self, Queued};
 
 /// The log of one directory.
 pub(crate) struct FileLog {
@@ -68,25 +68,42 @@ impl FileLog {
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
         entries: &[&[u8]],
-        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
-        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
+        queued: impl Fn(i64) -> Result<Vec<Queued>, AuditError>,
+        record: impl Fn(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
     ) -> Result<Vec<Result<EntryProof, AuditError>>, AuditError> {
         self.sequence(reopen, |log| {
-            let indexes = self.append_to(log, entries, queued, record)?;
+            let indexes = self.append_to(log, entries, &queued, &record)?;
             Ok(log.proofs(&indexes)?.into_iter().map(Ok).collect())
         })
     }
 
-    /// Gives the indexes of `entries`. What stands in the log stands there, though its record may fail: it is made up for
-    /// with the next write, or the next look at what waits.
+    /// Gives the indexes of `entries`. They come with the last of what waits: where that is more than one write, each of
+    /// its changes may have decided them.
     fn append_to(
         &self,
         log: &mut TileLog,
         entries: &[&[u8]],
-        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
-        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
+        queued: &impl Fn(i64) -> Result<Vec<Queued>, AuditError>,
+        record: &impl Fn(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
     ) -> Result<Vec<u64>, AuditError> {
-        let queued = queued(self.entered.load(Ordering::Relaxed))?;
+        loop {
+            let batch = queued(self.entered.load(Ordering::Relaxed))?;
+            if !changes::is_full(&batch) {
+                return self.append_batch(log, &batch, entries, record);
+            }
+            self.append_batch(log, &batch, &[], record)?;
+        }
+    }
+
+    /// Gives the indexes of `entries`. What stands in the log stands there, though its record may fail: it is made up for
+    /// with the next write, or the next look at what waits.
+    fn append_batch(
+        &self,
+        log: &mut TileLog,
+        queued: &[Queued],
+        entries: &[&[u8]],
+        record: &impl Fn(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
+    ) -> Result<Vec<u64>, AuditError> {
         let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
         let appended = if all.is_empty() { Vec::new() } else { log.append(&all)? };
         if let Some(newest) = queued.last() {
@@ -106,21 +123,21 @@ impl FileLog {
         self.log.is_some()
     }
 
-    /// [`FileLog::append`] of what is queued by a program beside the service. Nothing where a service appends: it does so
-    /// itself.
+    /// [`FileLog::append`] of what is queued by a program beside the service. Where a service appends, it does so itself:
+    /// then this only looks whether it can.
     pub(super) fn append_queued_beside(
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,
-        queued: impl FnOnce(i64) -> Result<Vec<Queued>, AuditError>,
-        record: impl FnOnce(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
+        queued: impl Fn(i64) -> Result<Vec<Queued>, AuditError>,
+        record: impl Fn(&SignedCheckpoint, Option<i64>) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
         let mut log = match reopen(&self.path) {
             Err(AuditError::Reopen(error)) if matches!(*error, OpenError::Audit(tile_log::OpenError::Locked(_))) => {
-                return Ok(());
+                return queued(0).map(drop);
             }
             opened => opened?,
         };
-        self.append_to(&mut log, &[], queued, record).map(drop)
+        self.append_to(&mut log, &[], &queued, &record).map(drop)
     }
 
     /// The log's tiles.
@@ -134,7 +151,8 @@ impl FileLog {
     }
 
     /// Works on the log. Where a write failed before, which checkpoint is on disk is in doubt: the log is opened again,
-    /// as at a start, and must extend the head that the database knows.
+    /// as at a start: it must extend the head that the database knows, and is looked through for
+    /// entries of changes that are queued still.
     pub(super) fn sequence<T>(
         &self,
         reopen: impl FnOnce(&Path) -> Result<TileLog, AuditError>,

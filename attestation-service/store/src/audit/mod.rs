@@ -160,10 +160,10 @@ impl Store {
     }
 
     /// Enters what the operator changed and no entry says yet; also done with every other entry, before it. Beside a
-    /// service that appends to a log in a directory it does nothing: the service enters it within seconds.
+    /// service that appends to a log in a directory it enters nothing: the service does within seconds.
     ///
     /// # Errors
-    /// [`AuditError`]; what was changed stays, and is entered later.
+    /// [`AuditError`]; what was changed stays, and is entered later. [`AuditError::Queued`] also where a service appends.
     pub fn enter_changes(&self) -> Result<(), AuditError> {
         if self.changes_waiting()? == 0 {
             return Ok(());

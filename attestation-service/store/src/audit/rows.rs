@@ -136,27 +136,48 @@ impl RowLog {
         seen: &Seen,
         entries: &[&[u8]],
     ) -> Result<(Known, SignedCheckpoint, Range<u64>), AuditError> {
-        let (head, waiting) = locked_head(tx, &self.signer)?;
+        let (mut head, waiting) = locked_head(tx, &self.signer)?;
         let mut next = caught_up(tx, known, seen, &head)?;
-        let queued = if waiting { changes::queued(tx, 0)? } else { Vec::new() };
-        let all: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).chain(entries.iter().copied()).collect();
-        let first = next.edge.size();
-        if all.is_empty() {
-            return Ok((next, head, first..first));
+        if waiting {
+            // Where more waits than is written at once, each of these changes may have decided the entries.
+            loop {
+                let queued = changes::queued(tx, 0)?;
+                let bytes: Vec<_> = queued.iter().map(|one| one.entry.as_slice()).collect();
+                head = self.written(tx, &mut next, head, &bytes)?;
+                if let Some(newest) = queued.last() {
+                    changes::entered(tx, newest.number)?;
+                }
+                if !changes::is_full(&queued) {
+                    break;
+                }
+            }
         }
-        for entry in &all {
+        let head = self.written(tx, &mut next, head, entries)?;
+        let size = next.edge.size();
+        let own = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        Ok((next, head, size.saturating_sub(own)..size))
+    }
+
+    /// Writes entries behind `head`, and gives the new one.
+    fn written(
+        &self,
+        tx: &mut Tx<'_>,
+        next: &mut Known,
+        head: SignedCheckpoint,
+        entries: &[&[u8]],
+    ) -> Result<SignedCheckpoint, AuditError> {
+        if entries.is_empty() {
+            return Ok(head);
+        }
+        let first = next.edge.size();
+        for entry in entries {
             next.edge.append(entry).map_err(AppendError::Edge)?;
         }
-        let size = next.edge.size();
-        let checkpoint = signed(&self.signer, size, next.edge.root())?;
+        let checkpoint = signed(&self.signer, next.edge.size(), next.edge.root())?;
         let files = next.edge.take_files();
-        write(tx, first, &all, &files, &checkpoint)?;
-        if let Some(newest) = queued.last() {
-            changes::entered(tx, newest.number)?;
-        }
+        write(tx, first, entries, &files, &checkpoint)?;
         next.keep(files);
-        let own = u64::try_from(entries.len()).unwrap_or(u64::MAX);
-        Ok((next, checkpoint, size.saturating_sub(own)..size))
+        Ok(checkpoint)
     }
 
     pub(super) fn proof(&self, database: &Database, index: u64) -> Result<EntryProof, AuditError> {

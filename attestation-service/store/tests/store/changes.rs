@@ -117,9 +117,32 @@ pub(crate) fn commands_of_owners_are_counted_as_changes(place: &Place) {
     assert_eq!(entries(&store), [registered, commanded(2, 3), commanded(3, 4)]);
 }
 
-/// Somebody who can write the database gets nothing signed but entries of changes, under numbers that were counted.
+/// More changes than are written at once stand before the key that any of them may have decided.
+pub(crate) fn many_changes_stand_before_what_they_decided(place: &Place) {
+    let store = place.made();
+    for number in 0..300_u32 {
+        store.revoke_platform(&Sha256Digest::of(&number.to_be_bytes())).unwrap();
+    }
+    let proof = store.append_audit(&release_entry(1)).unwrap();
+    assert_eq!(proof.index, 300);
+    proof.verify(store.audit_key()).unwrap();
+    assert_eq!(store.changes_waiting().unwrap(), 0);
+    let numbers: Vec<_> = entries(&store).into_iter().map(|entry| entry.map_or(0, |(number, ..)| number)).collect();
+    assert_eq!(numbers, (1..=300).chain([0]).collect::<Vec<_>>());
+    // As many as are written at once, and none behind them; by themselves.
+    for number in 0..256_u32 {
+        store.set_policy("appraisal", &number.to_be_bytes()).unwrap();
+    }
+    store.enter_changes().unwrap();
+    assert_eq!((store.checkpoint().unwrap().head().size(), store.changes_waiting().unwrap()), (557, 0));
+    drop(store);
+    assert_eq!(place.open().append_audit(&release_entry(2)).unwrap().index, 557);
+}
+
+/// Somebody who can write the database gets nothing signed but entries of changes, under numbers that were counted and
+/// not entered yet.
 pub(crate) fn only_entries_of_counted_changes_are_taken_from_the_queue(place: &Place) {
-    let mut store = place.made();
+    let store = place.made();
     store.revoke_release(&Sha256Digest::of(b"release")).unwrap();
     store.enter_changes().unwrap();
     let change = |number| {
@@ -134,31 +157,37 @@ pub(crate) fn only_entries_of_counted_changes_are_taken_from_the_queue(place: &P
         AuditEntry::Operator(entry).to_bytes().unwrap()
     };
     let many = 1 << 53;
-    for (number, entry) in [
-        (1, release_entry(1).to_bytes().unwrap()),
-        (1, change(2)),
-        (2, change(2)),
-        (many, change(many as u64 - 1)),
-        (1, b"anything".to_vec()),
-        (1, vec![b' '; 9_000]),
-        (1, vec![b' '; 60_000]),
+    let beside = place.admin().unwrap();
+    for (number, entry, expected) in [
+        (2, release_entry(1).to_bytes().unwrap(), "entry of something else"),
+        (2, change(3), "another number"),
+        (2, change(2), "was not counted"),
+        (many, change(many as u64 - 1), "another number"),
+        (2, b"anything".to_vec(), "known schema"),
+        (2, vec![b' '; 9_000], "8,192 bytes"),
+        (2, vec![b' '; 60_000], "8,192 bytes"),
+        // The number of an entry that stands in the log, and smaller ones.
+        (1, change(1), "in the log already"),
+        (1, release_entry(1).to_bytes().unwrap(), "in the log already"),
+        (0, change(1), "in the log already"),
+        (-7, change(1), "in the log already"),
     ] {
         let sql = format!("INSERT INTO operator_changes (number, entry) VALUES ({number}, ");
         place.tamper(&format!("{})", place.bytes_as(&sql, &entry)));
         let refused = |result: Result<(), AuditError>| {
             assert!(
-                matches!(&result, Err(AuditError::Queued { number: n, .. }) if *n == number),
+                matches!(&result, Err(AuditError::Queued { number: n, rule }) if *n == number && rule.contains(expected)),
                 "{number} {result:?}"
             );
         };
-        // A service that entered change 1 itself does not look at it again.
-        drop(store);
-        store = place.open();
         refused(store.append_audit(&release_entry(2)).map(drop));
         refused(store.enter_changes());
+        // Who waits for the service hears why it enters nothing.
+        refused(beside.enter_changes());
         place.tamper(&format!("DELETE FROM operator_changes WHERE number = {number}"));
     }
     assert_eq!(entries(&store).len(), 1, "nothing of it was signed");
+    beside.enter_changes().unwrap();
     assert_eq!(store.append_audit(&release_entry(3)).unwrap().index, 1);
     // A newer program's tables are not emptied by this one.
     let known = if place.is_shared() { "SELECT version FROM schema_version" } else { "PRAGMA user_version" };

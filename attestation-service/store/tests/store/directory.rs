@@ -151,6 +151,67 @@ fn a_change_is_entered_once_though_its_record_fails() {
     assert_eq!(Store::open(dir.path()).unwrap().append_audit(&release_entry(0)).unwrap().index, 2);
 }
 
+/// The same where the write itself ended in doubt, with the entry in the log that is found: here in one that another
+/// process wrote, as after a checkpoint whose sync failed behind its rename.
+#[test]
+fn a_change_is_entered_once_though_its_write_ends_in_doubt() {
+    let revoked = |store: &Store, name: &[u8]| store.revoke_release(&types::Sha256Digest::of(name)).unwrap();
+    for lost in [false, true] {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        init(dir.path());
+        let beside = admin(dir.path()).unwrap();
+        beside.set_policy("appraisal", b"{}").unwrap();
+        beside.enter_changes().unwrap();
+        revoked(&beside, b"release");
+        drop(beside);
+        copy(dir.path(), other.path());
+        let elsewhere = Store::open(other.path()).unwrap();
+        elsewhere.append_audit(&release_entry(0)).unwrap();
+        if lost {
+            revoked(&elsewhere, b"another");
+            elsewhere.enter_changes().unwrap();
+        }
+        drop(elsewhere);
+
+        let store = Store::open(dir.path()).unwrap();
+        let obstacle = dir.path().join("audit/checkpoint.tmp");
+        fs::create_dir_all(&obstacle).unwrap();
+        assert!(matches!(store.append_audit(&release_entry(0)), Err(AuditError::Append(_))));
+        fs::remove_dir(&obstacle).unwrap();
+        copy(&other.path().join("audit"), &dir.path().join("audit"));
+        if lost {
+            // And not a change that the database does not have.
+            let refused = store.append_audit(&release_entry(1));
+            let found = |error: &OpenError| matches!(error, OpenError::ChangesLost { known: 2, found: 3 });
+            assert!(matches!(&refused, Err(AuditError::Reopen(error)) if found(error)), "{refused:?}");
+            continue;
+        }
+        assert_eq!(store.changes_waiting().unwrap(), 1);
+        store.enter_changes().unwrap();
+        assert_eq!((store.checkpoint().unwrap().head().size(), store.changes_waiting().unwrap()), (3, 0));
+        assert_eq!(store.append_audit(&release_entry(1)).unwrap().index, 3);
+    }
+}
+
+/// A command that was begun before the service entered a change, and ended, sees what stands in the log.
+#[test]
+fn a_command_beside_enters_nothing_that_an_ended_service_entered() {
+    let dir = tempfile::tempdir().unwrap();
+    init(dir.path());
+    let store = Store::open(dir.path()).unwrap();
+    let beside = admin(dir.path()).unwrap();
+    let database = rusqlite::Connection::open(dir.path().join("store.sqlite")).unwrap();
+    let broken = "CREATE TRIGGER broken BEFORE DELETE ON operator_changes BEGIN SELECT RAISE(ABORT, 'broken'); END";
+    database.execute_batch(broken).unwrap();
+    beside.revoke_release(&types::Sha256Digest::of(b"release")).unwrap();
+    assert!(matches!(store.enter_changes(), Err(AuditError::Database(_))));
+    drop(store);
+    database.execute_batch("DROP TRIGGER broken").unwrap();
+    beside.revoke_release(&types::Sha256Digest::of(b"another")).unwrap();
+    beside.enter_changes().unwrap();
+    assert_eq!((beside.checkpoint().unwrap().head().size(), beside.changes_waiting().unwrap()), (2, 0));
+}
+
 /// A command that enters what the operator changed holds the log for a moment: a service that starts then is not refused.
 #[test]
 fn a_start_waits_for_whoever_holds_the_log() {

@@ -75,6 +75,7 @@ cases! {
     changes::tables_of_a_newer_program_stop_an_older_one,
     changes::keys_are_released_behind_the_changes_that_were_seen,
     changes::commands_of_owners_are_counted_as_changes,
+    changes::many_changes_stand_before_what_they_decided,
     changes::only_entries_of_counted_changes_are_taken_from_the_queue,
     releases::verified_releases_are_kept_by_digest_and_revoked_for_good,
     backup::backups_are_whole_and_restored_in_a_directory,
