@@ -200,8 +200,9 @@ impl Keeper {
         Ok(Some(held))
     }
 
-    /// Whether collateral from elsewhere may be used beside what is kept: no part of it is older than what was ever kept
-    /// for its platforms. Of what is not valid at `now` nothing is asked: it serves nobody.
+    /// Whether collateral from elsewhere may be used beside what is kept: its list of revoked PCK certificates is of the
+    /// authority that is kept for its platforms, whose certificates another's judges none of, and no part of it is older
+    /// than what was ever kept. Of what is not valid at `now` nothing is asked: it serves nobody.
     ///
     /// # Errors
     /// [`OfferError`], also where it can't be read what was kept.
@@ -209,6 +210,7 @@ impl Keeper {
         let Ok(facts) = collateral.check(&self.anchors, now) else { return Ok(()) };
         let fmspc = Fmspc::from_bytes(*collateral.fmspc());
         let Some(record) = self.record(fmspc)? else { return Ok(()) };
+        same_ca(record.ca, collateral)?;
         let held = read(&self.collateral_path(fmspc))?;
         not_older(&record.floor_with(held.as_deref()), &facts)
     }
@@ -261,10 +263,8 @@ impl Keeper {
             return Err(OfferError::OtherFmspc { expected, found: fmspc });
         }
         let facts = collateral.check(&self.anchors, now)?;
-        // The check established that the list is of the issuer that it names.
-        let found = PckCa::of_list(&pck_crl(bytes));
-        if let Some(expected) = ca.filter(|expected| found != Some(*expected)) {
-            return Err(OfferError::OtherCa { expected, found });
+        if let Some(expected) = ca {
+            same_ca(expected, &collateral)?;
         }
         Ok(Loaded { fmspc, collateral, facts })
     }
@@ -315,14 +315,11 @@ impl Record {
     }
 }
 
-/// The revocation list for PCK certificates of a collateral file; empty where there is none.
-fn pck_crl(collateral: &[u8]) -> Vec<u8> {
-    #[derive(Deserialize)]
-    struct Part {
-        pck_crl: String,
-    }
-    let part = serde_json::from_slice::<Part>(collateral);
-    part.ok().and_then(|part| hex::decode(part.pck_crl).ok()).unwrap_or_default()
+/// Whether the list of revoked PCK certificates is of this authority, in collateral whose check established that it is of
+/// the issuer that it names.
+fn same_ca(expected: PckCa, checked: &Collateral) -> Result<(), OfferError> {
+    let found = PckCa::of_list(checked.pck_crl());
+    if found == Some(expected) { Ok(()) } else { Err(OfferError::OtherCa { expected, found }) }
 }
 
 /// A file of capped size; `None` where there is none.
@@ -441,6 +438,32 @@ mod tests {
         assert_eq!(world.number(NOW), 17);
         world.keep(18, NOW).unwrap();
         assert_eq!(world.number(NOW), 18);
+    }
+
+    /// Beside what is kept nothing is used that judges none of its platforms, however new.
+    #[test]
+    fn a_file_of_another_authority_is_not_used_beside_what_is_kept() {
+        let world = world();
+        let file = |json: String| Collateral::from_json(json.as_bytes()).unwrap();
+        let later = NOW + 86_400;
+        let same = file(world.platform.collateral(later, None).unwrap().to_json());
+        let other = file(world.platform.collateral_of_processor_ca(later).unwrap().to_json());
+        other.check(&world.keeper.anchors, later).unwrap();
+        world.keeper.admits(&other, later).unwrap();
+        let record = |world: &World| world.keeper.record(world.wanted.fmspc).unwrap().unwrap();
+        world.keep(17, NOW).unwrap();
+        world.keeper.admits(&same, later).unwrap();
+        let refused = |collateral: &Collateral| match world.keeper.admits(collateral, later) {
+            Err(OfferError::OtherCa { expected, found }) => Some((expected, found)),
+            _ => None,
+        };
+        assert_eq!(refused(&other), Some((PckCa::Platform, Some(PckCa::Processor))));
+        assert_eq!(world.keeper.admits(&other, later).unwrap_err().refusal().code, "pck_ca_mismatch");
+        // The other way round.
+        let processor = Record { ca: PckCa::Processor, ..record(&world) };
+        world.keeper.write_record(world.wanted.fmspc, &processor).unwrap();
+        world.keeper.admits(&other, later).unwrap();
+        assert_eq!(refused(&same), Some((PckCa::Processor, Some(PckCa::Platform))));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::Fault;
-use crate::pki::certificates::{Authority, pck_serial, platform_ca_serial, tcb_signer_serial};
+use crate::pki::certificates::{Authority, pck_serial, platform_ca_serial, processor_ca, tcb_signer_serial};
 use crate::pki::{CPU_SVN, FMSPC, PCE_SVN, PkiError, SimulatedPlatform, TEE_TCB_SVN, date, pem, sign_raw};
 use crate::quote::{QE_ATTRIBUTES, QE_ISV_PROD_ID, QE_ISV_SVN, QE_SIGNER};
 
@@ -104,6 +104,18 @@ impl SimulatedPlatform {
             qe_identity,
             qe_identity_signature,
         })
+    }
+
+    /// [`SimulatedPlatform::collateral`] whose list of revoked PCK certificates is of another authority under the same
+    /// root, that of processors: good by itself, and of no use for this platform's quotes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn collateral_of_processor_ca(&self, now: u64) -> Result<Collateral, PkiError> {
+        let windows = Windows::new(now, MONTH, None)?;
+        let (certificate, pck_crl) = processor_ca(self, windows.lists)?;
+        let pck_crl_issuer_chain = pem(&certificate) + &pem(&self.certificates.root);
+        Ok(Collateral { pck_crl_issuer_chain, pck_crl, ..self.collateral(now, None)? })
     }
 }
 

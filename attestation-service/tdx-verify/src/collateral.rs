@@ -88,6 +88,12 @@ impl Collateral {
         &self.digest
     }
 
+    /// The list of revoked PCK certificates, DER. **Not verified** here.
+    #[must_use]
+    pub fn pck_crl(&self) -> &[u8] {
+        &self.inner.pck_crl
+    }
+
     /// The first of `all` that is for the platform that `quote` claims. The claim is not verified here; a
     /// wrong one makes [`crate::verify`] refuse. Where there is none, [`crate::unreadable`] tells a platform without
     /// collateral from bytes that name no platform.

@@ -244,8 +244,8 @@ impl Renewal {
 }
 
 impl Known {
-    /// The first one for a platform judges it. A file counts where it is not older than what was ever kept: then it is
-    /// what somebody put there to be used, and comes before what is kept. One that is not valid now comes last.
+    /// The first one for a platform judges it. A file counts where it is of the same authority as what is kept, and
+    /// not older than what ever was: then it is what somebody put there to be used, and comes first. One that is not valid now comes last.
     fn with(&mut self, keeper: Option<&Keeper>, anchors: &TrustAnchors, now: u64) -> KnownCollateral {
         let Some(keeper) = keeper else { return KnownCollateral { in_force: self.files.clone(), early: Vec::new() } };
         let mut early = Vec::new();
@@ -395,6 +395,10 @@ mod tests {
         assert_eq!(judges(&[&first], NOW), digest(&second), "an older file");
         assert_eq!(judges(&[&third], NOW), digest(&third), "a newer one");
         assert_eq!(judges(&[&second, &third], NOW), digest(&third), "the newest, wherever it stands");
+        let other_ca = platform.collateral_of_processor_ca(NOW).unwrap().to_json();
+        read(&other_ca).check(&anchors, NOW).unwrap();
+        assert_eq!(judges(&[&other_ca], NOW), digest(&second), "a newer one that judges none of these platforms");
+        assert_eq!(judges(&[&other_ca, &third], NOW), digest(&third), "nor does it hide one that does");
         // What is kept has ended and nobody renews it: a file that has not is used, one that has as well is not.
         let [ended, valid] = [60, 50].map(|days| NOW + days * DAY).map(|at| (at, made(at)));
         assert_eq!(judges(&[&valid.1], ended.0), digest(&valid.1));

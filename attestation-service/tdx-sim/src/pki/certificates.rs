@@ -61,6 +61,7 @@ pub(crate) struct Span {
 pub(crate) enum Authority {
     Root,
     PlatformCa,
+    ProcessorCa,
 }
 
 impl Authority {
@@ -68,6 +69,7 @@ impl Authority {
         let (name, serial, below) = match self {
             Self::Root => (ROOT_LABEL, ROOT_SERIAL, 1),
             Self::PlatformCa => ("Chrysalis simulated PCK Platform CA", PLATFORM_CA_SERIAL, 0),
+            Self::ProcessorCa => ("Chrysalis simulated PCK Processor CA", PROCESSOR_CA_SERIAL, 0),
         };
         let mut params = leaf(name, serial, span)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
@@ -103,6 +105,20 @@ impl Authority {
         };
         Ok(list.signed_by(&Issuer::from_params(&params, key))?.der().to_vec())
     }
+}
+
+/// The certificate (DER) of an authority of processors under the platform's root, and its list, which revokes nothing, of
+/// this time.
+pub(crate) fn processor_ca(
+    platform: &super::SimulatedPlatform,
+    window: (i64, i64),
+) -> Result<(Vec<u8>, Vec<u8>), PkiError> {
+    let key = KeyPair::generate()?;
+    let root = Authority::Root.params(platform.span)?;
+    let issuer = Issuer::from_params(&root, &platform.keys.root);
+    let certificate = Authority::ProcessorCa.params(platform.span)?.signed_by(&key, &issuer)?.der().to_vec();
+    let list = Authority::ProcessorCa.revocation_list(&key, platform.span, &[], window)?;
+    Ok((certificate, list))
 }
 
 pub(crate) fn pck_serial() -> SerialNumber {
@@ -167,4 +183,5 @@ pub(super) const CERTIFICATE_LIFE: u64 = 7 * 365 * 86_400;
 const ROOT_SERIAL: u64 = 0x5349_4d01;
 const PLATFORM_CA_SERIAL: u64 = 0x5349_4d02;
 const PCK_SERIAL: u64 = 0x5349_4d03;
+const PROCESSOR_CA_SERIAL: u64 = 0x5349_4d05;
 const TCB_SIGNER_SERIAL: u64 = 0x5349_4d04;
