@@ -67,6 +67,17 @@ fn checkpoints_have_every_change(place: &Place) {
     let before = service.checkpoint().unwrap().head().size();
     service.enter_changes().unwrap();
     assert_eq!(accepted(&place.args(&["audit", "checkpoint"], &["--wait", "0"]))["size"], before + 1);
+    // A row that the service refuses is named, and not left to be waited for.
+    let database = rusqlite::Connection::open(Path::new(dir).join("store.sqlite")).unwrap();
+    database.execute("INSERT INTO operator_changes (number, entry) VALUES (1, x'7b7d')", []).unwrap();
+    let (code, document) = call(&place.args(&["audit", "checkpoint"], &["--wait", "0"]));
+    let reason = &document["reasons"][0];
+    assert_eq!((code, reason["code"].as_str()), (2, Some("changes_waiting")), "{document}");
+    assert!(reason["detail"].as_str().unwrap().contains("row 1 of operator_changes"), "{document}");
+    assert!(reason["fix"].as_str().unwrap().contains("remove it"), "{document}");
+    assert!(service.enter_changes().is_err());
+    database.execute("DELETE FROM operator_changes WHERE number = 1", []).unwrap();
+    accepted(&place.args(&["audit", "checkpoint"], &["--wait", "0"]));
 }
 
 fn operations(place: &Place, other: &Place, dir: &Path) {
