@@ -31,10 +31,8 @@ mod tests {
     #[test]
     fn what_is_freed_between_what_is_held_is_given_back() {
         const PIECES: usize = 8192;
-        let before = resident();
         let mut pieces: Vec<Option<Vec<u8>>> = (0..PIECES).map(|_| Some(vec![1; 12_000])).collect();
         let full = resident();
-        assert!(full - before > PIECES * 2, "{before} {full}");
         for (number, piece) in pieces.iter_mut().enumerate() {
             if number % 10 != 9 {
                 *piece = None;
@@ -42,7 +40,8 @@ mod tests {
         }
         give_back_freed();
         let after = resident();
-        assert!(after - before < (full - before) / 2, "{before} {full} {after}");
+        // Nine tenths of three pages each are freed. Other tests of this process may take and free some meanwhile.
+        assert!(full.saturating_sub(after) > PIECES * 3 / 2, "{full} {after}");
         assert!(pieces.iter().flatten().all(|piece| piece.iter().all(|byte| *byte == 1)), "what is held stays");
     }
 }

@@ -10,6 +10,8 @@
 
 mod world;
 
+use std::time::Duration;
+
 use attestation_service::service::KnownCollateral;
 use tdx_sim::Fault;
 use tdx_verify::{Collateral, Uses};
@@ -78,9 +80,13 @@ async fn the_service_warns_of_a_platform_that_will_fall_out() {
     };
     // The watch goes on beside the answer: what must not come is looked for after what must.
     let warned = async |expected: u64| {
-        while world.count("tcb_early") < expected {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let counted = async {
+            while world.count("tcb_early") < expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(60), counted).await;
+        assert!(found.is_ok(), "tcb_early was counted {} times, not {expected}", world.count("tcb_early"));
         assert_eq!(world.count("tcb_early"), expected);
     };
     service.set_collateral(next(Some(Fault::OutOfDateTcb)));

@@ -10,7 +10,7 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use attested_channel::{stream, tls};
 use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest};
@@ -69,9 +69,13 @@ async fn a_request_under_way_is_answered_and_nobody_new_gets_in() {
     stream.write_all(first).await.unwrap();
 
     let ended = tokio::spawn(world.service.take().unwrap().end());
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let closed = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let closed = tokio::time::timeout(Duration::from_secs(60), closed).await;
+    assert!(closed.is_ok(), "the service that ends still takes connections");
     assert!(!ended.is_finished(), "it waits for what is under way");
     stream.write_all(rest).await.unwrap();
     let (head, body) = receive(&mut stream).await;
