@@ -65,6 +65,10 @@ pub(crate) enum LimitsError {
         /// Which controllers.
         missing: Vec<&'static str>,
     },
+    /// Processes stand in the group itself: the kernel gives it no groups with limits meanwhile (cgroups(7), no internal
+    /// processes).
+    #[error("processes from before the daemon had a group of its own are still in {0}")]
+    Occupied(PathBuf),
     /// A file of a group.
     #[error("{path}: {source}")]
     File {
@@ -82,6 +86,9 @@ impl LimitsError {
             Self::NoUnified(_) => "boot with systemd.unified_cgroup_hierarchy=1, or set agent.guest_limits = \"off\"",
             Self::NotDelegated(_) | Self::Controllers { .. } => {
                 "use the packaged unit (Delegate=, DelegateSubgroup=daemon; systemd 254), or agent.guest_limits = \"off\""
+            }
+            Self::Occupied(_) => {
+                "`host-agent stop --all`, then `systemctl restart chrysalis-agent`: guests and fronts from before an upgrade end"
             }
             Self::File { .. } => "see what is named; agent.guest_limits = \"off\" does without limits",
         };
@@ -137,7 +144,7 @@ impl Groups {
     pub(crate) fn make(&self, run_dir: &Path, limits: &Limits) -> Result<PathBuf, LimitsError> {
         let Limits { memory_bytes, threads, cpu_us, weight } = limits;
         let enabled = WANTED.map(|controller| format!("+{controller}")).join(" ");
-        write(&self.base.join("cgroup.subtree_control"), &enabled)?;
+        write(&self.base.join("cgroup.subtree_control"), &enabled).map_err(|error| self.occupied(error))?;
         let group = self.base.join(name(run_dir));
         match fs::create_dir(&group) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -158,6 +165,16 @@ impl Groups {
             return Err(error);
         }
         Ok(group.join(ENTRANCE))
+    }
+
+    /// What the kernel's refusal to divide the base means.
+    fn occupied(&self, error: LimitsError) -> LimitsError {
+        match error {
+            LimitsError::File { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                LimitsError::Occupied(self.base.clone())
+            }
+            error => error,
+        }
     }
 
     /// Ends whatever is left in the group of a generation that is gone, and removes it.
@@ -337,5 +354,17 @@ mod tests {
         let error = groups.make(run_dir, &Limits::of(&shape(1, 512), false)).unwrap_err();
         assert!(error.to_string().contains("pids.max"), "{error}");
         assert!(!group.exists());
+    }
+
+    #[test]
+    fn a_base_with_processes_in_it_is_told_from_other_faults() {
+        let groups = Groups { base: PathBuf::from("/g"), files: true };
+        let of = |errno: i32| {
+            let error = LimitsError::File { path: "/g/f".into(), source: io::Error::from_raw_os_error(errno) };
+            groups.occupied(error)
+        };
+        let refusal = of(nix::errno::Errno::EBUSY as i32).refusal();
+        assert!(refusal.detail.contains("still in /g") && refusal.fix.contains("stop --all"), "{refusal}");
+        assert!(matches!(of(nix::errno::Errno::EACCES as i32), LimitsError::File { .. }));
     }
 }
