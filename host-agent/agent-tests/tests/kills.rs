@@ -12,7 +12,7 @@ mod rig;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -86,12 +86,17 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
     let mut random = Random(seed | 1);
     println!("CHRYSALIS_SEED={}", random.0);
     let mut killed: BTreeMap<String, u32> = BTreeMap::new();
-    let mut done = 0;
+    let (mut done, mut last) = (0, Instant::now());
     while done < kills {
         rig.keep_daemon();
         let had = |kind: &str| killed.get(kind).copied().unwrap_or(0);
         let owed = |kind: &str| if KINDS.contains(&kind) { (kills / SHARE).saturating_sub(had(kind)) } else { 0 };
         let mut processes = rig.processes();
+        let waited = last.elapsed();
+        assert!(
+            waited < PATIENCE,
+            "{done} of {kills}, then none to kill: {killed:?}, seed {seed}, running: {processes:?}"
+        );
         // A guest's processes are away half of the time, the daemon never: so the kind is drawn first.
         let mut kinds: BTreeSet<String> = processes.iter().map(|(_, kind)| kind.clone()).collect();
         let no_more = KINDS.into_iter().map(owed).sum::<u32>() >= kills - done;
@@ -111,7 +116,7 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
         } else if kill(Pid::from_raw(pid), Signal::SIGKILL).is_err() {
             continue;
         }
-        done += 1;
+        (done, last) = (done + 1, Instant::now());
         *killed.entry(kind).or_default() += 1;
         std::thread::sleep(Duration::from_millis(u64::try_from(random.below(250)).unwrap()));
     }
@@ -122,6 +127,9 @@ fn kill_at_random(rig: &mut Rig, kills: u32) -> BTreeMap<String, u32> {
 const KINDS: [&str; 6] = ["agent", "start", "front", "qemu", "vsock", "simulator"];
 /// Each kind dies at least once in so many kills.
 const SHARE: u32 = 10;
+
+/// Something dies at least this often, on a machine that has other work.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes each call another one.
 static SEED: AtomicU64 = AtomicU64::new(0);

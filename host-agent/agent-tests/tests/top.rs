@@ -26,12 +26,15 @@ fn the_view_fits_small_and_large_terminals_and_follows_keys() {
     rig.start();
     rig.wait_serving();
     let terminal = Terminal::new(&rig, 80, 24);
-    let small = terminal.wait("both guests", |screen| screen.matches(" serving ").count() == 2);
+    // The terminal gets a screen in pieces: it is whole when its last line is there.
+    let whole =
+        |screen: &str, height: usize| screen.lines().nth(height - 1).is_some_and(|last| last.starts_with("q quit"));
+    let small = terminal.wait("both guests", |screen| screen.matches(" serving ").count() == 2 && whole(screen, 24));
     check(&rig, &small, 80, 24);
     // The first guest is chosen, then the second, and no more than the last.
     assert!(small.contains("┌ a ─"), "{small}");
     terminal.keys(&["Down", "Down", "j"]);
-    let second = terminal.wait("the second guest", |screen| screen.contains("┌ b ─"));
+    let second = terminal.wait("the second guest", |screen| screen.contains("┌ b ─") && whole(screen, 24));
     check(&rig, &second, 80, 24);
     terminal.keys(&["Up", "k"]);
     terminal.wait("the first guest", |screen| screen.contains("┌ a ─"));
@@ -40,7 +43,10 @@ fn the_view_fits_small_and_large_terminals_and_follows_keys() {
         terminal.resize(width, height);
         let screen = terminal.wait("the new size", |screen| {
             let lines: Vec<&str> = screen.lines().collect();
-            lines.len() == height && lines[2].trim_end().chars().count() == width && screen.contains("┌ a ─")
+            lines.len() == height
+                && whole(screen, height)
+                && lines[2].trim_end().chars().count() == width
+                && screen.contains("┌ a ─")
         });
         check(&rig, &screen, width, height);
     }
