@@ -104,6 +104,83 @@ fn root_follows_no_link_of_guests_user() {
     rig.wait("the upgrade", |rig| rig.guest("a")["active"]["number"] == 2 && rig.serves("a"));
 }
 
+/// What a QEMU that was taken over leaves in its run directory holds up no daemon that is root, and leads it nowhere.
+#[test]
+fn root_waits_for_nobody_and_connects_and_signals_no_stranger() {
+    let Some(mut rig) = rig_as_root() else { return };
+    rig.agent = "user = \"nobody\"".to_owned();
+    rig.start();
+    rig.wait_serving();
+    let guest = rig.root.join("t/guests/a");
+    let run_dir = guest.join("g1");
+    let mut bystander = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    // A file of root's that is not the user's to name, under the name of a log.
+    let secret = rig.root.join("secret");
+    std::fs::write(&secret, "root's alone").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(as_nobody(&["ln", "-sf", &text(&secret), &text(&run_dir.join("qemu.log"))]));
+    let logs = rig.agent(&["logs", "a", "--state-dir", &text(&rig.root.join("t"))]);
+    let logs = String::from_utf8(logs.stdout).unwrap();
+    assert!(logs.contains("keeper.log") && !logs.contains("root's alone"), "{logs}");
+    // A service of root's under the name of the front's socket.
+    let service = std::os::unix::net::UnixListener::bind(rig.root.join("private")).unwrap();
+    service.set_nonblocking(true).unwrap();
+    assert!(as_nobody(&["ln", "-sf", &text(&rig.root.join("private")), &text(&guest.join("front.sock"))]));
+    // A process of root's under the keeper's name, and a pipe that nobody writes.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", bystander.id())).unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    let pid_file = text(&run_dir.join("agent.pid"));
+    let script = format!("echo {} {started} > {pid_file}", bystander.id());
+    assert!(as_nobody(&["sh", "-c", &script]));
+    let progress = text(&run_dir.join("progress.json"));
+    assert!(as_nobody(&["sh", "-c", &format!("rm {progress} && mkfifo {progress}")]));
+    // It still answers, and tells the keeper nothing in the other's name.
+    rig.wait("an answer", |rig| rig.tell(&["stop", "a"]).0 == 0);
+    for _ in 0..20 {
+        assert!(rig.status().is_some());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert!(bystander.try_wait().unwrap().is_none(), "it was signalled");
+    assert!(service.accept().is_err(), "somebody connected");
+    // The lock's file is a pipe now: nobody holds it, and the directory goes with all that was started for it.
+    assert!(as_nobody(&["sh", "-c", &format!("rm {pid_file} && mkfifo {pid_file}")]));
+    rig.wait("the end of the directory", |_| !run_dir.exists());
+    rig.wait("the end of QEMU", |rig| rig.processes().iter().all(|(_, kind)| kind != "qemu"));
+    assert!(bystander.try_wait().unwrap().is_none());
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "root's alone");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[test]
+fn what_a_daemon_of_another_user_left_is_reported_and_replaced() {
+    let Some(mut rig) = rig_as_root() else { return };
+    rig.agent = "user = \"root\"".to_owned();
+    rig.start();
+    rig.wait_serving();
+    let uid_of = |rig: &Rig, wanted: &str| {
+        let found = rig.processes().into_iter().find(|(_, kind)| kind == wanted);
+        let line = std::fs::read_to_string(format!("/proc/{}/status", found?.0)).ok()?;
+        Some(line_of(&line, "Uid:").split_whitespace().next()?.to_owned())
+    };
+    assert_eq!((uid_of(&rig, "start").unwrap(), uid_of(&rig, "front").unwrap()), ("0".into(), "0".into()));
+    rig.signal_daemon(Signal::SIGKILL);
+    rig.agent = "user = \"nobody\"".to_owned();
+    rig.start();
+    rig.wait("a report", |rig| rig.guest("a").to_string().contains("\"guest_of_another_user\""));
+    // Another front takes the place of root's, though its files were in the way.
+    rig.wait("a front of the user", |rig| uid_of(rig, "front").as_deref() == Some(NOBODY) && rig.serves("a"));
+    assert_eq!(uid_of(&rig, "start").unwrap(), "0", "the guest goes on");
+    // The same run directory, for a keeper of the user.
+    let keeper = rig.processes().into_iter().find(|(_, kind)| kind == "start").unwrap().0;
+    kill(Pid::from_raw(keeper), Signal::SIGKILL).unwrap();
+    rig.wait("a keeper of the user", |rig| uid_of(rig, "start").as_deref() == Some(NOBODY));
+    rig.wait_serving();
+    rig.assert_no_leak();
+    assert!(!rig.guest("a").to_string().contains("guest_of_another_user"));
+    assert_eq!(rig.root.join("t/guests/a/g1/qemu.log").metadata().unwrap().uid(), 65_534);
+}
+
 #[test]
 fn the_nodes_of_a_guests_gpus_are_opened_to_its_user_and_no_others() {
     let Some(mut rig) = rig_as_root() else { return };

@@ -78,6 +78,14 @@ impl Account {
         Ok(Self::Other { name: name.to_owned(), uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups })
     }
 
+    /// Its number: the owner of all that guests' processes make.
+    pub(crate) fn uid(&self) -> u32 {
+        match self {
+            Self::Own => geteuid().as_raw(),
+            Self::Other { uid, .. } => *uid,
+        }
+    }
+
     /// Refuses to run a guest in this very process's name where that is root.
     ///
     /// # Errors

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who holds a directory: one process at a time, seen by anybody, over restarts of everybody else.
 
-use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::fs::{self, Metadata};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::process::Signal;
 
 use crate::files;
+use crate::pid::{Process, started, this_has_open};
 
 /// A directory is taken while this lives: a lock on a file in it, which the kernel drops with the process. The file says
 /// which process, with its start time, so that a number that was given out anew is not taken for it.
@@ -23,10 +23,15 @@ pub(crate) struct Claim {
 }
 
 /// The process that holds a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// In a directory that guests' user can write, that user says which process it is: it can make others believe in a holder
+/// and in a number, and have no process signalled but its own.
+#[derive(Debug, Clone)]
 pub(crate) struct Holder {
     /// Its number; `None` while it has not said it.
     pub(crate) pid: Option<i32>,
+    path: PathBuf,
+    file: Metadata,
 }
 
 impl Claim {
@@ -63,27 +68,38 @@ impl Claim {
 
     /// The process that holds `path`, if one does.
     pub(crate) fn holder(path: &Path) -> Option<Holder> {
-        let file = fs::File::open(path).ok()?;
-        if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
-            return None;
-        }
-        let text = files::read_capped(path, 64).unwrap_or_default();
+        let file = files::open_shared(path).ok()?;
+        let Err((file, _)) = Flock::lock(file, FlockArg::LockSharedNonblock) else { return None };
+        let metadata = file.metadata().ok()?;
+        let mut text = Vec::new();
+        // Of the file that is locked, whatever its name stands for by now.
+        file.take(64).read_to_end(&mut text).ok()?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let said = text.trim().split_once(' ');
         let pid = said.and_then(|(pid, at)| Some((pid.parse::<i32>().ok()?, at.parse::<u64>().ok()?)));
-        Some(Holder { pid: pid.filter(|(pid, at)| started(*pid) == Some(*at)).map(|(pid, _)| pid) })
+        let pid = pid.filter(|(pid, at)| started(*pid) == Some(*at)).map(|(pid, _)| pid);
+        Some(Holder { pid, path: path.to_owned(), file: metadata })
     }
 }
 
 impl Holder {
     /// Whether it is this process, which removes the directory, say.
-    pub(crate) fn is_self(self) -> bool {
-        self.pid.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()))
+    pub(crate) fn is_self(&self) -> bool {
+        let said = self.pid.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
+        said && this_has_open(&self.path, &self.file)
     }
 
-    /// Signals it. False if it is not known which process it is, if it is this one, or gone.
-    pub(crate) fn signal(self, signal: Signal) -> bool {
-        !self.is_self() && self.pid.is_some_and(|pid| kill(Pid::from_raw(pid), signal).is_ok())
+    /// The user whose word it is.
+    pub(crate) fn owner(&self) -> u32 {
+        self.file.uid()
+    }
+
+    /// Signals it. False if it is not known which process it is, if it is this one, or gone, if it is neither of the user
+    /// `account`, whom guests run as, nor of the one whose file names it, or does not have that file open.
+    pub(crate) fn signal(&self, signal: Signal, account: u32) -> bool {
+        let Some(process) = self.pid.and_then(Process::other) else { return false };
+        let known = process.is_of(self.owner()) || process.is_of(account);
+        known && process.has_open(&self.path, &self.file) && process.signal(signal)
     }
 }
 
@@ -109,7 +125,12 @@ fn open(path: &Path) -> anyhow::Result<fs::File> {
         match opened {
             // Made by somebody else in between.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            opened => return opened.with_context(|| format!("cannot open {}", path.display())),
+            opened => {
+                let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+                let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+                anyhow::ensure!(regular, "{} is not a regular file", path.display());
+                return Ok(file);
+            }
         }
     }
     anyhow::bail!("{} comes and goes", path.display())
@@ -117,22 +138,12 @@ fn open(path: &Path) -> anyhow::Result<fs::File> {
 
 /// Whether this is the file that `path` names now.
 fn names(path: &Path, file: &fs::File) -> bool {
-    match (fs::metadata(path), file.metadata()) {
+    match (path.symlink_metadata(), file.metadata()) {
         (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
         _ => false,
     }
 }
 
-/// Start time of a process in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
-fn started(pid: i32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in field 2 may hold anything; what follows its last bracket does not.
-    let (_, rest) = text.rsplit_once(") ")?;
-    rest.split(' ').nth(START_TIME)?.parse().ok()
-}
-
-/// Field 22, counted from field 3.
-const START_TIME: usize = 19;
 const LOOKS: u32 = 50;
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -144,19 +155,19 @@ mod tests {
     fn a_directory_has_one_holder_and_stale_numbers_are_not_believed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        assert_eq!(Claim::holder(&path), None);
+        assert!(Claim::holder(&path).is_none());
         let claim = Claim::take(&path).unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(Claim::holder(&path), Some(Holder { pid: Some(own) }));
+        assert_eq!(Claim::holder(&path).unwrap().pid, Some(own));
         assert!(Claim::holder(&path).unwrap().is_self());
-        assert!(!Claim::holder(&path).unwrap().signal(Signal::SIGTERM), "nobody signals itself");
+        assert!(!Claim::holder(&path).unwrap().signal(Signal::TERM, OTHER), "nobody signals itself");
         assert!(Claim::take(&path).is_err());
         // Process 1 with another start time: the number was given out anew.
         fs::write(&path, "1 1\n").unwrap();
-        assert_eq!(Claim::holder(&path), Some(Holder { pid: None }));
-        assert!(!Claim::holder(&path).unwrap().signal(Signal::SIGTERM));
+        assert_eq!(Claim::holder(&path).unwrap().pid, None);
+        assert!(!Claim::holder(&path).unwrap().signal(Signal::TERM, OTHER));
         drop(claim);
-        assert_eq!(Claim::holder(&path), None);
+        assert!(Claim::holder(&path).is_none());
         assert!(!path.exists());
     }
 
@@ -181,5 +192,73 @@ mod tests {
                 drop(second);
             });
         }
+    }
+
+    /// A user whom nothing here is of.
+    const OTHER: u32 = 12_345;
+
+    /// A stand-in for a keeper that locks `path` and says what it is told; it has the file open while it lives.
+    fn keeper(path: &Path, word: impl Fn(i32) -> i32) -> std::process::Child {
+        fs::write(path, "").unwrap();
+        let mut command = std::process::Command::new("flock");
+        let child = command.args(["--no-fork", "-x"]).arg(path).args(["sleep", "600"]).spawn().unwrap();
+        let said = word(i32::try_from(child.id()).unwrap());
+        while Claim::holder(path).is_none() {}
+        fs::write(path, format!("{said} {}\n", started(said).unwrap())).unwrap();
+        child
+    }
+
+    #[test]
+    fn the_process_that_holds_a_directory_is_signalled_and_no_other_that_it_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.pid");
+        // One of the same user that has nothing to do with it, and one of another: neither is the file's to name.
+        let mut bystander = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let number = i32::try_from(bystander.id()).unwrap();
+        for named in [number, 1] {
+            let mut child = keeper(&path, |_| named);
+            let holder = Claim::holder(&path).unwrap();
+            assert_eq!(holder.pid, Some(named));
+            assert!(!holder.signal(Signal::KILL, OTHER), "{named}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(bystander.try_wait().unwrap().is_none());
+        // This process, by another's word: it is not the holder, and is not signalled.
+        let own = i32::try_from(std::process::id()).unwrap();
+        let mut child = keeper(&path, |_| own);
+        let holder = Claim::holder(&path).unwrap();
+        assert!(holder.pid == Some(own) && !holder.is_self() && !holder.signal(Signal::KILL, OTHER));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The one that holds it.
+        let mut child = keeper(&path, |child| child);
+        if nix::unistd::geteuid().is_root() {
+            // By the word of another user than the process's.
+            std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
+            assert!(!Claim::holder(&path).unwrap().signal(Signal::KILL, OTHER));
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        } else {
+            println!("SKIPPED: only root gives files to another user");
+        }
+        assert!(Claim::holder(&path).unwrap().signal(Signal::KILL, OTHER));
+        assert!(!child.wait().unwrap().success());
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+    }
+
+    #[test]
+    fn a_pipe_or_a_link_in_place_of_the_file_holds_nothing_and_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (pipe, link) = (directory.path().join("pipe"), directory.path().join("link"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let _claim = Claim::take(&directory.path().join("pid")).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("pid"), &link).unwrap();
+        for path in [&pipe, &link] {
+            assert!(Claim::holder(path).is_none() && Claim::take(path).is_err(), "{}", path.display());
+        }
+        // Somebody waits at the other end.
+        let _reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        assert!(Claim::holder(&pipe).is_none() && Claim::take(&pipe).is_err());
     }
 }

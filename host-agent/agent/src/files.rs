@@ -3,13 +3,40 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use nix::fcntl::OFlag;
 
+/// A file that this process's user or root put there; links are followed. Not for run directories: [`read_shared`].
 pub(crate) fn read_capped(path: &Path, max: usize) -> anyhow::Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    read(File::open(path), path, max)
+}
+
+/// A file of a directory that guests' user can write, too: see [`open_shared`].
+pub(crate) fn read_shared(path: &Path, max: usize) -> anyhow::Result<Vec<u8>> {
+    read(open_shared(path), path, max)
+}
+
+/// Opens for reading what guests' user may have put there: a regular file, no link to one, and nothing that has this
+/// process wait, such as a pipe without another end.
+///
+/// # Errors
+/// `PermissionDenied` if it is something else.
+pub(crate) fn open_shared(path: &Path) -> std::io::Result<File> {
+    // std adds O_CLOEXEC.
+    let careful = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(careful).open(path)?;
+    if !file.metadata()?.is_file() {
+        let error = format!("{} is not a regular file", path.display());
+        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, error));
+    }
+    Ok(file)
+}
+
+fn read(opened: std::io::Result<File>, path: &Path, max: usize) -> anyhow::Result<Vec<u8>> {
+    let file = opened.with_context(|| format!("cannot open {}", path.display()))?;
     let mut bytes = Vec::new();
     file.take(max as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
     anyhow::ensure!(bytes.len() <= max, "{} has more than {max} bytes", path.display());
@@ -56,10 +83,29 @@ pub(crate) fn private_directory(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// The last `most` bytes of a file.
+/// Removes names that stand for something of another user than `owner`, or for no file or socket at all: `owner` could
+/// neither use nor remove them in a directory with the sticky bit. No link is followed.
+pub(crate) fn remove_foreign(paths: impl IntoIterator<Item = PathBuf>, owner: u32) -> std::io::Result<()> {
+    for path in paths {
+        let Ok(found) = path.symlink_metadata() else { continue };
+        let usable = found.is_file() || found.file_type().is_socket();
+        if found.uid() == owner && usable {
+            continue;
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(std::io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The last `most` bytes of a file, opened as [`open_shared`] does.
 pub(crate) fn read_end(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     use std::io::{Seek as _, SeekFrom};
-    let mut file = File::open(path)?;
+    let mut file = open_shared(path)?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
     let mut bytes = Vec::new();
@@ -101,5 +147,42 @@ mod tests {
         assert_eq!(std::fs::read(at("victim")).unwrap(), b"old");
         assert_eq!(std::fs::read(at("file")).unwrap(), b"new");
         assert!(!at("file").symlink_metadata().unwrap().is_symlink());
+    }
+
+    #[test]
+    fn a_pipe_and_a_link_are_no_shared_files_and_nobody_waits_for_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("secret"), "root's").unwrap();
+        std::os::unix::fs::symlink(at("secret"), at("qemu.log")).unwrap();
+        nix::unistd::mkfifo(&at("progress.json"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        for name in ["qemu.log", "progress.json", "directory", "missing"] {
+            assert!(read_shared(&at(name), 100).is_err() && read_end(&at(name), 100).is_err(), "{name}");
+        }
+        assert_eq!(read_shared(&at("secret"), 6).unwrap(), b"root's");
+        assert!(read_shared(&at("secret"), 5).is_err());
+        assert_eq!(read_end(&at("secret"), 3).unwrap(), b"t's");
+        assert!(crate::progress::Progress::load(directory.path()).is_none());
+    }
+
+    #[test]
+    fn what_is_not_the_users_is_removed_before_the_user_needs_the_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let own = nix::unistd::geteuid().as_raw();
+        for name in ["qemu.log", "launch.json"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(at("launch.json"), at("agent.pid")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("front.sock")).unwrap();
+        let names = || ["qemu.log", "agent.pid", "front.sock", "missing"].map(at);
+        remove_foreign(names(), own).unwrap();
+        assert!(at("qemu.log").exists() && at("front.sock").exists() && at("launch.json").exists());
+        assert!(at("agent.pid").symlink_metadata().is_err(), "a link is nobody's file");
+        // They are an earlier owner's now.
+        remove_foreign(names(), own + 1).unwrap();
+        assert!(!at("qemu.log").exists() && !at("front.sock").exists());
+        assert!(at("launch.json").exists(), "what is not named stays");
     }
 }

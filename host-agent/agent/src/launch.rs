@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use guest_link::{LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
 use model_cache::HeldPack;
-use nix::sys::signal::Signal;
 use qemu::{Accelerator, HostGpus, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use types::EventName;
@@ -50,14 +50,14 @@ pub(crate) fn run(args: &StartArgs, run_dir: &Path, record: &LaunchRecord) -> an
 /// Says how the guest of a run directory is.
 pub(crate) fn status(run_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let running = Claim::holder(&run_dir.join(PID_FILE));
-    let state = files::read_capped(&run_dir.join(STATE), MAX_STATE).ok();
+    let state = files::read_shared(&run_dir.join(STATE), MAX_STATE).ok();
     let last: Option<Event> = state.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok());
-    let pid = running.and_then(|holder| holder.pid);
+    let pid = running.as_ref().and_then(|holder| holder.pid);
     if json {
         println!("{}", serde_json::json!({ "running": running.is_some(), "agent_pid": pid, "last_event": last }));
     } else {
         let pid = pid.map_or("?".to_owned(), |pid| pid.to_string());
-        match (running, last) {
+        match (&running, last) {
             (Some(_), Some(event)) => println!("running under process {pid}; last: {event}"),
             (Some(_), None) => println!("running under process {pid}; no event yet"),
             (None, Some(event)) => println!("not running; last: {event}"),
@@ -78,12 +78,22 @@ pub(crate) fn stop(run_dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let mut asked = false;
     while let Some(holder) = Claim::holder(&pid_file) {
         // It says which process it is a moment after it took the directory.
-        asked = asked || holder.signal(Signal::SIGTERM);
+        asked = asked || holder.signal(Signal::TERM, holder.owner());
         anyhow::ensure!(Instant::now() < deadline, "the process that holds {} does not end", run_dir.display());
         std::thread::sleep(Duration::from_millis(50));
     }
     println!("{}", if json { "{\"stopped\":true}" } else { "stopped" });
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes what keepers left in a run directory that ran as somebody else than `owner`, unless one holds it: the next one
+/// could neither write nor remove that.
+pub(crate) fn make_room(run_dir: &Path, owner: u32) -> anyhow::Result<()> {
+    if Claim::holder(&run_dir.join(PID_FILE)).is_some() {
+        return Ok(());
+    }
+    let files = MADE.into_iter().map(|name| run_dir.join(name));
+    files::remove_foreign(files.chain(sockets(run_dir)), owner).context("left by another user")
 }
 
 async fn supervise(
@@ -265,13 +275,18 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
 }
 
 fn remove_stale_sockets(run_dir: &Path) {
-    let vsock = VsockHost::VhostUser { uds_path: run_dir.join(VSOCK) };
-    let ports = [SERVICE_PORT, STATUS_PORT, SIMULATED_DEVICE_PORT];
-    let sockets = ports.into_iter().filter_map(|port| vsock.unix_path(port));
-    for path in sockets.chain(["qmp.sock", "vhost.sock", "vsock"].map(|name| run_dir.join(name))) {
+    for path in sockets(run_dir) {
         // The directory is ours (claimed): what a crash left behind is removed, what is not there needs nothing.
         let _ = fs::remove_file(path);
     }
+}
+
+/// All sockets that a keeper and its helpers make in a run directory.
+fn sockets(run_dir: &Path) -> Vec<PathBuf> {
+    let vsock = VsockHost::VhostUser { uds_path: run_dir.join(VSOCK) };
+    let ports = [SERVICE_PORT, STATUS_PORT, SIMULATED_DEVICE_PORT];
+    let sockets = ports.into_iter().filter_map(|port| vsock.unix_path(port));
+    sockets.chain(["qmp.sock", "vhost.sock", VSOCK].map(|name| run_dir.join(name))).collect()
 }
 
 async fn start_vsock(args: &StartArgs, run_dir: &Path, uds_path: &Path) -> anyhow::Result<Guarded> {
@@ -334,6 +349,9 @@ async fn wait_for(child: &mut Guarded, socket: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Files that a keeper and its helpers make in a run directory. The keeper's log is the daemon's to open.
+const MADE: [&str; 8] =
+    [PID_FILE, STATE, "state.json.new", "progress.json", "progress.json.new", "qemu.log", VSOCK_LOG, "simulator.log"];
 const VSOCK_LOG: &str = "vhost-device-vsock.log";
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 const SIMULATOR_TIMEOUT: Duration = Duration::from_secs(60);

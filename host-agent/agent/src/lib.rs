@@ -22,6 +22,7 @@ mod manual;
 mod metrics;
 mod numa;
 mod orphans;
+mod pid;
 mod preflight;
 mod prepare;
 mod process;

@@ -118,14 +118,14 @@ pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("there is nothing of guest {} in {}", args.guest, args.state_dir.display()))?
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
+        .filter(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()))
         .collect();
     directories.sort();
     directories.push(guest);
     for directory in directories {
         for name in ["keeper.log", "qemu.log", "vhost-device-vsock.log", "simulator.log", "front.log"] {
             let path = directory.join(name);
-            if path.is_file() {
+            if path.symlink_metadata().is_ok_and(|found| found.is_file()) {
                 found = true;
                 println!("==> {}\n{}", path.display(), tail(&path, args.lines));
             }

@@ -7,8 +7,9 @@
 use std::fs;
 use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use rustix::process::Signal;
+
+use crate::pid::Process;
 
 /// The variable in the environment of a keeper's children.
 pub(crate) const VARIABLE: &str = "CHRYSALIS_RUN_DIR";
@@ -31,18 +32,15 @@ pub(crate) fn end_below(base: &Path, held: impl Fn(&Path) -> bool) -> usize {
 
 fn each(ours: impl Fn(&[u8]) -> bool) -> usize {
     let Ok(processes) = fs::read_dir("/proc") else { return 0 };
-    let own = std::process::id();
     let mut ended = 0;
     for entry in processes.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if u32::try_from(pid) == Ok(own) {
-            continue;
-        }
+        let Some(process) = Process::other(pid) else { continue };
         // Of another user, or gone: neither is ours to end.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else { continue };
+        let Ok(environment) = fs::read(process.proc().join("environ")) else { continue };
         let variable = |text: &[u8]| text.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_vec);
         let value = environment.split(|byte| *byte == 0).find_map(variable);
-        if value.is_some_and(|value| ours(&value)) && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+        if value.is_some_and(|value| ours(&value)) && process.signal(Signal::KILL) {
             ended += 1;
         }
     }

@@ -59,7 +59,7 @@ impl Document for LaunchRecord {
 impl LaunchRecord {
     pub(crate) fn load(run_dir: &Path) -> anyhow::Result<Self> {
         let path = run_dir.join(RECORD);
-        let bytes = files::read_capped(&path, Self::MAX_BYTES)?;
+        let bytes = files::read_shared(&path, Self::MAX_BYTES)?;
         Self::from_canonical(&bytes)
             .with_context(|| format!("{} is not a launch record: run prepare again", path.display()))
     }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio_vsock::{VsockAddr, VsockStream};
 
+use crate::connect::connect_owned;
 use crate::listener::{LinkStream, VsockHost};
 
 /// Why a guest was not told.
@@ -27,16 +28,17 @@ pub enum DrainError {
 
 /// Tells a guest to finish what runs, and waits for its word that it does. Telling it again does no harm.
 ///
-/// The word is the guest's alone: connections show when it is done.
+/// The word is the guest's alone: connections show when it is done. Where a helper carries its vsock, `owner` is the user
+/// who runs it ([`connect_owned`]).
 ///
 /// # Errors
 /// [`DrainError`]; then it may have been told nevertheless.
-pub async fn tell_to_drain(guest: &VsockHost) -> Result<(), DrainError> {
-    tokio::time::timeout(PATIENCE, tell(guest)).await.map_err(|_| DrainError::Time)?
+pub async fn tell_to_drain(guest: &VsockHost, owner: u32) -> Result<(), DrainError> {
+    tokio::time::timeout(PATIENCE, tell(guest, owner)).await.map_err(|_| DrainError::Time)?
 }
 
-async fn tell(guest: &VsockHost) -> Result<(), DrainError> {
-    let mut stream = connect(guest).await.map_err(DrainError::Connect)?;
+async fn tell(guest: &VsockHost, owner: u32) -> Result<(), DrainError> {
+    let mut stream = connect(guest, owner).await.map_err(DrainError::Connect)?;
     let mut answer = [0; ANSWER.len()];
     let exchange = async {
         stream.write_all(&REQUEST).await?;
@@ -48,11 +50,11 @@ async fn tell(guest: &VsockHost) -> Result<(), DrainError> {
     }
 }
 
-async fn connect(guest: &VsockHost) -> io::Result<LinkStream> {
+async fn connect(guest: &VsockHost, owner: u32) -> io::Result<LinkStream> {
     match guest {
         VsockHost::Kernel { cid } => Ok(LinkStream::Kernel(VsockStream::connect(VsockAddr::new(*cid, PORT)).await?)),
         VsockHost::VhostUser { uds_path } => {
-            let mut stream = UnixStream::connect(uds_path).await?;
+            let mut stream = connect_owned(uds_path, owner).await?;
             stream.write_all(format!("CONNECT {PORT}\n").as_bytes()).await?;
             read_ok(&mut stream).await?;
             Ok(LinkStream::Unix(stream))
@@ -78,6 +80,7 @@ const MAX_OK: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::geteuid;
     use tokio::net::UnixListener;
 
     use super::*;
@@ -99,7 +102,7 @@ mod tests {
             }
             said
         });
-        let result = tell_to_drain(&VsockHost::VhostUser { uds_path }).await;
+        let result = tell_to_drain(&VsockHost::VhostUser { uds_path }, geteuid().as_raw()).await;
         (guest.await.unwrap(), result)
     }
 
@@ -122,6 +125,6 @@ mod tests {
     async fn nobody_there_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let guest = VsockHost::VhostUser { uds_path: directory.path().join("vsock") };
-        assert!(matches!(tell_to_drain(&guest).await, Err(DrainError::Connect(_))));
+        assert!(matches!(tell_to_drain(&guest, geteuid().as_raw()).await, Err(DrainError::Connect(_))));
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! The guest behind a link is as hostile to the host as the host is to it: connections, bytes and lines are capped.
 
+mod connect;
 mod drain;
 mod forward;
 mod listener;
 mod status;
 mod switch;
 
+pub use connect::connect_owned;
 pub use drain::{DrainError, tell_to_drain};
 pub use forward::forward;
 pub use listener::{LinkError, LinkListener, LinkStream, VsockHost};

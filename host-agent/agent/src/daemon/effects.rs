@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fleet::{Action, End, GuestName, Observed, Seen, Strategy};
 use model_cache::{Cache, CacheError, FetchProgress};
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use types::{Blake3Digest, Refusal};
@@ -37,7 +37,8 @@ pub(crate) struct Effects {
     pub(crate) wake: Arc<Notify>,
     tasks: HashMap<Key, Task>,
     failures: HashMap<Key, Vec<Refusal>>,
-    stopping: HashMap<Key, Instant>,
+    /// Since when keepers are to end, and whether they were told.
+    stopping: HashMap<Key, (Instant, bool)>,
     tellings: Tellings,
     fronts: HashMap<GuestName, Front>,
     cids: HashMap<Key, u32>,
@@ -199,7 +200,8 @@ impl Effects {
             }
             Action::Drain { guest, generation } => {
                 let run_dir = self.paths.run_dir(&guest, generation);
-                self.tellings.tell((guest, generation), &run_dir, &self.wake);
+                let owner = self.paths.account.uid();
+                self.tellings.tell((guest, generation), &run_dir, owner, &self.wake);
             }
             Action::Stop { guest, generation } => self.stop((guest, generation)),
             Action::Remove { guest, generation } => self.remove((guest, generation)),
@@ -212,7 +214,7 @@ impl Effects {
             Action::StopFront { guest } => {
                 let holder = Claim::holder(&self.paths.guest(&guest).join(front::PID_FILE));
                 if let Some(holder) = holder {
-                    holder.signal(Signal::SIGTERM);
+                    holder.signal(Signal::TERM, self.paths.account.uid());
                 }
             }
             Action::Forget { guest } => {
@@ -288,20 +290,20 @@ impl Effects {
     }
 
     fn stop(&mut self, key: Key) {
-        let Some(holder) = Claim::holder(&self.paths.run_dir(&key.0, key.1).join(PID_FILE)) else { return };
-        match self.stopping.get(&key) {
-            None => {
-                if holder.signal(Signal::SIGTERM) {
-                    tracing::info!(guest = %key.0, generation = key.1, "stopping");
-                    self.stopping.insert(key, Instant::now());
-                }
+        let run_dir = self.paths.run_dir(&key.0, key.1);
+        let Some(holder) = Claim::holder(&run_dir.join(PID_FILE)) else { return };
+        let account = self.paths.account.uid();
+        let (since, told) = self.stopping.entry(key.clone()).or_insert_with(|| (Instant::now(), false));
+        if !*told && holder.signal(Signal::TERM, account) {
+            tracing::info!(guest = %key.0, generation = key.1, "stopping");
+            (*since, *told) = (Instant::now(), true);
+        } else if since.elapsed() > STOP_PATIENCE {
+            tracing::warn!(guest = %key.0, generation = key.1, "the keeper does not end: killed");
+            *since = Instant::now();
+            // Whoever holds the directory instead of a keeper, its group ends with it.
+            if let (false, Some(groups)) = (holder.signal(Signal::KILL, account), self.paths.groups.clone()) {
+                tokio::task::spawn_blocking(move || groups.remove(&run_dir));
             }
-            Some(asked) if asked.elapsed() > STOP_PATIENCE => {
-                tracing::warn!(guest = %key.0, generation = key.1, "the keeper does not end: killed");
-                holder.signal(Signal::SIGKILL);
-                self.stopping.insert(key, Instant::now());
-            }
-            Some(_) => {}
         }
     }
 

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fleet::{End, FrontSeen, GuestName, Observed, Seen};
 use model_cache::HeldPack;
 use nix::fcntl::Flock;
-use types::Blake3Digest;
+use rustix::process::Signal;
+use types::{Blake3Digest, Refusal};
 
 use super::paths::{Paths, RunPlan};
-use crate::claim::Claim;
+use crate::claim::{Claim, Holder};
 use crate::front::{self, FrontRequest, FrontStatus};
 use crate::progress::Progress;
 use crate::record::{LaunchRecord, PID_FILE};
@@ -49,6 +50,8 @@ pub(crate) struct Look {
     pub(crate) guests: BTreeMap<GuestName, Observed>,
     pub(crate) fronts: BTreeMap<GuestName, FrontStatus>,
     pub(crate) progress: HashMap<Key, Progress>,
+    /// What runs as another user than guests do now.
+    pub(crate) strangers: BTreeMap<GuestName, Vec<Refusal>>,
 }
 
 impl Look {
@@ -82,17 +85,21 @@ impl Host {
     pub(crate) async fn look(&mut self) -> Look {
         let mut look = Look::default();
         for guest in self.paths.guest_names() {
-            let status = self.front(&guest).await;
+            let mut strangers = Vec::new();
+            let status = self.front(&guest, &mut strangers).await;
             let mut observed = Observed { front: status.0, ..Observed::default() };
             for number in self.paths.generations(&guest) {
                 let key = (guest.clone(), number);
-                let (mut seen, progress) = self.generation(&key);
+                let (mut seen, progress) = self.generation(&key, &mut strangers);
                 let connections = status.1.as_ref().map(|status| status.connections.get(&number).copied().unwrap_or(0));
                 seen.connections = connections;
                 observed.generations.insert(number, seen);
                 look.progress.extend(progress.map(|progress| (key, progress)));
             }
             look.fronts.extend(status.1.map(|status| (guest.clone(), status)));
+            if !strangers.is_empty() {
+                look.strangers.insert(guest.clone(), strangers);
+            }
             look.guests.insert(guest, observed);
         }
         let there = |key: &Key| look.guests.get(&key.0).is_some_and(|guest| guest.generations.contains_key(&key.1));
@@ -102,20 +109,38 @@ impl Host {
         look
     }
 
-    async fn front(&self, guest: &GuestName) -> (FrontSeen, Option<FrontStatus>) {
+    async fn front(&self, guest: &GuestName, strangers: &mut Vec<Refusal>) -> (FrontSeen, Option<FrontStatus>) {
         let directory = self.paths.guest(guest);
-        if Claim::holder(&directory.join(front::PID_FILE)).is_none() {
+        let Some(holder) = Claim::holder(&directory.join(front::PID_FILE)) else {
             return (FrontSeen::default(), None);
+        };
+        if let Some(reason) = self.stranger(guest, "the front", &holder) {
+            // It is not asked any more, so nothing is lost but its connections; one of the right user takes its place.
+            if holder.signal(Signal::TERM, self.paths.account.uid()) {
+                tracing::warn!(%guest, code = %reason.code, "the front is ended: {reason}");
+            }
+            strangers.push(reason);
+            return (FrontSeen { alive: true, ..FrontSeen::default() }, None);
         }
-        let status = front::ask(&directory, &FrontRequest::Status).await;
+        let status = front::ask(&directory, self.paths.account.uid(), &FrontRequest::Status).await;
         let target = status.as_ref().and_then(|status| status.target);
         (FrontSeen { alive: true, held_back: false, target, answered: status.is_some() }, status)
     }
 
-    fn generation(&mut self, key: &Key) -> (Seen, Option<Progress>) {
+    /// Why a process that holds a directory of a guest cannot be reached, if it is of an earlier daemon's user.
+    fn stranger(&self, guest: &GuestName, what: &str, holder: &Holder) -> Option<Refusal> {
+        let (runs, wanted) = (holder.owner(), self.paths.account.uid());
+        let detail = format!("{what} runs as user {runs}, and guests are to run as {wanted}");
+        let fix = "`host-agent restart NAME` exchanges the guest for one of the right user";
+        (runs != wanted).then(|| Refusal::new("guest_of_another_user", &format!("guests.{guest}"), detail, fix))
+    }
+
+    fn generation(&mut self, key: &Key, strangers: &mut Vec<Refusal>) -> (Seen, Option<Progress>) {
         let run_dir = self.paths.run_dir(&key.0, key.1);
         // The daemon itself holds a directory while it removes it: no keeper is in it.
         let holder = Claim::holder(&run_dir.join(PID_FILE)).filter(|holder| !holder.is_self());
+        let what = format!("generation {}", key.1);
+        strangers.extend(holder.as_ref().and_then(|holder| self.stranger(&key.0, &what, holder)));
         let written = Progress::load(&run_dir);
         let mut seen = Seen { directory: true, alive: holder.is_some(), ..Seen::default() };
         seen.composed = self.hold_model(key);

@@ -23,7 +23,7 @@ use crate::claim::Claim;
 use crate::gpu::passing::{Hands, over_iommufd};
 use crate::limits::{self, Limits};
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, RECORD, TD_PARAMS};
-use crate::{files, prepare};
+use crate::{files, launch, prepare};
 
 /// How a keeper is started.
 #[derive(Debug, Clone)]
@@ -67,6 +67,7 @@ fn ready(keeper: &Keeper, account: &Account, cache: &Path) -> Result<(RunPlan, L
     };
     let shared = run_dir.parent().map_or(Ok(()), |guest| account.directory(guest));
     shared.and_then(|()| account.directory(run_dir)).map_err(|error| unusable(format!("{error:#}")))?;
+    launch::make_room(run_dir, account.uid()).map_err(|error| unusable(format!("{error:#}")))?;
     let mut record = LaunchRecord::load(run_dir).map_err(|error| unusable(format!("{error:#}")))?;
     let run = RunPlan::load(run_dir).ok_or_else(|| unusable(format!("{} has no plan", run_dir.display())))?;
     check_shape(&record, &run, releases).or_else(|reasons| match &keeper.published {
@@ -182,7 +183,7 @@ fn not_started(detail: String) -> Refusal {
 
 /// The end of the keeper's log. It is the host's own text: nothing of a guest is in it.
 fn last_words(run_dir: &Path) -> String {
-    let log = files::read_capped(&run_dir.join(LOG), 64 * 1024).unwrap_or_default();
+    let log = files::read_shared(&run_dir.join(LOG), 64 * 1024).unwrap_or_default();
     let text = String::from_utf8_lossy(&log).into_owned();
     text.lines().last().unwrap_or("it ended without a word").chars().take(500).collect()
 }

@@ -108,7 +108,7 @@ pub(crate) struct RunPlan {
 
 impl RunPlan {
     pub(crate) fn load(run_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&files::read_capped(&run_dir.join(FILE), MAX).ok()?).ok()
+        serde_json::from_slice(&files::read_shared(&run_dir.join(FILE), MAX).ok()?).ok()
     }
 
     pub(crate) fn store(&self, run_dir: &Path) -> anyhow::Result<()> {

@@ -203,7 +203,7 @@ impl Daemon {
                 let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
                 routes.get(&cid).map(|run_dir| run_dir.join(VSOCK))
             };
-            links.spawn(guest_link::switch(port, route));
+            links.spawn(guest_link::switch(port, self.paths.account.uid(), route));
         }
         links
     }

@@ -27,15 +27,15 @@ enum Telling {
 }
 
 impl Tellings {
-    /// Tells the guest of a run directory, unless that is under way. `done` is notified when it has answered, or has not.
-    pub(super) fn tell(&mut self, key: Key, run_dir: &Path, done: &Arc<Notify>) {
+    /// Tells the guest of a run directory, which runs as the user `owner`, unless that is under way. `done` is notified when it has answered, or has not.
+    pub(super) fn tell(&mut self, key: Key, run_dir: &Path, owner: u32, done: &Arc<Notify>) {
         if matches!(self.0.get(&key), Some(Telling::Asking(_))) {
             return;
         }
         let Ok(record) = LaunchRecord::load(run_dir) else { return };
         let (guest, done) = (place(run_dir, &record), Arc::clone(done));
         let asking = tokio::spawn(async move {
-            let told = tell_to_drain(&guest).await;
+            let told = tell_to_drain(&guest, owner).await;
             done.notify_one();
             told
         });

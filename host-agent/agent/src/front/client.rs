@@ -4,15 +4,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use guest_link::connect_owned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 
 use super::{FrontRequest, FrontStatus, socket};
 
-/// Asks the front of a guest; `None` if it does not answer in time.
-pub(crate) async fn ask(guest_dir: &Path, request: &FrontRequest) -> Option<FrontStatus> {
+/// Asks the front of a guest, which runs as the user `owner`; `None` if it does not answer in time.
+pub(crate) async fn ask(guest_dir: &Path, owner: u32, request: &FrontRequest) -> Option<FrontStatus> {
     let exchange = async {
-        let mut stream = UnixStream::connect(socket(guest_dir)).await.ok()?;
+        let mut stream = connect_owned(&socket(guest_dir), owner).await.ok()?;
         let mut line = serde_json::to_vec(request).ok()?;
         line.push(b'\n');
         stream.write_all(&line).await.ok()?;

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Notify;
 
 use crate::claim::Claim;
+use crate::files;
 
 pub(crate) use client::ask;
 use places::{Most, Peer, Places};
@@ -211,6 +212,15 @@ async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     bytes.push(b'\n');
     stream.write_all(&bytes).await?;
     stream.flush().await
+}
+
+/// Removes what a front left in a guest's directory that ran as somebody else than `owner`, unless one holds it: the next
+/// one could neither use nor remove that.
+pub(crate) fn make_room(guest_dir: &Path, owner: u32) -> anyhow::Result<()> {
+    if Claim::holder(&guest_dir.join(PID_FILE)).is_some() {
+        return Ok(());
+    }
+    files::remove_foreign([PID_FILE, SOCKET].map(|name| guest_dir.join(name)), owner).context("left by another user")
 }
 
 fn socket(guest_dir: &Path) -> PathBuf {

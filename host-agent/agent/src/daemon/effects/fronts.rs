@@ -36,16 +36,22 @@ impl Front {
         self.child = None;
         if self.started.elapsed() < FRONT_SETTLED {
             let text =
-                String::from_utf8_lossy(&files::read_capped(&self.log, 64 * 1024).unwrap_or_default()).into_owned();
-            self.failed(text.lines().last().unwrap_or("it ended without a word"));
+                String::from_utf8_lossy(&files::read_shared(&self.log, 64 * 1024).unwrap_or_default()).into_owned();
+            // Of a front that could not begin; what it says is its own word, and only this is looked for in it.
+            let taken = format!("(os error {})", nix::errno::Errno::EADDRINUSE as i32);
+            let code = if text.contains(&taken) { "port_taken" } else { NOT_STARTED };
+            self.failed(code, text.lines().last().unwrap_or("it ended without a word"));
         }
     }
 
-    fn failed(&mut self, detail: &str) {
+    fn failed(&mut self, code: &str, detail: &str) {
         tracing::warn!(listen = %self.listen, "front: {detail}");
-        let fix = "end what listens there (`ss -ltnp`), choose another port, or allow ports below 1024";
+        let fix = match code {
+            NOT_STARTED => "see front.log (`host-agent logs`); a port below 1024 must be allowed to the agent's unit",
+            _ => "end what listens there (`ss -ltnp`), or choose another port",
+        };
         let field = format!("guests.listen {}", self.listen);
-        self.reason = Some(Refusal::new("port_taken", &field, detail, fix));
+        self.reason = Some(Refusal::new(code, &field, detail, fix));
         self.not_before = Some(Instant::now() + FRONT_PAUSE);
     }
 }
@@ -65,6 +71,7 @@ impl Effects {
         let directory = self.paths.guest(guest);
         let log = directory.join("front.log");
         let started = self.paths.account.directory(&directory).and_then(|()| {
+            front::make_room(&directory, self.paths.account.uid())?;
             let mut command = keeper::own_program(&self.paths.account, Extra::LowPorts, None)?;
             command.arg("front").arg("--dir").arg(&directory).args(["--listen", &listen.to_string()]);
             keeper::detached(command, &log)
@@ -73,15 +80,16 @@ impl Effects {
         let mut front = Front { child: None, log, listen, started: now, not_before: None, reason: None };
         match started {
             Ok(child) => front.child = Some(child),
-            Err(error) => front.failed(&format!("{error:#}")),
+            Err(error) => front.failed(NOT_STARTED, &format!("{error:#}")),
         }
         self.fronts.insert(guest.clone(), front);
     }
 
     pub(super) fn ask_front(&self, guest: &GuestName, request: FrontRequest) {
         let (directory, wake) = (self.paths.guest(guest), Arc::clone(&self.wake));
+        let owner = self.paths.account.uid();
         tokio::spawn(async move {
-            if let Some(error) = front::ask(&directory, &request).await.and_then(|status| status.error) {
+            if let Some(error) = front::ask(&directory, owner, &request).await.and_then(|status| status.error) {
                 tracing::warn!(directory = %directory.display(), "{error}");
             }
             wake.notify_one();
@@ -89,6 +97,8 @@ impl Effects {
     }
 }
 
+/// Code of a front that did not come up for another reason than its port.
+const NOT_STARTED: &str = "front_not_started";
 /// A front that lived this long was well.
 const FRONT_SETTLED: Duration = Duration::from_secs(2);
 const FRONT_PAUSE: Duration = Duration::from_secs(5);

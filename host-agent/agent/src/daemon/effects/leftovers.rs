@@ -92,7 +92,14 @@ fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
 }
 
 pub(super) fn remove_run_dir(run_dir: &Path, groups: Option<&Groups>) -> Result<(), Vec<Refusal>> {
+    let end_group = || {
+        if let Some(groups) = groups {
+            groups.remove(run_dir);
+        }
+    };
     if run_dir.symlink_metadata().is_err() {
+        // It went, and then the daemon, say, before the group did.
+        end_group();
         return Ok(());
     }
     let failed = |error: String| {
@@ -101,15 +108,19 @@ pub(super) fn remove_run_dir(run_dir: &Path, groups: Option<&Groups>) -> Result<
     };
     if !files::is_own_directory(run_dir) {
         // Another user's, or a link of its: nothing of it is opened.
+        end_group();
         let removed = std::fs::remove_file(run_dir).or_else(|_| std::fs::remove_dir_all(run_dir));
         return removed.map_err(|error| failed(format!("{}: {error}", run_dir.display())));
     }
-    // Held, so that no keeper comes up in it meanwhile.
-    let _claim = Claim::take(&run_dir.join(PID_FILE)).map_err(|error| failed(format!("{error:#}")))?;
-    orphans::end(run_dir);
-    if let Some(groups) = groups {
-        groups.remove(run_dir);
+    // What the user put in place of the lock's file does not keep the directory.
+    let lock = run_dir.join(PID_FILE);
+    if lock.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+        let _ = std::fs::remove_file(&lock);
     }
+    // Held, so that no keeper comes up in it meanwhile.
+    let _claim = Claim::take(&lock).map_err(|error| failed(format!("{error:#}")))?;
+    orphans::end(run_dir);
+    end_group();
     match std::fs::remove_dir_all(run_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(failed(format!("{}: {error}", run_dir.display())))
@@ -153,5 +164,24 @@ mod tests {
         Effects::new(paths.clone(), cache, None).tidy(std::iter::once(wanted).collect());
         let there = |digest: &Sha256Digest| paths.releases().join(digest.to_string()).is_dir();
         assert!(there(&wanted) && there(&running) && !there(&unused));
+    }
+
+    #[test]
+    fn nothing_that_stands_for_the_lock_keeps_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        std::fs::write(&victim, "root's").unwrap();
+        let run_dir = directory.path().join("g1");
+        let lock = run_dir.join(PID_FILE);
+        for kind in ["pipe", "link"] {
+            std::fs::create_dir(&run_dir).unwrap();
+            match kind {
+                "pipe" => nix::unistd::mkfifo(&lock, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+                _ => std::os::unix::fs::symlink(&victim, &lock).unwrap(),
+            }
+            remove_run_dir(&run_dir, None).unwrap();
+            assert!(!run_dir.exists(), "{kind}");
+        }
+        assert_eq!(std::fs::read(&victim).unwrap(), b"root's");
     }
 }
