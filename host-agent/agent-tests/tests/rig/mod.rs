@@ -247,7 +247,10 @@ impl Rig {
 
     /// What the next guests do wrong, or how they call themselves.
     pub(crate) fn say(&self, file: &str, text: &str) {
-        std::fs::write(self.root.join("bin").join(file), text).unwrap();
+        // Whole or not at all: a guest may look at this moment.
+        let (path, new) = (self.root.join("bin").join(file), self.root.join("bin").join(format!("{file}.new")));
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, path).unwrap();
     }
 
     /// Processes of this rig, by what they are.
