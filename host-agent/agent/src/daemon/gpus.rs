@@ -9,6 +9,7 @@ use vfio::{DeviceKind, HostTree, PciDevice, device_nodes, inventory, usage};
 
 use super::config::{Config, GpuAddress, GuestSection};
 use super::paths::Paths;
+use crate::pid::Process;
 use crate::progress::Progress;
 
 /// All reasons against the GPUs of a guest.
@@ -44,11 +45,15 @@ pub(crate) fn check(config: &Config, name: &GuestName, guest: &GuestSection) -> 
     reasons
 }
 
-/// QEMU's processes of a guest's own generations: that they have its GPUs open is no reason against it.
+/// QEMU's processes of a guest's own generations: that they have its GPUs open is no reason against it. Which they are is
+/// the word of guests' user, and is taken of that user's processes alone.
 fn own_processes(config: &Config, name: &GuestName) -> BTreeSet<u32> {
     let paths = Paths::new(&config.agent.state_dir);
+    let Ok(account) = config.account() else { return BTreeSet::new() };
     let progress = |number| Progress::load(&paths.run_dir(name, number));
-    paths.generations(name).into_iter().filter_map(|number| progress(number)?.qemu_pid).collect()
+    let said = paths.generations(name).into_iter().filter_map(|number| progress(number)?.qemu_pid);
+    let of_user = |pid: &u32| i32::try_from(*pid).ok().and_then(Process::other).is_some_and(|p| p.is_of(account.uid()));
+    said.filter(of_user).collect()
 }
 
 struct Looking<'a> {
