@@ -100,7 +100,8 @@ mod tests {
         std::os::unix::fs::symlink(&other, format!("{}_{STATUS_PORT}", uds_path.display())).unwrap();
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"hello").await.unwrap();
-        pass(far, &uds_path, STATUS_PORT, geteuid().as_raw()).await;
+        let passing = pass(far, &uds_path, STATUS_PORT, geteuid().as_raw());
+        assert!(tokio::time::timeout(Duration::from_secs(5), passing).await.is_ok(), "it was passed on");
         let nobody = tokio::time::timeout(Duration::from_millis(50), service.accept()).await;
         assert!(nobody.is_err(), "somebody connected");
         // Nor to a socket of another user than the one who is to listen.
