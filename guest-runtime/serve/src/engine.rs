@@ -120,7 +120,6 @@ impl Engine {
         request.id = id;
         request.tenant = lease.tenant;
         lease.was_used.store(true, Ordering::Relaxed);
-        lease.is_answering.store(true, Ordering::Relaxed);
         let command = Command::Generate(request);
         let frame = encode(&command).map(Zeroizing::new);
         if let Command::Generate(request) = command {
@@ -161,6 +160,7 @@ impl Engine {
         events_ahead: usize,
         lease: &Arc<Lease>,
     ) -> Result<Generation, NotTaken> {
+        lease.is_answering.store(true, Ordering::Relaxed);
         let (sender, events) = mpsc::channel(events_ahead);
         self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
         let shared = Arc::clone(&self.shared);

@@ -23,7 +23,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use serve::{Ended, Limits, Options, Server};
-use support::{Client, FakeAttester, FakeEngine, chat_body, sockets};
+use support::{Client, FakeAttester, FakeEngine, chat_body, post, raw, sockets, until_read};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     task::JoinHandle,
@@ -230,43 +230,21 @@ async fn a_client_that_leaves_before_a_whole_answer_cancels_it() {
     until(|| running.engine.cancelled()).await;
 }
 
-/// A client on a connection of its own, without an HTTP library that would have manners.
-async fn raw(address: SocketAddr) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(attested_channel::tls::client_config().unwrap()));
-    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
-    let mut stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
-    let challenge = format!(r#"{{"challenge":"{}"}}"#, "07".repeat(32));
-    stream.write_all(&post("/v1/attestation", &challenge)).await.unwrap();
-    until_read(&mut stream, "\"tree_size\"").await;
-    stream
-}
-
-fn post(path: &str, body: &str) -> Vec<u8> {
-    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
-async fn until_read(stream: &mut (impl tokio::io::AsyncRead + Unpin), text: &str) -> String {
-    let mut all = Vec::new();
-    loop {
-        let mut bytes = [0; 4096];
-        let length = stream.read(&mut bytes).await.unwrap();
-        assert_ne!(length, 0, "closed before '{text}'");
-        all.extend_from_slice(&bytes[..length]);
-        let seen = String::from_utf8_lossy(&all);
-        if seen.contains(text) {
-            return seen.into_owned();
-        }
-    }
-}
-
 /// One byte behind a request does not keep it running when the client has left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_more_and_leaves_cancels_its_request() {
-    for (extra, is_streamed) in [("P", true), ("P", false), ("GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n", false)] {
-        let running = start(Limits::default()).await;
+    let chat = |extra| post("/v1/chat/completions", &chat_body("hang", extra));
+    let vectors = post("/v1/embeddings", r#"{"model":"m","input":"hang"}"#);
+    let models = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (engine, request, extra) in [
+        (FakeEngine::start as fn(&std::path::Path) -> FakeEngine, chat(r#","stream":true"#), "P"),
+        (FakeEngine::start, chat(""), "P"),
+        (FakeEngine::start, chat(""), models),
+        (FakeEngine::embedder, vectors, "P"),
+    ] {
+        let running = start_with(Limits::default(), engine).await;
         let mut stream = raw(running.address).await;
-        let body = chat_body("hang", &format!(r#","stream":{is_streamed}"#));
-        stream.write_all(&[post("/v1/chat/completions", &body), extra.into()].concat()).await.unwrap();
+        stream.write_all(&[request, extra.into()].concat()).await.unwrap();
         stream.flush().await.unwrap();
         until(|| !running.engine.commands.lock().unwrap().is_empty()).await;
         drop(stream);
@@ -275,7 +253,6 @@ async fn a_client_that_sends_more_and_leaves_cancels_its_request() {
     // Who stays is answered, one request after the other.
     let running = start(Limits::default()).await;
     let mut stream = raw(running.address).await;
-    let models = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
     let chat = post("/v1/chat/completions", &chat_body("hi", ""));
     stream.write_all(&[chat, models.into()].concat()).await.unwrap();
     let seen = until_read(&mut stream, "context_window").await;

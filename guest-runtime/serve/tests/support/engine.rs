@@ -17,6 +17,8 @@ use engine_protocol::{
 pub(crate) struct FakeEngine {
     pub(crate) commands: Arc<Mutex<Vec<Command>>>,
     pub(crate) client: Arc<Mutex<Option<UnixStream>>>,
+    /// Requests that it has started and says no more of.
+    hanging: Arc<Mutex<Vec<u64>>>,
 }
 
 impl FakeEngine {
@@ -27,7 +29,7 @@ impl FakeEngine {
     }
 
     /// Makes the vector `[index + 0.5, -1e-7]` of each text, but refuses `overflow`, `many` and `unknown`, numbers the
-    /// vectors of `misnumbered` wrongly, and makes too long ones of `long`.
+    /// vectors of `misnumbered` wrongly, makes too long ones of `long`, and starts `hang` and says no more.
     #[allow(dead_code, reason = "tests of the proxy ask for answers only")]
     pub(crate) fn embedder(path: &Path) -> Self {
         Self::working(path, Work::Embed { dimensions: 2 })
@@ -35,8 +37,8 @@ impl FakeEngine {
 
     fn working(path: &Path, work: Work) -> Self {
         let listener = UnixListener::bind(path).unwrap();
-        let (commands, client) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(None)));
-        let (seen, slot) = (Arc::clone(&commands), Arc::clone(&client));
+        let this = Self::absent();
+        let (seen, slot, hanging) = (Arc::clone(&this.commands), Arc::clone(&this.client), Arc::clone(&this.hanging));
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             *slot.lock().unwrap() = Some(stream.try_clone().unwrap());
@@ -44,29 +46,27 @@ impl FakeEngine {
             say(&mut stream, &Event::Hello { version: PROTOCOL_VERSION, model });
             let mut decoder = Decoder::<Command>::new();
             let mut buffer = [0; 4096];
-            let mut hanging = Vec::new();
             while let Ok(length @ 1..) = stream.read(&mut buffer) {
                 decoder.push(&buffer[..length]);
                 while let Some(command) = decoder.next_message().unwrap() {
                     seen.lock().unwrap().push(command.clone());
-                    obey(&mut stream, command, &mut hanging);
+                    obey(&mut stream, command, &hanging);
                 }
             }
         });
-        Self { commands, client }
+        this
     }
 
     /// Another engine has its place.
-    #[allow(dead_code, reason = "tests of the proxy put a real one there")]
     pub(crate) fn absent() -> Self {
-        Self { commands: Arc::default(), client: Arc::default() }
+        Self { commands: Arc::default(), client: Arc::default(), hanging: Arc::default() }
     }
 
     pub(crate) fn cancelled(&self) -> bool {
         self.commands.lock().unwrap().iter().any(|command| matches!(command, Command::Cancel { .. }))
     }
 
-    /// Gives the answer to every prompt `hang`.
+    /// Gives the answer to every prompt `hang` that it was told, when it has started it.
     #[allow(dead_code, reason = "not every test lets one hang")]
     pub(crate) fn answer_hanging(&self) {
         let commands = self.commands.lock().unwrap().clone();
@@ -74,9 +74,20 @@ impl FakeEngine {
         for command in commands {
             let Command::Generate(request) = command else { continue };
             if request.prompt.texts().last().is_some_and(|prompt| prompt == "hang") {
+                self.until_hanging(request.id);
                 answer(&mut stream, &request, "hang");
             }
         }
+    }
+
+    fn until_hanging(&self, id: u64) {
+        for _ in 0..6000 {
+            if self.hanging.lock().unwrap().contains(&id) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("request {id} does not hang");
     }
 
     pub(crate) fn stop(&self) {
@@ -89,9 +100,10 @@ fn say(stream: &mut UnixStream, event: &Event) {
     let _ = stream.write_all(&encode(event).unwrap());
 }
 
-fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
+fn obey(stream: &mut UnixStream, command: Command, hanging: &Mutex<Vec<u64>>) {
     let request = match command {
         Command::Cancel { id } => {
+            let mut hanging = hanging.lock().unwrap();
             if let Some(index) = hanging.iter().position(|hanging| *hanging == id) {
                 hanging.remove(index);
                 say(stream, &Event::Failed { id, code: Failure::Cancelled, prompt_tokens: Some(3) });
@@ -99,7 +111,7 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
             return;
         }
         Command::Forget { .. } => return,
-        Command::Embed(embed) => return make_vectors(stream, &embed),
+        Command::Embed(embed) => return make_vectors(stream, &embed, hanging),
         Command::Generate(request) => request,
     };
     let (id, prompt) = (request.id, request.prompt.texts().last().unwrap().to_owned());
@@ -112,7 +124,7 @@ fn obey(stream: &mut UnixStream, command: Command, hanging: &mut Vec<u64>) {
         (0..6000).for_each(|_| say(stream, &Event::Token { id, choice: 0, text: text.clone(), logprobs: vec![] }));
     }
     if prompt == "hang" || prompt == "flood" {
-        return hanging.push(id);
+        return hanging.lock().unwrap().push(id);
     }
     answer(stream, &request, &prompt);
 }
@@ -133,7 +145,7 @@ fn answer(stream: &mut UnixStream, request: &Generate, prompt: &str) {
     say(stream, &Event::Done { id, prompt_tokens: 3, cached_tokens: 1, completion_tokens });
 }
 
-fn make_vectors(stream: &mut UnixStream, embed: &Embed) {
+fn make_vectors(stream: &mut UnixStream, embed: &Embed, hanging: &Mutex<Vec<u64>>) {
     let id = embed.id;
     let first = if let Some(Input::Text(text)) = embed.inputs.first() { text.as_str() } else { "" };
     let refused = match first {
@@ -147,6 +159,9 @@ fn make_vectors(stream: &mut UnixStream, embed: &Embed) {
     }
     let prompt_tokens = 3 * u32::try_from(embed.inputs.len()).unwrap();
     say(stream, &Event::Started { id, prompt_tokens });
+    if first == "hang" {
+        return hanging.lock().unwrap().push(id);
+    }
     for index in 0..u32::try_from(embed.inputs.len()).unwrap() {
         let index = index + u32::from(first == "misnumbered");
         let mut values = vec![index as f32 + 0.5, -1e-7];

@@ -19,7 +19,8 @@ use types::{
 };
 
 pub(crate) use engine::FakeEngine;
-pub(crate) use raw_client::{Client, chat_body};
+#[allow(unused_imports, reason = "most tests need no raw connection")]
+pub(crate) use raw_client::{Client, chat_body, post, raw, until_read};
 
 pub(crate) const UNIX: u64 = 1_760_000_000;
 

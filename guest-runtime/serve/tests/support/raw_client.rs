@@ -12,7 +12,10 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use types::{ConnectionProof, Document as _, Hex32};
 
 /// A client on one connection.
@@ -82,4 +85,38 @@ impl Client {
 
 pub(crate) fn chat_body(prompt: &str, extra: &str) -> String {
     format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{prompt}"}}]{extra}}}"#)
+}
+
+/// A client on a connection of its own, without an HTTP library that would have manners.
+#[allow(dead_code, reason = "most tests need no raw connection")]
+pub(crate) async fn raw(address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config().unwrap()));
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let mut stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+    let challenge = format!(r#"{{"challenge":"{}"}}"#, "07".repeat(32));
+    stream.write_all(&post("/v1/attestation", &challenge)).await.unwrap();
+    until_read(&mut stream, "\"tree_size\"").await;
+    stream
+}
+
+/// A request's bytes.
+#[allow(dead_code, reason = "most tests need no raw connection")]
+pub(crate) fn post(path: &str, body: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// Reads until `text` has come.
+#[allow(dead_code, reason = "most tests need no raw connection")]
+pub(crate) async fn until_read(stream: &mut (impl AsyncRead + Unpin), text: &str) -> String {
+    let mut all = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let length = stream.read(&mut bytes).await.unwrap();
+        assert_ne!(length, 0, "closed before '{text}'");
+        all.extend_from_slice(&bytes[..length]);
+        let seen = String::from_utf8_lossy(&all);
+        if seen.contains(text) {
+            return seen.into_owned();
+        }
+    }
 }
