@@ -116,7 +116,7 @@ impl Server {
         let clock = Clock::at(identity.unix);
         let model = model_of(identity.evidence.as_slice()).ok_or(StartError::Identity)?;
         let tls = TlsAcceptor::from(Arc::new(server_config(resolver(&attester_path, &identity))?));
-        let (engine, engine_run) = Engine::connect(&engine_path, limits.generations).await?;
+        let (engine, engine_run) = Engine::connect(&engine_path, &limits).await?;
         let listen_error = |source| StartError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
@@ -193,7 +193,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        if let Ok(seat) = seats.take(peer.ip()) {
+        if let Ok(seat) = seats.take(peer.ip(), 1) {
             tokio::spawn(serve(stream, peer.ip(), tls.clone(), Arc::clone(&state), seat));
         }
     }

@@ -14,7 +14,7 @@ use std::{
 
 use engine_protocol::{
     Command, Decoder, Embed, EncodeError, Event, Failure, FrameError, Generate, Input, ModelFacts, PROTOCOL_VERSION,
-    Prompt, Tenant, TokenLogprobs, encode,
+    Prompt, Tenant, TokenLogprobs, Work, encode,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,7 +26,10 @@ use tokio::{
 };
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::shares::{NoPlace, Place, Shares};
+use crate::{
+    limits::Limits,
+    shares::{NoPlace, Place, Shares},
+};
 
 /// Why the engine's connection ended or could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +76,7 @@ struct Entry {
 /// Why the engine did not take a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotTaken {
-    /// All slots are taken.
+    /// Too few slots are free, for this address or at all.
     Busy,
     /// It is gone, or the request has no form for it.
     Broken,
@@ -83,7 +86,7 @@ impl Engine {
     /// Connects and waits for the engine's first message. The future beside it runs the connection and ends with it.
     pub(crate) async fn connect(
         path: &Path,
-        slots: usize,
+        limits: &Limits,
     ) -> Result<(Self, impl Future<Output = EngineError> + Send + use<>), EngineError> {
         let (mut reader, writer) = UnixStream::connect(path).await?.into_split();
         let mut decoder = Decoder::new();
@@ -95,7 +98,10 @@ impl Engine {
             facts: model,
             commands,
             requests: Mutex::default(),
-            slots: Shares::new(slots),
+            slots: Shares::new(match model.work {
+                Work::Generate => limits.generations,
+                Work::Embed { .. } => limits.embeddings,
+            }),
             next: AtomicU64::new(1),
         });
         let engine = Self { shared: Arc::clone(&shared) };
@@ -115,7 +121,7 @@ impl Engine {
 
     /// Hands a request of a tenant to the engine. Its text is wiped from memory as soon as it is on its way.
     pub(crate) fn generate(&self, mut request: Generate, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = self.slot(lease)?;
+        let slot = self.slot(lease, request.choices.into())?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         request.id = id;
         request.tenant = lease.tenant;
@@ -130,7 +136,7 @@ impl Engine {
 
     /// Hands texts to the engine, to be made vectors. They are wiped as in [`Self::generate`].
     pub(crate) fn embed(&self, inputs: Vec<Input>, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = self.slot(lease)?;
+        let slot = self.slot(lease, 1)?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         // One event for each text, and those at both ends: what is asked for always finds room.
         let events_ahead = inputs.len().saturating_add(EVENTS_AHEAD);
@@ -145,8 +151,8 @@ impl Engine {
         self.send(id, slot, frame, events_ahead, lease)
     }
 
-    fn slot(&self, lease: &Lease) -> Result<Place, NotTaken> {
-        self.shared.slots.take(lease.address).map_err(|error| match error {
+    fn slot(&self, lease: &Lease, weight: usize) -> Result<Place, NotTaken> {
+        self.shared.slots.take(lease.address, weight).map_err(|error| match error {
             NoPlace::Busy => NotTaken::Busy,
             NoPlace::Closed => NotTaken::Broken,
         })

@@ -8,9 +8,11 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at once, three quarters of them for one address; further ones are closed at once.
     pub connections: usize,
-    /// Requests that the engine holds at once, running and waiting, three quarters of them for one address; further ones
-    /// are answered 429.
+    /// Answers that the engine holds at once, running and waiting, three quarters of them for one address. A request for
+    /// more than are left is answered 429, as is every one with more choices than this.
     pub generations: usize,
+    /// The same of a model for embeddings: requests.
+    pub embeddings: usize,
     /// Most bytes of a request's body.
     pub body_bytes: usize,
     /// Most messages of a conversation.
@@ -38,8 +40,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 700,
-            // With up to eight answers each; the engine computes 16 of them at once and lets 256 wait.
-            generations: 42,
+            // As many as the engine lets wait, however few it computes at once: what has a place here is taken there.
+            generations: 256,
+            // The embedder takes 64.
+            embeddings: 42,
             body_bytes: 1 << 20,
             messages: 256,
             answer_bytes: 16 << 20,

@@ -7,8 +7,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A number of places. An address has at most three times as many as are free (Choudhury and Hahne's dynamic thresholds,
-/// 1998): alone it gets three quarters of them, and however many addresses there are, a new one finds a place.
+/// A number of places. An address has at most three times as many as it leaves free (Choudhury and Hahne's dynamic
+/// thresholds, 1998): alone it gets three quarters of them. One that has none takes what it asks for if that is free, so
+/// that a new one finds places behind any that were there before, until what these leave (each a quarter of what it
+/// found) is less than it asks for.
 ///
 /// It establishes nothing where addresses are not those of clients, as behind a proxy or address translation.
 #[derive(Debug)]
@@ -24,11 +26,12 @@ struct Taken {
     closed: bool,
 }
 
-/// A place, free again when it is dropped.
+/// Places, free again when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     shares: Arc<Shares>,
     address: IpAddr,
+    weight: usize,
 }
 
 /// Why there is no place.
@@ -45,20 +48,22 @@ impl Shares {
         Arc::new(Self { total, taken: Mutex::default() })
     }
 
-    /// Takes a place for an address.
-    pub(crate) fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, NoPlace> {
+    /// Takes as many places for an address as `weight` says, or none.
+    pub(crate) fn take(self: &Arc<Self>, address: IpAddr, weight: usize) -> Result<Place, NoPlace> {
         let address = network(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.closed {
             return Err(NoPlace::Closed);
         }
         let own = taken.by_address.get(&address).copied().unwrap_or(0);
-        if own >= self.total.saturating_sub(taken.all).saturating_mul(FREE_FACTOR) {
+        let free = self.total.saturating_sub(taken.all).checked_sub(weight).ok_or(NoPlace::Busy)?;
+        let after = own.saturating_add(weight);
+        if own > 0 && after > free.saturating_mul(FREE_FACTOR) {
             return Err(NoPlace::Busy);
         }
-        taken.all = taken.all.saturating_add(1);
-        taken.by_address.insert(address, own.saturating_add(1));
-        Ok(Place { shares: Arc::clone(self), address })
+        taken.all = taken.all.saturating_add(weight);
+        taken.by_address.insert(address, after);
+        Ok(Place { shares: Arc::clone(self), address, weight })
     }
 
     /// Gives no place any more.
@@ -70,9 +75,9 @@ impl Shares {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all = taken.all.saturating_sub(1);
+        taken.all = taken.all.saturating_sub(self.weight);
         if let Some(own) = taken.by_address.get_mut(&self.address) {
-            *own = own.saturating_sub(1);
+            *own = own.saturating_sub(self.weight);
             if *own == 0 {
                 taken.by_address.remove(&self.address);
             }
@@ -94,8 +99,16 @@ const FREE_FACTOR: usize = 3;
 mod tests {
     use super::*;
 
+    fn take(shares: &Arc<Shares>, address: &str, weight: usize) -> Result<Place, NoPlace> {
+        shares.take(address.parse().unwrap(), weight)
+    }
+
+    fn fill_by(shares: &Arc<Shares>, address: &str, weight: usize) -> Vec<Place> {
+        std::iter::from_fn(|| take(shares, address, weight).ok()).collect()
+    }
+
     fn fill(shares: &Arc<Shares>, address: &str) -> Vec<Place> {
-        std::iter::from_fn(|| shares.take(address.parse().unwrap()).ok()).collect()
+        fill_by(shares, address, 1)
     }
 
     #[test]
@@ -113,8 +126,27 @@ mod tests {
         drop(places);
         assert_eq!(shares.taken.lock().unwrap().all, 0);
         assert!(shares.taken.lock().unwrap().by_address.is_empty());
-        assert_eq!(Shares::new(1).take("192.0.2.1".parse().unwrap()).err(), None);
+        assert_eq!(take(&Shares::new(1), "192.0.2.1", 1).err(), None);
         shares.close();
-        assert_eq!(shares.take("192.0.2.1".parse().unwrap()).err(), Some(NoPlace::Closed));
+        assert_eq!(take(&shares, "192.0.2.1", 1).err(), Some(NoPlace::Closed));
+    }
+
+    /// Requests for eight answers, in the places of the default.
+    #[test]
+    fn places_are_shared_by_what_they_cost() {
+        let total = crate::Limits::default().generations;
+        let shares = Shares::new(total);
+        let first = fill_by(&shares, "192.0.2.1", 8);
+        assert_eq!(first.len() * 8, total / 4 * 3);
+        assert_eq!(take(&shares, "192.0.2.1", 1).err(), Some(NoPlace::Busy));
+        let second = fill_by(&shares, "192.0.2.2", 8);
+        assert!(!second.is_empty());
+        let third = take(&shares, "192.0.2.3", 8).unwrap();
+        assert_eq!(take(&shares, "192.0.2.4", total).err(), Some(NoPlace::Busy));
+        let all = 8 * (first.len() + second.len() + 1);
+        assert_eq!(shares.taken.lock().unwrap().all, all);
+        drop((first, second, third));
+        assert_eq!(shares.taken.lock().unwrap().all, 0);
+        assert!(shares.taken.lock().unwrap().by_address.is_empty());
     }
 }

@@ -220,6 +220,18 @@ async fn a_full_engine_says_429_and_a_lost_client_frees_it() {
     panic!("the slot was never free");
 }
 
+/// Places are answers: one request for eight takes as many as eight for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_takes_a_place_for_each_choice() {
+    let running = start(Limits { generations: 16, ..Limits::default() }).await;
+    let (mut first, _) = Client::proven(running.address).await;
+    let (mut second, _) = Client::proven(running.address).await;
+    let _hanging =
+        first.start(Method::POST, "/v1/chat/completions", chat_body("hang", r#","n":8,"stream":true"#)).await;
+    assert_eq!(second.chat("hi", r#","n":5"#).await.0, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(second.chat("hi", r#","n":4"#).await.0, StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_before_a_whole_answer_cancels_it() {
     let running = start(Limits::default()).await;
