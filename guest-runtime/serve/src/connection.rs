@@ -225,8 +225,15 @@ async fn serve(stream: TcpStream, address: IpAddr, tls: TlsAcceptor, state: Arc<
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(http);
     tokio::select! {
+        biased;
         _ = http.as_mut() => return,
         () = may_close(&state, &connection) => {}
+    }
+    // A request that has come is read: whether there is one is known when the system was asked once more.
+    tokio::select! {
+        biased;
+        _ = http.as_mut() => return,
+        () = tokio::time::sleep(LAST_LOOK) => {}
     }
     // At once if nothing runs on it, after the answer otherwise.
     http.as_mut().graceful_shutdown();
@@ -246,5 +253,7 @@ fn model_of(evidence: &[u8]) -> Option<ModelId> {
     Some(config.model.0)
 }
 
+/// The runtime asks the system for data and looks at its clock at the same time.
+const LAST_LOOK: Duration = Duration::from_millis(2);
 /// Most bytes of a request's head, and of what is read ahead of a body.
 const MAX_HEAD: usize = 64 << 10;

@@ -11,14 +11,14 @@
 
 mod support;
 
-use std::{net::SocketAddr, os::unix::net::UnixListener, path::PathBuf, time::Duration};
+use std::{io::Write as _, net::SocketAddr, os::unix::net::UnixListener, path::PathBuf, sync::mpsc, time::Duration};
 
 use drain_protocol::{ANSWER, REQUEST};
 use engine_protocol::Command;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use serve::{DrainLink, Limits, Options, Server};
-use support::{Client, FakeAttester, FakeEngine, chat_body, sockets};
+use support::{Client, FakeAttester, FakeEngine, chat_body, post, raw, sockets, until_read};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
@@ -96,6 +96,41 @@ async fn what_runs_is_answered_and_what_is_idle_is_closed_at_once() {
     assert!(text.contains("data: [DONE]") && text.contains(": chrysalis-receipt "), "{text}");
     stream.closed().await;
     assert!(!running.engine.cancelled());
+}
+
+/// The one thread that serves finds the host's word first, and requests on connections that wait behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_that_has_come_is_answered() {
+    let running = start(LONG).await;
+    let chat = post("/v1/chat/completions", &chat_body("hi", ""));
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = raw(running.address).await;
+        client.write_all(&chat).await.unwrap();
+        until_read(&mut client, "Paris.").await;
+        clients.push(client);
+    }
+    let mut host = std::os::unix::net::UnixStream::connect(&running.drain).unwrap();
+    let (part, rest) = REQUEST.split_at(3);
+    host.write_all(part).unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let ((stopped, has_stopped), (go, goes)) = (mpsc::channel(), mpsc::channel::<()>());
+    let thread = tokio::spawn(async move {
+        stopped.send(()).unwrap();
+        goes.recv().unwrap();
+    });
+    has_stopped.recv().unwrap();
+    host.write_all(rest).unwrap();
+    for client in &mut clients {
+        client.write_all(&chat).await.unwrap();
+        client.flush().await.unwrap();
+    }
+    go.send(()).unwrap();
+    thread.await.unwrap();
+    for mut client in clients {
+        until_read(&mut client, "Paris.").await;
+    }
+    running.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
