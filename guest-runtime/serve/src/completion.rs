@@ -57,9 +57,7 @@ pub(crate) async fn answer(
     binding: [u8; 32],
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
-    let parse = || ApiRequest::parse(kind, body, &state.limits);
-    // A long body takes a while: others need the thread.
-    let mut request = if body.len() > LONG_BODY { tokio::task::block_in_place(parse) } else { parse() }?;
+    let mut request = aside(body.len(), || ApiRequest::parse(kind, body, &state.limits))?;
     if !names(&state.model, &request.model) {
         return Err(ApiError::model_not_found());
     }
@@ -124,6 +122,11 @@ pub(crate) fn with_receipt(body: Vec<u8>, receipt: &str) -> Result<Response<Answ
     let value = HeaderValue::from_str(receipt).map_err(|_| ApiError::internal())?;
     response.headers_mut().insert(RECEIPT_COMMENT, value);
     Ok(response)
+}
+
+/// Does work on so many bytes. On many it takes a while: others need the thread.
+pub(crate) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes > LONG { tokio::task::block_in_place(work) } else { work() }
 }
 
 /// Why the engine did not take a request.
@@ -329,7 +332,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], ApiError> {
 
 /// Events that wait for a slow reader before the engine's events do.
 const EVENTS_AHEAD: usize = 16;
-/// Longer bodies are read where they hold up nobody else.
-const LONG_BODY: usize = 16 << 10;
+/// More bytes are read or written where they hold up nobody else.
+const LONG: usize = 16 << 10;
 /// What the JSON of a logarithmic probability takes beside its token.
 const LOGPROB_BYTES: usize = 64;

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     answer::pad_whole,
     api::{AnswerBody, State, names},
-    completion::{Ticket, not_taken, random, receipt, with_receipt},
+    completion::{Ticket, aside, not_taken, random, receipt, with_receipt},
     engine::{Generation, Lease, Step},
     error::ApiError,
     parse::{count, text},
@@ -135,7 +135,7 @@ pub(crate) async fn answer(
     binding: [u8; 32],
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
-    let request = EmbeddingRequest::parse(body)?;
+    let request = aside(body.len(), || EmbeddingRequest::parse(body))?;
     if !names(&state.model, &request.model) {
         return Err(ApiError::model_not_found());
     }
@@ -146,8 +146,22 @@ pub(crate) async fn answer(
     let expected = inputs.len();
     let mut generation = state.engine.embed(inputs, lease).map_err(not_taken)?;
     let (vectors, prompt_tokens) = collect(&mut generation, expected, dimensions).await?;
-    let signed = Zeroizing::new(embedding_bytes(&vectors).ok_or_else(ApiError::engine_failed)?);
+    let length = vectors.iter().fold(0_usize, |sum, values| sum.saturating_add(size_of_val(values.as_slice())));
+    let signed = aside(length, || embedding_bytes(&vectors)).ok_or_else(ApiError::engine_failed)?;
+    let signed = Zeroizing::new(signed);
     let receipt = receipt(state, &ticket, &id, &signed, prompt_tokens.into(), 0).await?;
+    let json = aside(length, || write(&id, &state.model.to_string(), &vectors, encoding, prompt_tokens))?;
+    with_receipt(json, &receipt)
+}
+
+/// The body of an answer.
+fn write(
+    id: &str,
+    model: &str,
+    vectors: &[Zeroizing<Vec<f32>>],
+    encoding: Encoding,
+    prompt_tokens: u32,
+) -> Result<Vec<u8>, ApiError> {
     let data = vectors.iter().enumerate().map(|(index, values)| Entry {
         object: "embedding",
         index,
@@ -158,12 +172,11 @@ pub(crate) async fn answer(
             }
         },
     });
-    let model = state.model.to_string();
     let usage = Usage { prompt_tokens, total_tokens: prompt_tokens };
-    let list = List { id: &id, object: "list", data: data.collect(), model: &model, usage };
+    let list = List { id, object: "list", data: data.collect(), model, usage };
     let mut json = serde_json::to_vec(&list).map_err(|_| ApiError::internal())?;
     pad_whole(&mut json);
-    with_receipt(json, &receipt)
+    Ok(json)
 }
 
 type Vectors = Vec<Zeroizing<Vec<f32>>>;
