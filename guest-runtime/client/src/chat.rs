@@ -97,7 +97,7 @@ pub async fn chat(
 
 async fn read(mut body: Incoming, on_text: &mut impl FnMut(&str)) -> Result<Reading, ClientError> {
     let (mut blocks, mut reading) = (Blocks::default(), Reading::default());
-    while let Some(bytes) = next_bytes(&mut body).await? {
+    while let Some(bytes) = next_bytes(&mut body, PATIENCE).await? {
         blocks.push(&bytes);
         while let Some(block) = next_block(&mut blocks)? {
             match reading.take(&block)? {
@@ -110,10 +110,10 @@ async fn read(mut body: Incoming, on_text: &mut impl FnMut(&str)) -> Result<Read
     Ok(reading)
 }
 
-/// The next bytes of a streamed answer; `None` at its end.
-pub(crate) async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
+/// The next bytes of a streamed answer, for which the guest has so long; `None` at its end.
+pub(crate) async fn next_bytes(body: &mut Incoming, patience: Duration) -> Result<Option<Bytes>, ClientError> {
     loop {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| SLOW)?;
+        let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| SLOW)?;
         match frame {
             None => return Ok(None),
             Some(Err(_)) => return Err(SLOW),

@@ -72,7 +72,7 @@ struct ProxyArgs {
     /// Folder in which receipts and evidence are kept.
     #[arg(long)]
     receipts: Option<PathBuf>,
-    /// Seconds that the guest may take until an answer begins; one that is not streamed begins when it is complete. A request
+    /// Seconds that the guest may take until an answer begins, with its first text; one that is not streamed begins when it is complete. A request
     /// that was sent is never sent again.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     patience: u32,

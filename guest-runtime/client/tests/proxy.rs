@@ -42,10 +42,15 @@ impl Proxy {
 
     /// Reaches the guest at another address.
     async fn start_at(world: &World, upstream: &client::Upstream) -> Self {
+        Self::start_with(world, upstream, 3600).await
+    }
+
+    /// Waits so many seconds for an answer to begin.
+    async fn start_with(world: &World, upstream: &client::Upstream, patience: u32) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (receipts, policy) = (world.directory.path().join("receipts"), world.write_policy());
         let proxy = Self { address, receipts, policy, anchors: world.anchors() };
-        let (upstream, listen) = (upstream.to_string(), address.to_string());
+        let (upstream, listen, patience) = (upstream.to_string(), address.to_string(), patience.to_string());
         let arguments = [
             "--upstream".as_ref(),
             upstream.as_ref(),
@@ -55,6 +60,8 @@ impl Proxy {
             listen.as_ref(),
             "--receipts".as_ref(),
             proxy.receipts.as_os_str(),
+            "--patience".as_ref(),
+            patience.as_ref(),
             "--explain".as_ref(),
             "--json".as_ref(),
         ];
@@ -166,25 +173,43 @@ async fn answers_come_through_and_receipts_verify_later() {
     assert!(same(proxy.verify(&[receipt]), 2));
 }
 
-/// The guest closes what is idle, and each connection after its answer: a local client notices nothing.
+/// The guest closes what is idle, and each connection after its answer: what runs is answered to its end, and afterwards a
+/// local client notices nothing, but for a request that crosses the end of its idle connection: nobody can know whether
+/// it was read, so it is not sent again, and says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_finishes_costs_no_request() {
     let world = World::start().await;
     let proxy = Proxy::start(&world).await;
-    let asks = |count: usize| {
-        let proxy = &proxy;
-        async move {
-            for at in 0..count {
-                let (status, body) = proxy.chat("hi", at % 2 == 0).await;
-                assert!(status == 200 && body.contains("Par"), "{status} {body}");
-            }
-        }
+    let ask = async |prompt: &str, stream: bool| {
+        let (status, body) = proxy.chat(prompt, stream).await;
+        assert!(status == 200 && body.contains("Par"), "{status} {body}");
     };
-    asks(4).await;
-    // While some are asked, and with others that wait.
-    tokio::join!(asks(8), asks(8), asks(8), async { world.drain() });
-    asks(4).await;
-    assert_eq!(proxy.receipts().len(), 32);
+    let told = |prompt: &str| {
+        let commands = world.engine.commands.lock().unwrap();
+        let has = |command: &&Command| matches!(command, Command::Generate(request) if request.prompt.texts().any(|text| text == prompt));
+        commands.iter().filter(has).count()
+    };
+    // As many connections as the pool shall have.
+    tokio::join!(ask("hi", true), ask("hi", false), ask("hi", true), ask("hi", false));
+    // While two are asked, and with others that wait.
+    tokio::join!(ask("hang", true), ask("hang", false), async {
+        while told("hang") < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        world.drain();
+        tokio::task::block_in_place(|| world.engine.answer_hanging());
+    });
+    // At most one for each connection that was idle when the guest was told.
+    let mut crossed = 0;
+    for at in 0..16 {
+        let (status, body) = proxy.chat("hi", at % 2 == 0).await;
+        if !(status == 200 && body.contains("Par")) {
+            assert!(body.contains("upstream_broken"), "{status} {body}");
+            crossed += 1;
+        }
+    }
+    assert!(crossed <= 3, "{crossed}");
+    assert_eq!(proxy.receipts().len(), 22 - crossed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,6 +350,17 @@ async fn a_request_is_sent_once() {
     cable.cut();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(proxy.chat("hi", false).await.0, 200);
+}
+
+/// An answer begins with its first text: the head of a streamed one comes when the engine has taken the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn patience_lasts_until_the_first_text() {
+    let world = World::start().await;
+    let proxy = Proxy::start_with(&world, &world.upstream, 1).await;
+    for stream in [true, false] {
+        let (_, body) = proxy.chat("hang", stream).await;
+        assert!(body.contains("upstream_broken") && !body.contains("Par"), "{body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,8 +26,9 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Loads the files of `directory` and computes one vector, so that everything that is set up at the first one is.
-    /// A text may have `context` tokens, or as many as the model has positions where these are fewer.
+    /// Loads the files of `directory` and computes the vector of a text as long as any may be, so that everything that is
+    /// set up at the first one is, and what memory does not suffice for fails here. A text may have `context` tokens, or
+    /// as many as the model has positions, or as its sizes allow, where these are fewer.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -40,12 +41,13 @@ impl Embedder {
         let tensors = load_buffer(&weights, &Device::Cpu).map_err(|_| LoadError::Json { file: WEIGHTS })?;
         drop(weights);
         let model = Bert::new(&config, pooling, tensors)?;
-        let positions = u32::try_from(config.max_position_embeddings).unwrap_or(u32::MAX);
         let dimensions = u32::try_from(config.hidden_size).map_err(|_| LoadError::Arithmetic)?;
-        let context = context.min(positions).min(MAX_CONTEXT);
+        let context = context.min(most_tokens(&config));
         let facts = ModelFacts { context, vocab, work: Work::Embed { dimensions } };
         let embedder = Self { model, text, facts, queue: Queue::default() };
-        let tokens = embedder.text.tokens(&engine_protocol::Input::Text("ready".into()), context as usize);
+        // Two tokens are the model's own.
+        let longest = (0..context.saturating_sub(2).max(1)).map(|at| at.checked_rem(vocab).unwrap_or(0)).collect();
+        let tokens = embedder.text.tokens(&engine_protocol::Input::Tokens(longest), context as usize);
         let tokens = tokens.map_err(|_| LoadError::Arithmetic)?;
         embedder.model.vector(&tokens).map_err(|_| LoadError::Arithmetic)?;
         Ok(embedder)
@@ -100,6 +102,14 @@ pub enum LoadError {
     Arithmetic,
 }
 
+/// How long a text may be, for what is computed of it.
+fn most_tokens(config: &Config) -> u32 {
+    let scores = MAX_SCORES.checked_div(config.num_attention_heads).unwrap_or(0).isqrt();
+    let states = MAX_STATES.checked_div(config.intermediate_size.max(config.hidden_size)).unwrap_or(0);
+    u32::try_from(config.max_position_embeddings.min(scores).min(states))
+        .map_or(MAX_CONTEXT, |most| most.min(MAX_CONTEXT))
+}
+
 fn read(directory: &Path, file: &'static str, most: u64) -> Result<Vec<u8>, LoadError> {
     let io = |source| LoadError::Io { file, source };
     let opened = File::open(directory.join(file)).map_err(io)?;
@@ -123,5 +133,30 @@ pub(crate) fn read_optional(directory: &Path, file: &'static str) -> Result<Opti
 const WEIGHTS: &str = "model.safetensors";
 const MAX_JSON: u64 = 64 << 10;
 const MAX_TOKENIZER: u64 = 64 << 20;
-/// Attention takes memory by the square of a text's tokens: 192 MiB for this many and twelve heads.
 const MAX_CONTEXT: u32 = 2048;
+/// Numbers that attention gives: one for each head and two tokens. 192 MiB: `MAX_CONTEXT` tokens and twelve heads.
+const MAX_SCORES: usize = 48 << 20;
+/// Numbers between the two matrices of a layer. 64 MiB: `MAX_CONTEXT` tokens and 8,192 values.
+const MAX_STATES: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_as_long_as_its_computation_has_room() {
+        let most = |hidden: usize, heads: usize, wide: usize, positions: usize| {
+            let json = format!(
+                r#"{{"model_type":"bert","hidden_act":"gelu","hidden_size":{hidden},"num_hidden_layers":1,
+                    "num_attention_heads":{heads},"intermediate_size":{wide},"max_position_embeddings":{positions},
+                    "type_vocab_size":2,"vocab_size":9,"layer_norm_eps":1e-12}}"#
+            );
+            most_tokens(&Config::parse(json.as_bytes()).unwrap())
+        };
+        assert_eq!(most(384, 12, 1536, 512), 512);
+        assert_eq!(most(384, 12, 1536, 1 << 16), MAX_CONTEXT);
+        assert_eq!(most(1024, 16, 4096, 8192), 1773, "by the heads");
+        assert_eq!(most(8192, 8192, 8192, 8192), 78);
+        assert_eq!(most(8, 1, 1 << 16, 8192), 256, "by what is between the matrices");
+    }
+}

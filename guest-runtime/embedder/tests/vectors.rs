@@ -162,6 +162,10 @@ fn weights_that_lie_are_refused_by_name() {
     assert!(matches!(&turned, LoadError::Tensor { name: found, .. } if found == name), "{turned}");
     let no_number = load(&|oracle| oracle.tensors.get_mut(name).unwrap().1.fill(f32::NAN));
     assert!(matches!(no_number, LoadError::Arithmetic), "{no_number}");
+    // The last position is used at loading.
+    let positions = "embeddings.position_embeddings.weight";
+    let no_number = load(&|oracle| *oracle.tensors.get_mut(positions).unwrap().1.last_mut().unwrap() = f32::NAN);
+    assert!(matches!(no_number, LoadError::Arithmetic), "{no_number}");
 
     let directory = tempfile::tempdir().unwrap();
     write(&Oracle::random(1), directory.path());

@@ -19,7 +19,7 @@ use types::Refusal;
 
 use super::Shared;
 use crate::{
-    chat::{Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
+    chat::{PATIENCE, Reading, Seen, decode_receipt, next_block, next_bytes, receipt_missing},
     connection::AttestedConnection,
     error::ClientError,
     openai::{error_json, response_of},
@@ -219,7 +219,9 @@ async fn pass_events(
     let gone = |_| ClientError::Broken("the local client was answered");
     let (mut blocks, mut reading) = (Blocks::default(), Reading::default());
     let (mut held, mut failed) = (Vec::new(), false);
-    while let Some(bytes) = next_bytes(&mut body).await? {
+    // The head comes when the engine has taken the request, which may then wait for others.
+    let mut patience = shared.patience;
+    while let Some(bytes) = next_bytes(&mut body, patience).await? {
         blocks.push(&bytes);
         while let Some(block) = next_block(&mut blocks)? {
             match reading.take(&block)? {
@@ -232,7 +234,8 @@ async fn pass_events(
                     sender.send(std::mem::take(&mut held).into()).await.map_err(gone)?;
                 }
                 Seen::Failed(_) => failed = true,
-                Seen::Text(_) | Seen::Other => {}
+                Seen::Text(_) => patience = PATIENCE,
+                Seen::Other => {}
             }
             sender.send(block.raw.into()).await.map_err(gone)?;
         }
