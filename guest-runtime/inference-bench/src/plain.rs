@@ -64,7 +64,8 @@ impl Engine {
             decoder.push(buffer.get(..length).unwrap_or_default());
             while let Some(event) = decoder.next_message()? {
                 let (id, is_last) = match &event {
-                    Event::Hello { .. } => continue,
+                    // Nobody asks for vectors.
+                    Event::Hello { .. } | Event::Vector { .. } => continue,
                     Event::Done { id, .. } | Event::Failed { id, .. } => (*id, true),
                     Event::Started { id, .. } | Event::Token { id, .. } | Event::Ended { id, .. } => (*id, false),
                 };
@@ -158,7 +159,9 @@ impl Body for Events {
                 self.ended = true;
                 return Poll::Ready(None);
             }
-            Some(Event::Hello { .. } | Event::Started { .. } | Event::Ended { .. }) => Bytes::from_static(b":\n\n"),
+            Some(Event::Hello { .. } | Event::Vector { .. } | Event::Started { .. } | Event::Ended { .. }) => {
+                Bytes::from_static(b":\n\n")
+            }
         };
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }

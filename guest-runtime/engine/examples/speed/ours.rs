@@ -81,7 +81,7 @@ impl<'w> Ours<'w> {
                         run.tokens += completion_tokens;
                     }
                     Event::Failed { code, .. } => anyhow::bail!("failed: {code:?}"),
-                    Event::Hello { .. } | Event::Started { .. } | Event::Ended { .. } => {}
+                    Event::Hello { .. } | Event::Vector { .. } | Event::Started { .. } | Event::Ended { .. } => {}
                 }
             }
         }
