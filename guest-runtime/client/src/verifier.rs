@@ -20,6 +20,16 @@ pub struct Verifier {
     policy: ClientPolicy,
     anchors: TrustAnchors,
     evidence: Mutex<HashMap<Sha256Digest, Arc<Evidence>>>,
+    last: Mutex<Option<KnownQuote>>,
+}
+
+/// A quote that was accepted. Collateral, anchors and policy of a verifier never change, so for the same bytes in the same
+/// second the answer is the same.
+#[derive(Debug)]
+struct KnownQuote {
+    bytes: Vec<u8>,
+    at: u64,
+    verified: VerifiedQuote,
 }
 
 /// What the verifier knows of a connection by itself.
@@ -37,7 +47,7 @@ impl Verifier {
     /// A verifier that believes hardware under `anchors` alone.
     #[must_use]
     pub fn new(policy: ClientPolicy, anchors: TrustAnchors) -> Self {
-        Self { policy, anchors, evidence: Mutex::default() }
+        Self { policy, anchors, evidence: Mutex::default(), last: Mutex::default() }
     }
 
     /// The policy.
@@ -115,7 +125,21 @@ impl Verifier {
         GpuGrounds { anchors: &const { GpuAnchors::nvidia() }, rims: gpu_rims, ocsp: gpu_ocsp }
     }
 
+    /// One quote serves every connection that is proven with it: it is verified once in a second, not once for each.
     fn verify_quote(&self, quote: &[u8], now: u64) -> Result<VerifiedQuote, ClientError> {
+        if let Some(known) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner)
+            && known.at == now
+            && known.bytes == quote
+        {
+            return Ok(known.verified.clone());
+        }
+        let verified = self.verify_new_quote(quote, now)?;
+        let known = KnownQuote { bytes: quote.to_vec(), at: now, verified: verified.clone() };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(verified)
+    }
+
+    fn verify_new_quote(&self, quote: &[u8], now: u64) -> Result<VerifiedQuote, ClientError> {
         let Some(collateral) = Collateral::select(&self.policy.collateral, quote) else {
             if let Some(refused) = tdx_verify::unreadable(quote) {
                 return Err(ClientError::Refused(refused.refusals()));
@@ -137,3 +161,67 @@ pub(crate) fn unix_now() -> u64 {
 const FETCH_AGAIN: &str = "fetch the document that the proof names";
 /// Evidence documents kept. A guest has one for as long as it runs.
 const MAX_KNOWN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use appraise::Policy;
+    use tdx_sim::{SimulatedPlatform, SimulatedTd};
+    use types::{Registers, Sha384Digest};
+
+    use super::*;
+
+    fn quote_and_verifier(now: u64) -> (Vec<u8>, Verifier) {
+        let platform = Arc::new(SimulatedPlatform::generate(now).unwrap());
+        let policy = ClientPolicy {
+            appraisal: Policy::any_release(),
+            releases: Vec::new(),
+            collateral: vec![
+                Collateral::from_json(platform.collateral(now, None).unwrap().to_json().as_ref()).unwrap(),
+            ],
+            gpu_rims: Default::default(),
+            gpu_ocsp: Vec::new(),
+        };
+        let verifier = Verifier::new(policy, TrustAnchors::custom(platform.root_der().to_vec()));
+        let same = Sha384Digest::from_bytes([1; 48]);
+        let registers = Registers {
+            mr_td: same,
+            rtmr_0: same,
+            rtmr_1: same,
+            rtmr_2: same,
+            rtmr_3: same,
+            mr_config_id: same,
+            mr_owner: same,
+            mr_owner_config: same,
+        };
+        (SimulatedTd::new(platform, registers).quote([7; 64]).unwrap(), verifier)
+    }
+
+    #[test]
+    fn only_the_same_bytes_in_the_same_second_are_known() {
+        let now = unix_now();
+        let (quote, verifier) = quote_and_verifier(now);
+        let digest = *verifier.verify_quote(&quote, now).unwrap().digest();
+        // What is signed: the header and the body.
+        for at in (0..48 + 584).step_by(31) {
+            let mut changed = quote.clone();
+            changed[at] ^= 1;
+            assert!(verifier.verify_quote(&changed, now).is_err(), "byte {at}");
+        }
+        assert!(verifier.verify_quote(&quote[..quote.len() - 1], now).is_err());
+        let years = 20 * 365 * 86_400;
+        assert!(verifier.verify_quote(&quote, now + years).is_err(), "the collateral has expired");
+        assert_eq!(*verifier.verify_quote(&quote, now).unwrap().digest(), digest);
+    }
+
+    #[test]
+    fn what_is_known_is_not_verified_again_within_the_second() {
+        let now = unix_now();
+        let (quote, verifier) = quote_and_verifier(now);
+        let verified = verifier.verify_quote(&quote, now).unwrap();
+        // Bytes that no verification accepts show which path was taken.
+        let known = KnownQuote { bytes: b"no quote".to_vec(), at: now, verified };
+        *verifier.last.lock().unwrap() = Some(known);
+        assert!(verifier.verify_quote(b"no quote", now).is_ok());
+        assert!(verifier.verify_quote(b"no quote", now + 1).is_err());
+    }
+}
