@@ -18,8 +18,10 @@ pub fn wrapping(bytes: &[u8]) -> bool {
 fn encrypted(body: &[u8]) -> bool {
     let Ok(wrapped) = answer::encrypted(body) else { return false };
     assert!((1..=answer::MAX_WRAPPED).contains(&wrapped.len()), "a ciphertext of another size");
-    let written: Value = serde_json::from_slice(body).expect("an answer is JSON");
-    assert_eq!(written["data"]["ciphertext"].as_str().map(str::as_bytes), Some(wrapped.as_slice()), "another text");
+    if let Some(written) = written(body) {
+        let text = written["data"]["ciphertext"].as_str().map(str::as_bytes);
+        assert_eq!(text, Some(wrapped.as_slice()), "another text");
+    }
     true
 }
 
@@ -27,10 +29,18 @@ fn encrypted(body: &[u8]) -> bool {
 fn decrypted(body: &[u8]) -> bool {
     let Ok(secret) = answer::decrypted(body, CONTEXT) else { return false };
     assert!(answer::decrypted(body, b"another context").is_err(), "it opens in another context");
-    let written: Value = serde_json::from_slice(body).expect("an answer is JSON");
     let bound = STANDARD.encode(answer::bound(&secret, CONTEXT).as_slice());
-    assert_eq!(written["data"]["plaintext"].as_str(), Some(bound.as_str()), "a secret that is not bound");
+    if let Some(written) = written(body) {
+        assert_eq!(written["data"]["plaintext"].as_str(), Some(bound.as_str()), "a secret that is not bound");
+    }
     true
+}
+
+/// An answer as a tree. Numbers beyond a double and nesting beyond the tree's depth, in fields that are passed over, are
+/// JSON, too.
+fn written(body: &[u8]) -> Option<Value> {
+    let text = core::str::from_utf8(body).expect("an answer is text");
+    serde_json::from_str(text).ok()
 }
 
 /// Names of keys send nothing in the clear over a network, and carry no secret.
