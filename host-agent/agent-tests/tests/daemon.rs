@@ -170,8 +170,13 @@ fn what_passes_is_written_nowhere() {
     let _ = kept.ask(CANARY);
     for kind in ["qemu", "start", "front"] {
         let _ = kept.ask(CANARY);
-        let found = rig.processes().into_iter().find(|(_, found)| found == kind).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(found.0), Signal::SIGKILL).unwrap();
+        // One of the old generation may be gone before the signal comes.
+        rig.wait("a death", |rig| {
+            let found = rig.processes().into_iter().find(|(_, found)| found == kind);
+            found.is_some_and(|(pid, _)| {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).is_ok()
+            })
+        });
         let _ = ask(port, CANARY);
         rig.wait_serving();
         kept = Client::connect(port).unwrap();
