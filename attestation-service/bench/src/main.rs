@@ -30,7 +30,7 @@ struct Arguments {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Rounds of the appraisal; figures are medians.
-    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u16).range(3..=10_000))]
+    #[arg(long, default_value_t = 1001, value_parser = clap::value_parser!(u16).range(3..=10_000))]
     rounds: u16,
     /// The directory of recorded evidence; what needs it is left out where there is none.
     #[arg(long)]
