@@ -41,12 +41,8 @@ const COSINES: [[f64; 4]; 4] = [
 
 /// Its directory; without one the test says that it is skipped.
 fn directory() -> Option<PathBuf> {
-    let cached = || {
-        let home = std::env::var_os("HOME").map(PathBuf::from)?;
-        Some(home.join(".cache/chrysalis/models/all-MiniLM-L6-v2"))
-    };
     let named = std::env::var_os("CHRYSALIS_TEST_EMBEDDING_MODEL").map(PathBuf::from);
-    let found = named.or_else(cached).filter(|path| path.join("model.safetensors").is_file());
+    let found = named.filter(|path| path.join("model.safetensors").is_file());
     if found.is_none() {
         println!("SKIPPED: vectors of all-MiniLM-L6-v2 (no CHRYSALIS_TEST_EMBEDDING_MODEL)");
     }
