@@ -11,10 +11,10 @@
 //! The header says nothing that is used as an offset: places follow from the lengths in `pack.json`. Zeros between the
 //! parts are not read; a digest covers every byte that is.
 
-use crate::source::{ReadAt, Source};
+use crate::source::{ReadAt, Source, read_exact_at};
 use crate::{Object, PackError, PackIndex, Progress};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use types::{CanonicalError, Document};
 
@@ -56,10 +56,10 @@ impl<D: ReadAt> Source for Disk<D> {
         &self.index
     }
 
-    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError> {
+    fn open(&self, object: &Object) -> Result<Box<dyn ReadAt + '_>, PackError> {
         let place = usize::try_from(object.index).ok().and_then(|number| self.offsets.get(number));
         let offset = *place.ok_or_else(|| PackError::malformed("objects", "no such object on the disk"))?;
-        Ok(Box::new(Window { device: &self.device, offset, left: object.length }))
+        Ok(Box::new(Window { device: &self.device, offset, length: object.length }))
     }
 }
 
@@ -105,7 +105,7 @@ pub fn compose(source: &dyn Source, path: &Path, progress: Progress<'_>) -> Resu
     file.write_all(&head).map_err(writing())?;
     for (object, offset) in index.objects.iter().zip(offsets) {
         file.seek(SeekFrom::Start(offset)).map_err(writing())?;
-        copy(source.open(object)?, object, file, progress, writing)?;
+        copy(&*source.open(object)?, object, file, progress, writing)?;
     }
     file.sync_all().map_err(writing())?;
     temporary.persist(path).map_err(|error| writing()(error.error))?;
@@ -113,7 +113,7 @@ pub fn compose(source: &dyn Source, path: &Path, progress: Progress<'_>) -> Resu
 }
 
 fn copy<E: FnOnce(io::Error) -> PackError>(
-    mut from: impl Read,
+    from: &dyn ReadAt,
     object: &Object,
     to: &mut File,
     progress: Progress<'_>,
@@ -124,7 +124,8 @@ fn copy<E: FnOnce(io::Error) -> PackError>(
     while left > 0 {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let part = buffer.get_mut(..length).unwrap_or_default();
-        from.read_exact(part).map_err(PackError::reading(format!("object {}", object.index)))?;
+        let at = object.length.saturating_sub(left);
+        read_exact_at(from, part, at).map_err(PackError::reading(format!("object {}", object.index)))?;
         to.write_all(part).map_err(writing())?;
         let done = u64::try_from(length).unwrap_or(u64::MAX);
         left = left.saturating_sub(done);
@@ -193,26 +194,23 @@ fn take<const N: usize>(bytes: &[u8]) -> Result<([u8; N], &[u8]), PackError> {
     Ok((*head, rest))
 }
 
-fn read_exact_at(device: &impl ReadAt, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    let left = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
-    Window { device, offset, left }.read_exact(buffer)
-}
-
-/// A part of a device as a stream.
+/// A part of a device.
 struct Window<'d, D> {
     device: &'d D,
     offset: u64,
-    left: u64,
+    length: u64,
 }
 
-impl<D: ReadAt> Read for Window<'_, D> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let allowed = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let length = self.device.read_at(buffer.get_mut(..allowed).unwrap_or_default(), self.offset)?;
-        let done = u64::try_from(length).unwrap_or(u64::MAX);
-        self.offset = self.offset.saturating_add(done);
-        self.left = self.left.saturating_sub(done);
-        Ok(length)
+impl<D: ReadAt> ReadAt for Window<'_, D> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let left = self.length.saturating_sub(offset);
+        let allowed = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let place = self.offset.checked_add(offset).ok_or(io::ErrorKind::InvalidInput)?;
+        self.device.read_at(buffer.get_mut(..allowed).unwrap_or_default(), place)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.length)
     }
 }
 

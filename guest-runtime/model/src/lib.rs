@@ -8,7 +8,7 @@
 //! - [`create`] makes a pack from a directory, without root, in constant memory.
 //! - [`disk::compose`] lays a pack out for a raw disk; it needs no key.
 //! - [`unpack`] is the guest's side: it decrypts into a directory and verifies everything against an expected
-//!   identity. [`verify`] does the same without writing.
+//!   identity. [`verify`] does the same without writing, and checks what readers without a key rely on.
 //!
 //! A verified pack says what its owner packed. It does not say that the model is good, nor who packed it: that
 //! stands in the policy that names the identity.
@@ -21,6 +21,7 @@ mod index;
 mod key;
 mod manifest;
 mod open;
+mod pipeline;
 mod source;
 mod stream;
 

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The reader's side: everything is verified before anybody can use it.
 //!
-//! The order of the checks, which is also the order in which a fault is reported: the public part, the expected
-//! identity, the key's commitment, then per object the BLAKE3 of the ciphertext and its decryption, the manifest, and
-//! per file its BLAKE3.
+//! The order in which a fault is reported: the public part, the expected identity, the key's commitment, then per object
+//! the BLAKE3 of the ciphertext and its decryption, the manifest, and per file its BLAKE3.
+//!
+//! The BLAKE3 of a ciphertext proves nothing that decryption and the file's BLAKE3 do not: nobody vouches for
+//! `pack.json`. It is there for those who have no key. So [`unpack`] looks at it only where something is at fault, to
+//! say whether the pack was damaged on its way; [`verify`], which owners run before they publish, always does.
 
 use crate::manifest::FileEntry;
-use crate::source::Source;
-use crate::stream::Segments;
+use crate::pipeline::{Hashes, Sink, Work};
+use crate::source::{Source, read_exact_at};
 use crate::{Key, Manifest, Object, PackError, Progress};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
 use types::{Blake3Digest, Document, ModelId};
 
 /// A pack whose every file was verified against an expected identity.
@@ -49,13 +51,7 @@ impl Opened {
 /// # Errors
 /// The first object that is not as `pack.json` says.
 pub fn verify_ciphertext(source: &dyn Source, progress: Progress<'_>) -> Result<(), PackError> {
-    let mut buffer = vec![0; source.index().scheme().segment_length()];
-    for object in &source.index().objects {
-        let mut reader = CiphertextReader::new(source, object, progress)?;
-        while reader.next_segment(&mut buffer)?.is_some() {}
-        reader.finish()?;
-    }
-    Ok(())
+    source.index().objects.iter().try_for_each(|object| check_digest(source, object, progress))
 }
 
 /// Decrypts the manifest and checks it. `identity` is the expected one; it must come from somewhere trustworthy, not
@@ -77,11 +73,18 @@ pub fn open_manifest(source: &dyn Source, key: &Key, identity: &Blake3Digest) ->
     if !fits {
         return Err(PackError::malformed("objects", "the manifest is longer than 2 MiB"));
     }
-    let mut bytes = Vec::new();
-    decrypt(source, object, key, &|_| {}, &mut |part| {
-        bytes.extend_from_slice(part);
+    let bytes = Mutex::new(vec![0; length.and_then(|length| usize::try_from(length).ok()).unwrap_or_default()]);
+    let sink = |offset: u64, part: &[u8]| {
+        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        if let Some(place) = bytes.get_mut(start..start.saturating_add(part.len())) {
+            place.copy_from_slice(part);
+        }
         Ok(())
-    })?;
+    };
+    let decrypted = decrypt(source, object, key, &mut Hashes::default(), &|_| {}, &sink);
+    decrypted.or_else(|fault| diagnose(source, &[*object], fault))?;
+    let bytes = bytes.into_inner().unwrap_or_else(PoisonError::into_inner);
     let found = Blake3Digest::of(&bytes);
     if found != *identity {
         return Err(PackError::Identity { expected: identity.to_string(), found: found.to_string() });
@@ -89,21 +92,22 @@ pub fn open_manifest(source: &dyn Source, key: &Key, identity: &Blake3Digest) ->
     Manifest::parse(&bytes, index)
 }
 
-/// Decrypts and checks everything, and keeps nothing.
+/// Decrypts and checks everything, with the BLAKE3 of each object's ciphertext, and keeps nothing.
 ///
 /// # Errors
 /// The first fault, in the order of this module's description.
 pub fn verify(source: &dyn Source, key: &Key, expected: &ModelId, progress: Progress<'_>) -> Result<Opened, PackError> {
     let manifest = checked_manifest(source, key, expected, progress)?;
     for file in &manifest.files {
-        decrypt_file(source, &manifest, file, key, progress, &mut |_| Ok(()))?;
+        decrypt_file(source, &manifest, file, key, Ciphertexts::Hashed, progress, &|_, _| Ok(()))?;
     }
     opened(&manifest, expected)
 }
 
 /// Decrypts a model into `target`, an existing empty directory in memory whose own mode decides who may read the files.
 /// A file gets its name only after all of it was verified; after an error the directory holds no unverified file. Beside
-/// the files, which may have `limit` bytes together, it needs about ten segments: 10 MiB, or 40 with the largest.
+/// the files, which may have `limit` bytes together, it needs eight segments at most: 8 MiB, or 32 with the largest.
+/// It uses up to four threads, as many as there are processors.
 ///
 /// # Errors
 /// The first fault, in the order of this module's description.
@@ -126,9 +130,9 @@ pub fn unpack(
     }
     for file in &manifest.files {
         let writing = || PackError::io(format!("writing {}", file.path));
-        let mut partial = Partial::create(target).map_err(writing())?;
-        decrypt_file(source, &manifest, file, key, progress, &mut |part| {
-            partial.file.write_all(part).map_err(writing())
+        let partial = Partial::create(target, file.size).map_err(writing())?;
+        decrypt_file(source, &manifest, file, key, Ciphertexts::NotHashed, progress, &|offset, part| {
+            partial.file.write_all_at(part, offset).map_err(writing())
         })?;
         partial.keep(target, &file.path).map_err(writing())?;
     }
@@ -155,30 +159,48 @@ fn opened(manifest: &Manifest, expected: &ModelId) -> Result<Opened, PackError> 
     Ok(Opened { model: expected.clone(), files, bytes: manifest.plaintext_length() })
 }
 
-type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), PackError>;
+/// What is made of ciphertext besides its plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ciphertexts {
+    Hashed,
+    NotHashed,
+}
 
+/// `sink` gets the file's bytes with their offset in it.
 fn decrypt_file(
     source: &dyn Source,
     manifest: &Manifest,
     file: &FileEntry,
     key: &Key,
+    ciphertexts: Ciphertexts,
     progress: Progress<'_>,
     sink: Sink<'_>,
 ) -> Result<(), PackError> {
-    let mut hasher = blake3::Hasher::new();
-    for (number, _) in manifest.parts(file) {
+    let mut hashes = Hashes::default();
+    let (mut objects, mut start) = (Vec::new(), 0_u64);
+    for (number, length) in manifest.parts(file) {
         let missing = || PackError::manifest("an object is missing");
         let object = source.index().object(number).ok_or_else(missing)?;
-        decrypt(source, object, key, progress, &mut |part| {
-            hasher.update(part);
-            sink(part)
-        })?;
+        objects.push(*object);
+        hashes.ciphertext = (ciphertexts == Ciphertexts::Hashed).then(blake3::Hasher::new);
+        let in_file = |offset: u64, part: &[u8]| sink(start.saturating_add(offset), part);
+        let decrypted = decrypt(source, object, key, &mut hashes, progress, &in_file);
+        decrypted.or_else(|fault| diagnose(source, &objects, fault))?;
+        start = start.saturating_add(length);
     }
-    if *hasher.finalize().as_bytes() == *file.blake3.as_bytes() {
+    if *hashes.plaintext.finalize().as_bytes() == *file.blake3.as_bytes() {
         Ok(())
     } else {
-        Err(PackError::FileDigest { path: file.path.clone() })
+        diagnose(source, &objects, PackError::FileDigest { path: file.path.clone() })
     }
+}
+
+/// If the ciphertext is not what was published, that is the fault to report.
+fn diagnose(source: &dyn Source, objects: &[Object], fault: PackError) -> Result<(), PackError> {
+    if matches!(fault, PackError::ObjectDecrypt { .. } | PackError::FileDigest { .. }) {
+        objects.iter().try_for_each(|object| check_digest(source, object, &|_| {}))?;
+    }
+    Err(fault)
 }
 
 /// What authenticates an object's place: its number in the model of this identity.
@@ -186,120 +208,49 @@ pub(crate) fn associated_data(identity: &Blake3Digest, number: u32) -> Vec<u8> {
     [OBJECT_LABEL, identity.as_bytes(), &number.to_be_bytes()].concat()
 }
 
-/// Reads and hashes on one thread, decrypts on another. If both find fault, the digest's is reported: the ciphertext is
-/// not what was published.
 fn decrypt(
     source: &dyn Source,
     object: &Object,
     key: &Key,
+    hashes: &mut Hashes,
     progress: Progress<'_>,
-    sink: Sink<'_>,
-) -> Result<(), PackError> {
-    let (sender, segments) = sync_channel(SEGMENTS_AHEAD);
-    let (give_back, spare) = sync_channel(SEGMENTS_AHEAD);
-    let (read, decrypted) = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read_segments(source, object, progress, &sender, &spare));
-        let decrypted = decrypt_segments(source, object, key, &segments, &give_back, sink);
-        // After a fault the rest is still read, for its digest.
-        segments.iter().for_each(drop);
-        let stopped = || PackError::io("reading")(std::io::Error::other("the reading thread stopped"));
-        (reader.join().unwrap_or_else(|_| Err(stopped())), decrypted)
-    });
-    read.and(decrypted)
-}
-
-struct Segment {
-    bytes: Vec<u8>,
-    length: usize,
-    is_last: bool,
-}
-
-fn read_segments(
-    source: &dyn Source,
-    object: &Object,
-    progress: Progress<'_>,
-    sender: &SyncSender<Segment>,
-    spare: &Receiver<Vec<u8>>,
-) -> Result<(), PackError> {
-    let size = source.index().scheme().segment_length();
-    let mut reader = CiphertextReader::new(source, object, progress)?;
-    loop {
-        let mut bytes = spare.try_recv().unwrap_or_else(|_| vec![0; size]);
-        let Some((length, is_last)) = reader.next_segment(&mut bytes)? else {
-            return reader.finish();
-        };
-        if sender.send(Segment { bytes, length, is_last }).is_err() {
-            return reader.finish();
-        }
-    }
-}
-
-fn decrypt_segments(
-    source: &dyn Source,
-    object: &Object,
-    key: &Key,
-    segments: &Receiver<Segment>,
-    give_back: &SyncSender<Vec<u8>>,
     sink: Sink<'_>,
 ) -> Result<(), PackError> {
     let index = source.index();
+    let scheme = index.scheme();
+    let device = source.open(object)?;
     let failed = || PackError::ObjectDecrypt { object: object.index };
-    let mut opener: Option<Segments> = None;
-    for mut segment in segments {
-        let mut ciphertext = segment.bytes.get_mut(..segment.length).unwrap_or_default();
-        let opener = match &mut opener {
-            Some(opener) => opener,
-            None => {
-                let scheme = index.scheme();
-                let (header, rest) = ciphertext.split_at_mut_checked(scheme.header_length()).ok_or_else(failed)?;
-                ciphertext = rest;
-                let associated = associated_data(&index.identity, object.index);
-                opener.insert(scheme.open(key.bytes(), &associated, header).map_err(|_| failed())?)
-            }
-        };
-        sink(opener.open(ciphertext, segment.is_last).map_err(|_| failed())?)?;
-        // Full or gone: then the buffer is dropped.
-        let _ = give_back.try_send(segment.bytes);
-    }
-    Ok(())
+    let mut header = vec![0; scheme.header_length()];
+    read_exact_at(&*device, &mut header, 0).map_err(PackError::reading(format!("object {}", object.index)))?;
+    let associated = associated_data(&index.identity, object.index);
+    let opener = scheme.open(key.bytes(), &associated, &header).map_err(|_| failed())?;
+    let (header, segment) = (header.len(), scheme.segment_length());
+    Work { object, device: &*device, opener: &opener, header, segment, sink, progress }.run(hashes)?;
+    hashes.ciphertext.take().map_or(Ok(()), |hasher| compare(object, &hasher))
 }
 
-/// Reads an object segment by segment and hashes what it reads.
-struct CiphertextReader<'s> {
-    object: &'s Object,
-    input: Box<dyn Read + Send + 's>,
-    hasher: blake3::Hasher,
-    left: u64,
-    progress: Progress<'s>,
+/// Reads an object and compares its digest.
+fn check_digest(source: &dyn Source, object: &Object, progress: Progress<'_>) -> Result<(), PackError> {
+    let device = source.open(object)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; source.index().scheme().segment_length()];
+    let mut done = 0;
+    while done < object.length {
+        let left = usize::try_from(object.length.saturating_sub(done)).unwrap_or(usize::MAX).min(buffer.len());
+        let part = buffer.get_mut(..left).unwrap_or_default();
+        read_exact_at(&*device, part, done).map_err(PackError::reading(format!("object {}", object.index)))?;
+        hasher.update(part);
+        let length = u64::try_from(left).unwrap_or(u64::MAX);
+        progress(length);
+        done = done.saturating_add(length);
+    }
+    compare(object, &hasher)
 }
 
-impl<'s> CiphertextReader<'s> {
-    fn new(source: &'s dyn Source, object: &'s Object, progress: Progress<'s>) -> Result<Self, PackError> {
-        let input = source.open(object)?;
-        Ok(Self { object, input, hasher: blake3::Hasher::new(), left: object.length, progress })
-    }
-
-    /// Fills `buffer` with the next segment; gives its length and whether it is the last.
-    fn next_segment(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, bool)>, PackError> {
-        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        if length == 0 {
-            return Ok(None);
-        }
-        let segment = buffer.get_mut(..length).unwrap_or_default();
-        self.input.read_exact(segment).map_err(PackError::reading(format!("object {}", self.object.index)))?;
-        self.hasher.update(segment);
-        let done = u64::try_from(length).unwrap_or(u64::MAX);
-        self.left = self.left.saturating_sub(done);
-        (self.progress)(done);
-        Ok(Some((length, self.left == 0)))
-    }
-
-    /// Compares the digest; all segments must have been read.
-    fn finish(self) -> Result<(), PackError> {
-        let found = Blake3Digest::from_bytes(*self.hasher.finalize().as_bytes());
-        let Object { index: object, blake3: expected, .. } = *self.object;
-        if found == expected { Ok(()) } else { Err(PackError::ObjectDigest { object, expected, found }) }
-    }
+fn compare(object: &Object, hasher: &blake3::Hasher) -> Result<(), PackError> {
+    let found = Blake3Digest::from_bytes(*hasher.finalize().as_bytes());
+    let Object { index: object, blake3: expected, .. } = *object;
+    if found == expected { Ok(()) } else { Err(PackError::ObjectDigest { object, expected, found }) }
 }
 
 /// A file without its name yet; removed unless kept.
@@ -310,10 +261,12 @@ struct Partial {
 }
 
 impl Partial {
-    fn create(target: &Path) -> std::io::Result<Self> {
+    fn create(target: &Path, length: u64) -> std::io::Result<Self> {
         let path = target.join(PARTIAL_NAME);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path)?;
-        Ok(Self { path, file, is_kept: false })
+        let partial = Self { path, file, is_kept: false };
+        partial.file.set_len(length)?;
+        Ok(partial)
     }
 
     fn keep(mut self, target: &Path, path: &str) -> std::io::Result<()> {
@@ -340,5 +293,3 @@ impl Drop for Partial {
 const OBJECT_LABEL: &[u8] = b"chrysalis/pack/object/v1";
 /// No file of a model starts with a dot.
 const PARTIAL_NAME: &str = ".partial";
-/// Segments read ahead of decryption; as many again wait to be used again.
-const SEGMENTS_AHEAD: usize = 4;

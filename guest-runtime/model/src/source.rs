@@ -5,6 +5,7 @@ use crate::{Object, PackError, PackIndex};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use types::Document;
 
 /// A stored pack: its public part, parsed and checked, and its objects.
@@ -12,11 +13,11 @@ pub trait Source: Sync {
     /// The public part.
     fn index(&self) -> &PackIndex;
 
-    /// The ciphertext of an object, from its start. At most [`Object::length`] bytes of it are read.
+    /// The ciphertext of an object. At most [`Object::length`] bytes of it are read, at any offset and by several threads.
     ///
     /// # Errors
     /// The object cannot be opened or its stored length differs.
-    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError>;
+    fn open(&self, object: &Object) -> Result<Box<dyn ReadAt + '_>, PackError>;
 }
 
 /// A pack as a directory: `pack.json` and `objects/000000`, `objects/000001` and so on.
@@ -46,12 +47,12 @@ impl Source for Directory {
         &self.index
     }
 
-    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError> {
+    fn open(&self, object: &Object) -> Result<Box<dyn ReadAt + '_>, PackError> {
         let name = object_file(object.index);
         let file = File::open(self.path.join(&name)).map_err(PackError::io(format!("opening {name}")))?;
         let length = file.metadata().map_err(PackError::io(format!("reading {name}")))?.len();
         check_length(&name, object, length)?;
-        Ok(Box::new(file.take(object.length)))
+        Ok(Box::new(file))
     }
 }
 
@@ -113,6 +114,32 @@ impl ReadAt for Vec<u8> {
     }
 }
 
+/// Fills `buffer` from `offset`. What the device fails to give is asked for again a few times, from where it broke off.
+pub(crate) fn read_exact_at(device: &(impl ReadAt + ?Sized), mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    let mut failures = 0;
+    while !buffer.is_empty() {
+        match device.read_at(buffer, offset) {
+            Ok(length @ 1..) => {
+                buffer = buffer.get_mut(length..).unwrap_or_default();
+                offset = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+                failures = 0;
+            }
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if failures == REPEATS => return Err(error),
+            Err(_) => {
+                failures = failures.saturating_add(1);
+                std::thread::sleep(PAUSE.saturating_mul(failures));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How often a read that failed is tried again.
+const REPEATS: u32 = 3;
+/// Before the first repetition; twice and three times as long before the others.
+const PAUSE: Duration = Duration::from_millis(50);
 /// File name of the public part.
 pub const INDEX_FILE: &str = "pack.json";
 /// Directory of the objects.

@@ -63,34 +63,29 @@ impl Scheme {
         key: &[u8],
         associated: &[u8],
         random: &Random,
-    ) -> Result<(Vec<u8>, Segments), Unspecified> {
+    ) -> Result<(Vec<u8>, Sealer), Unspecified> {
         let salt = random.salt.get(..self.cipher.key_len()).ok_or(Unspecified)?;
         let mut header = vec![u8::try_from(self.header_length()).map_err(|_| Unspecified)?];
         header.extend_from_slice(salt);
         header.extend_from_slice(&random.prefix);
-        Ok((header, self.segments(key, associated, salt, random.prefix)?))
+        let sealer = Sealer { key: self.derive(key, associated, salt)?, prefix: random.prefix, next: Some(0) };
+        Ok((header, sealer))
     }
 
     /// Reads a ciphertext's header; gives what decrypts its segments.
-    pub(crate) fn open(&self, key: &[u8], associated: &[u8], header: &[u8]) -> Result<Segments, Unspecified> {
+    pub(crate) fn open(&self, key: &[u8], associated: &[u8], header: &[u8]) -> Result<Opener, Unspecified> {
         let (length, rest) = header.split_first().ok_or(Unspecified)?;
         let (salt, prefix) = rest.split_at_checked(self.cipher.key_len()).ok_or(Unspecified)?;
         if usize::from(*length) != self.header_length() {
             return Err(Unspecified);
         }
-        self.segments(key, associated, salt, prefix.try_into().map_err(|_| Unspecified)?)
+        let prefix = prefix.try_into().map_err(|_| Unspecified)?;
+        Ok(Opener { key: self.derive(key, associated, salt)?, prefix })
     }
 
-    fn segments(
-        &self,
-        key: &[u8],
-        associated: &[u8],
-        salt: &[u8],
-        prefix: [u8; NONCE_PREFIX],
-    ) -> Result<Segments, Unspecified> {
+    fn derive(&self, key: &[u8], associated: &[u8], salt: &[u8]) -> Result<LessSafeKey, Unspecified> {
         let prk = hkdf::Salt::new((self.hash)(), salt).extract(key);
-        let key = LessSafeKey::new(UnboundKey::from(prk.expand(&[associated], self.cipher)?));
-        Ok(Segments { key, prefix, next: Some(0) })
+        Ok(LessSafeKey::new(UnboundKey::from(prk.expand(&[associated], self.cipher)?)))
     }
 }
 
@@ -110,34 +105,46 @@ impl Random {
     }
 }
 
-/// Encrypts or decrypts the segments of one ciphertext, in order.
-pub(crate) struct Segments {
+/// Encrypts the segments of one ciphertext, in order.
+pub(crate) struct Sealer {
     key: LessSafeKey,
     prefix: [u8; NONCE_PREFIX],
     /// Number of the next segment; none after the last.
     next: Option<u32>,
 }
 
-impl Segments {
+impl Sealer {
     /// Encrypts the next segment in place; its tag is appended.
     pub(crate) fn seal(&mut self, segment: &mut Vec<u8>, is_last: bool) -> Result<(), Unspecified> {
-        let nonce = self.nonce(is_last)?;
-        self.key.seal_in_place_append_tag(nonce, Aad::empty(), segment)
-    }
-
-    /// Decrypts the next segment in place; gives the plaintext, which is its start.
-    pub(crate) fn open<'s>(&mut self, segment: &'s mut [u8], is_last: bool) -> Result<&'s [u8], Unspecified> {
-        let nonce = self.nonce(is_last)?;
-        Ok(self.key.open_in_place(nonce, Aad::empty(), segment)?)
-    }
-
-    fn nonce(&mut self, is_last: bool) -> Result<Nonce, Unspecified> {
         let number = self.next.ok_or(Unspecified)?;
         self.next = if is_last { None } else { number.checked_add(1) };
-        let [p0, p1, p2, p3, p4, p5, p6] = self.prefix;
-        let [n0, n1, n2, n3] = number.to_be_bytes();
-        Ok(Nonce::assume_unique_for_key([p0, p1, p2, p3, p4, p5, p6, n0, n1, n2, n3, u8::from(is_last)]))
+        self.key.seal_in_place_append_tag(nonce(self.prefix, number, is_last), Aad::empty(), segment)
     }
+}
+
+/// Decrypts the segments of one ciphertext, in any order and on any thread.
+pub(crate) struct Opener {
+    key: LessSafeKey,
+    prefix: [u8; NONCE_PREFIX],
+}
+
+impl Opener {
+    /// Decrypts segment `number` in place; gives the plaintext, which is its start. Whoever opens a ciphertext opens
+    /// each number up to the last, and says so of that one alone: then nothing was cut off.
+    pub(crate) fn open<'s>(
+        &self,
+        number: u32,
+        is_last: bool,
+        segment: &'s mut [u8],
+    ) -> Result<&'s mut [u8], Unspecified> {
+        self.key.open_in_place(nonce(self.prefix, number, is_last), Aad::empty(), segment)
+    }
+}
+
+fn nonce(prefix: [u8; NONCE_PREFIX], number: u32, is_last: bool) -> Nonce {
+    let [p0, p1, p2, p3, p4, p5, p6] = prefix;
+    let [n0, n1, n2, n3] = number.to_be_bytes();
+    Nonce::assume_unique_for_key([p0, p1, p2, p3, p4, p5, p6, n0, n1, n2, n3, u8::from(is_last)])
 }
 
 const HEADER_LENGTH_BYTES: usize = 1;
@@ -167,12 +174,13 @@ mod tests {
 
     fn open(scheme: Scheme, key: &[u8], associated: &[u8], ciphertext: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let (header, _) = ciphertext.split_at_checked(scheme.header_length()).ok_or(Unspecified)?;
-        let mut segments = scheme.open(key, associated, header)?;
+        let opener = scheme.open(key, associated, header)?;
         let count = ciphertext.chunks(scheme.segment_length()).count();
         let mut out = vec![];
         for (number, chunk) in ciphertext.chunks(scheme.segment_length()).enumerate() {
             let skip = if number == 0 { scheme.header_length() } else { 0 };
-            out.extend_from_slice(segments.open(&mut chunk[skip..].to_vec(), number + 1 == count)?);
+            let place = u32::try_from(number).unwrap();
+            out.extend_from_slice(opener.open(place, number + 1 == count, &mut chunk[skip..].to_vec())?);
         }
         Ok(out)
     }

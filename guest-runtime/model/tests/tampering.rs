@@ -261,7 +261,6 @@ fn a_changed_public_part_is_refused() {
         (|index| index.key_commitment = types::Hex32::new([0; 32])) as fn(&mut PackIndex),
         |index| index.segment_size = 512,
         |index| index.objects.truncate(5),
-        |index| index.objects[1].blake3 = Blake3Digest::ZERO,
     ] {
         fs::write(sample.path("pack/pack.json"), &original).unwrap();
         sample.edit_index(edit);
@@ -271,6 +270,61 @@ fn a_changed_public_part_is_refused() {
         fs::write(sample.path("pack/pack.json"), broken).unwrap();
         assert_eq!(Directory::open(&sample.path("pack")).unwrap_err().code(), "model_pack_malformed");
     }
+}
+
+/// Decryption and the files' digests prove more than that of a ciphertext; who has no key has nothing else.
+#[test]
+fn a_wrong_digest_in_the_public_part_is_found_by_who_publishes_not_by_the_guest() {
+    let sample = Sample::new();
+    sample.edit_index(|index| index.objects[3].blake3 = Blake3Digest::ZERO);
+    let source = Directory::open(&sample.path("pack")).unwrap();
+    let code = |result: Result<model::Opened, PackError>| result.unwrap_err().code();
+    assert_eq!(code(model::verify(&source, &key(), &sample.created.model, &quiet)), "model_object_digest_mismatch");
+    assert_eq!(model::verify_ciphertext(&source, &quiet).unwrap_err().code(), "model_object_digest_mismatch");
+    fs::create_dir(sample.path("guest")).unwrap();
+    model::unpack(&source, &key(), &sample.created.model, &sample.path("guest"), NO_LIMIT, &quiet).unwrap();
+    for name in ["model.gguf", "tokenizer/vocab.txt"] {
+        assert_eq!(fs::read(sample.path("guest").join(name)).unwrap(), fs::read(sample.path("in").join(name)).unwrap());
+    }
+}
+
+/// A disk that fails now and then, and gives a byte or a few at a time.
+struct Flaky {
+    bytes: Vec<u8>,
+    reads: std::sync::atomic::AtomicUsize,
+    fails: fn(usize) -> bool,
+}
+
+impl model::ReadAt for Flaky {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let number = self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if (self.fails)(number) {
+            return Err(std::io::Error::other("input/output error"));
+        }
+        let length = buffer.len().min(1 + number % 300);
+        self.bytes.as_slice().read_at(&mut buffer[..length], offset)
+    }
+
+    fn size(&self) -> std::io::Result<u64> {
+        self.bytes.size()
+    }
+}
+
+#[test]
+fn a_read_that_breaks_off_is_resumed_and_one_that_never_works_ends() {
+    let sample = Sample::new();
+    let source = Directory::open(&sample.path("pack")).unwrap();
+    model::disk::compose(&source, &sample.path("disk"), &quiet).unwrap();
+    let bytes = fs::read(sample.path("disk")).unwrap();
+    let unpack = |fails, name: &str| {
+        fs::create_dir(sample.path(name)).unwrap();
+        let disk = Disk::open(Flaky { bytes: bytes.clone(), reads: 0.into(), fails }).unwrap();
+        model::unpack(&disk, &key(), &sample.created.model, &sample.path(name), NO_LIMIT, &quiet)
+    };
+    unpack(|number| number % 40 == 39, "often").unwrap();
+    assert_eq!(fs::read(sample.path("often/model.gguf")).unwrap(), content(2500));
+    assert_eq!(unpack(|number| number > 115, "never").unwrap_err().code(), "model_io_failed");
+    assert!(files_under(&sample.path("never")).iter().all(|path| fs::read(path).unwrap().is_empty()));
 }
 
 #[test]

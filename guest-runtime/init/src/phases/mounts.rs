@@ -31,7 +31,7 @@ pub fn mount() -> Result<(), SysError> {
     mounts::pseudo("devtmpfs", "/dev", None)?;
     mounts::pseudo("configfs", "/sys/kernel/config", None)?;
     mounts::pseudo("tmpfs", "/run", Some("mode=0755,size=1m"))?;
-    mounts::pseudo("tmpfs", MODEL, Some("mode=0750,size=95%"))?;
+    mounts::pseudo("tmpfs", MODEL, Some("mode=0750,size=95%,huge=within_size"))?;
     mounts::give(Path::new(MODEL), 0, users::ENGINE, 0o750)?;
     // What the engine makes here belongs to serve's group, by the directory's set-group-id bit.
     mounts::directory(ENGINE, 0o755)?;
