@@ -132,7 +132,9 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
         Ok(book) => book,
         Err(error) => return report::error(&error, guest.json),
     };
-    let (connection, verifier) = match first_connection(&guest, anchors).await {
+    // Before anybody can know of this process: a signal that comes early is not the end of it.
+    let again = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+    let (connection, verifier) = match first_connection(&guest, anchors.clone()).await {
         Ok(first) => first,
         Err(code) => return code,
     };
@@ -145,9 +147,29 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
     if guest.json {
         report::print(&json!({"accepted": true, "listening": proxy.address(), "verdict": verdict}));
     }
+    let rereading = again.map(|again| tokio::spawn(reread(again, guest.policy, anchors, proxy.handle())));
     proxy.run(stop_signal()).await;
+    if let Ok(rereading) = rereading {
+        rereading.abort();
+    }
     eprintln!("attested-proxy: stopped");
     ExitCode::SUCCESS
+}
+
+/// Reads the policy again at each SIGHUP. One that can't be read leaves the old one in force.
+async fn reread(mut again: tokio::signal::unix::Signal, policy: PathBuf, anchors: TrustAnchors, proxy: proxy::Handle) {
+    while again.recv().await.is_some() {
+        match ClientPolicy::load(&policy, unix_now()) {
+            Ok(policy) => {
+                proxy.judge_by(Arc::new(Verifier::new(policy, anchors.clone())));
+                eprintln!("attested-proxy: policy read again; verdicts of before are void");
+            }
+            Err(error) => {
+                report::error(&error, false);
+                eprintln!("attested-proxy: the policy of before stays in force");
+            }
+        }
+    }
 }
 
 /// Connects, and tells what was found.

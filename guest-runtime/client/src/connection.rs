@@ -122,6 +122,11 @@ impl AttestedConnection {
         !self.wire.sender.is_closed()
     }
 
+    /// Who judged it.
+    pub(crate) fn verifier(&self) -> &Arc<Verifier> {
+        &self.verifier
+    }
+
     /// Asks for a new proof, over the same connection.
     ///
     /// # Errors

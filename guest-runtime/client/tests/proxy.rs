@@ -176,6 +176,39 @@ async fn answers_come_through_and_receipts_verify_later() {
 /// The guest closes what is idle, and each connection after its answer: what runs is answered to its end, and afterwards a
 /// local client notices nothing, but for a request that crosses the end of its idle connection: nobody can know whether
 /// it was read, so it is not sent again, and says so.
+/// Attack 51's relative: what was accepted once is not for ever. A policy that no longer accepts the guest is obeyed by the
+/// next request, also where a connection waits that the old one accepted; a file that cannot be read changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_read_again_voids_the_verdicts_of_before() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    assert_eq!(proxy.chat("hi", false).await.0, 200);
+    let accepting = std::fs::read_to_string(&proxy.policy).unwrap();
+    let mut other = json(&accepting);
+    other["appraisal"]["service_pins"] = serde_json::json!(["00".repeat(32)]);
+    let reread = |text: &str| {
+        std::fs::write(&proxy.policy, text).unwrap();
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+    };
+    // Nothing tells when the signal was taken: asked again until the answer changes.
+    let until = async |status: u16| {
+        loop {
+            let answer = proxy.chat("hi", false).await;
+            if answer.0 == status {
+                return answer.1;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    reread(&other.to_string());
+    assert!(until(502).await.contains("service_pin_mismatch"));
+    reread("{");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(proxy.chat("hi", false).await.1.contains("service_pin_mismatch"));
+    reread(&accepting);
+    until(200).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_finishes_costs_no_request() {
     let world = World::start().await;

@@ -8,7 +8,7 @@
 //! - [`create`] makes a pack from a directory, without root, in constant memory.
 //! - [`disk::compose`] lays a pack out for a raw disk; it needs no key.
 //! - [`unpack`] is the guest's side: it decrypts into a directory and verifies everything against an expected
-//!   identity. [`verify`] does the same without writing, and checks what readers without a key rely on.
+//!   identity. [`verify`] does the same without writing.
 //!
 //! A verified pack says what its owner packed. It does not say that the model is good, nor who packed it: that
 //! stands in the policy that names the identity.
@@ -30,7 +30,7 @@ pub use error::PackError;
 pub use index::{KeyName, Object, PackIndex};
 pub use key::{Key, KeyError};
 pub use manifest::{FileEntry, Manifest};
-pub use open::{Opened, open_manifest, unpack, verify, verify_ciphertext};
+pub use open::{Ciphertexts, Opened, open_manifest, unpack, verify, verify_ciphertext};
 pub use source::{Directory, INDEX_FILE, ReadAt, Source, object_file};
 
 /// Told how many bytes were worked through since the last call.

@@ -228,7 +228,7 @@ fn verify(command: &Verify) -> Result<Answer> {
         Some(model) => model.clone(),
         None => model::open_manifest(&*source, &key, &identity)?.id(identity)?,
     };
-    let result = model::verify(&*source, &key, &expected, &progress);
+    let result = model::verify(&*source, &key, &expected, model::Ciphertexts::Hashed, &progress);
     meter.stop();
     let opened = result?;
     let compared = if command.model.is_some() { "as expected" } else { "by the pack's own word" };

@@ -6,7 +6,7 @@
 //!
 //! The BLAKE3 of a ciphertext proves nothing that decryption and the file's BLAKE3 do not: nobody vouches for
 //! `pack.json`. It is there for those who have no key. So [`unpack`] looks at it only where something is at fault, to
-//! say whether the pack was damaged on its way; [`verify`], which owners run before they publish, always does.
+//! say whether the pack was damaged on its way; owners, before they publish, have [`verify`] look at all of them.
 
 use crate::manifest::FileEntry;
 use crate::pipeline::{Hashes, Sink, Work};
@@ -44,6 +44,15 @@ impl Opened {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+}
+
+/// What is made of objects' ciphertext besides their plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ciphertexts {
+    /// Its BLAKE3 is compared with `pack.json`: what readers without the key rely on.
+    Hashed,
+    /// It is decrypted only, as in a guest.
+    NotHashed,
 }
 
 /// Checks the ciphertext of all objects against the public part. Needs no key and proves no origin: it finds damage.
@@ -92,14 +101,20 @@ pub fn open_manifest(source: &dyn Source, key: &Key, identity: &Blake3Digest) ->
     Manifest::parse(&bytes, index)
 }
 
-/// Decrypts and checks everything, with the BLAKE3 of each object's ciphertext, and keeps nothing.
+/// Decrypts and checks everything, and keeps nothing.
 ///
 /// # Errors
 /// The first fault, in the order of this module's description.
-pub fn verify(source: &dyn Source, key: &Key, expected: &ModelId, progress: Progress<'_>) -> Result<Opened, PackError> {
+pub fn verify(
+    source: &dyn Source,
+    key: &Key,
+    expected: &ModelId,
+    ciphertexts: Ciphertexts,
+    progress: Progress<'_>,
+) -> Result<Opened, PackError> {
     let manifest = checked_manifest(source, key, expected, progress)?;
     for file in &manifest.files {
-        decrypt_file(source, &manifest, file, key, Ciphertexts::Hashed, progress, &|_, _| Ok(()))?;
+        decrypt_file(source, &manifest, file, key, ciphertexts, progress, &|_, _| Ok(()))?;
     }
     opened(&manifest, expected)
 }
@@ -157,13 +172,6 @@ fn checked_manifest(
 fn opened(manifest: &Manifest, expected: &ModelId) -> Result<Opened, PackError> {
     let files = manifest.files.iter().map(|file| PathBuf::from(&file.path)).collect();
     Ok(Opened { model: expected.clone(), files, bytes: manifest.plaintext_length() })
-}
-
-/// What is made of ciphertext besides its plaintext.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ciphertexts {
-    Hashed,
-    NotHashed,
 }
 
 /// `sink` gets the file's bytes with their offset in it.

@@ -9,7 +9,7 @@
 )]
 
 use model::disk::Disk;
-use model::{Created, Directory, Key, KeyName, Labels, Limits, PackError, PackIndex, Source};
+use model::{Ciphertexts, Created, Directory, Key, KeyName, Labels, Limits, PackError, PackIndex, Source};
 use std::fs;
 use std::path::{Path, PathBuf};
 use types::{Blake3Digest, ModelId};
@@ -69,7 +69,7 @@ impl Sample {
         let source = Directory::open(&self.path("pack"))?;
         let result = model::unpack(&source, key, expected, &target, NO_LIMIT, &quiet);
         // `verify` must find the same.
-        let verified = model::verify(&source, key, expected, &quiet);
+        let verified = model::verify(&source, key, expected, Ciphertexts::Hashed, &quiet);
         assert_eq!(format!("{result:?}"), format!("{verified:?}"));
         result
     }
@@ -279,7 +279,10 @@ fn a_wrong_digest_in_the_public_part_is_found_by_who_publishes_not_by_the_guest(
     sample.edit_index(|index| index.objects[3].blake3 = Blake3Digest::ZERO);
     let source = Directory::open(&sample.path("pack")).unwrap();
     let code = |result: Result<model::Opened, PackError>| result.unwrap_err().code();
-    assert_eq!(code(model::verify(&source, &key(), &sample.created.model, &quiet)), "model_object_digest_mismatch");
+    assert_eq!(
+        code(model::verify(&source, &key(), &sample.created.model, Ciphertexts::Hashed, &quiet)),
+        "model_object_digest_mismatch"
+    );
     assert_eq!(model::verify_ciphertext(&source, &quiet).unwrap_err().code(), "model_object_digest_mismatch");
     fs::create_dir(sample.path("guest")).unwrap();
     model::unpack(&source, &key(), &sample.created.model, &sample.path("guest"), NO_LIMIT, &quiet).unwrap();
@@ -350,7 +353,8 @@ mod disk {
     }
 
     fn code(bytes: Vec<u8>, sample: &Sample) -> &'static str {
-        let result = Disk::open(bytes).and_then(|disk| model::verify(&disk, &key(), &sample.created.model, &quiet));
+        let result = Disk::open(bytes)
+            .and_then(|disk| model::verify(&disk, &key(), &sample.created.model, Ciphertexts::Hashed, &quiet));
         result.map_or_else(|error| error.code(), |_| "accepted")
     }
 

@@ -30,6 +30,18 @@ pub(crate) struct Shared {
     patience: Duration,
 }
 
+/// A running proxy.
+#[derive(Debug)]
+pub(crate) struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Judges the guest by another policy from now on. Requests that were sent get their answers; the next one goes over a
+    /// connection that the new policy accepted.
+    pub(crate) fn judge_by(&self, verifier: Arc<Verifier>) {
+        self.0.pool.judge_by(verifier);
+    }
+}
+
 /// The address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}; choose a free port with --listen")]
@@ -59,6 +71,11 @@ impl Proxy {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is asked of it while it runs.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
     }
 
     /// Answers until `stop`.

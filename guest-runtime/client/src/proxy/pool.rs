@@ -19,7 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Pool {
     upstream: Upstream,
-    verifier: Arc<Verifier>,
+    /// Replaced when the policy is read again.
+    verifier: Mutex<Arc<Verifier>>,
     /// Each since when.
     idle: Mutex<Vec<(AttestedConnection, Instant)>>,
     newest: Mutex<Value>,
@@ -29,7 +30,7 @@ impl Pool {
     /// A pool that begins with one connection.
     pub(crate) fn new(upstream: Upstream, verifier: Arc<Verifier>, first: AttestedConnection) -> Self {
         let newest = Mutex::new(json!(first.verdict()));
-        Self { upstream, verifier, idle: Mutex::new(vec![(first, Instant::now())]), newest }
+        Self { upstream, verifier: Mutex::new(verifier), idle: Mutex::new(vec![(first, Instant::now())]), newest }
     }
 
     /// A connection that waits here, is open and will not be closed by the guest just now: a request that crosses the
@@ -42,17 +43,37 @@ impl Pool {
         std::iter::from_fn(|| idle.pop()).find(fresh).map(|(connection, _)| connection)
     }
 
-    /// A new connection.
+    /// A new connection. One that was judged by a verifier which was replaced meanwhile is not used.
     pub(crate) async fn fresh(&self) -> Result<AttestedConnection, ClientError> {
-        let connection = connect(&self.upstream, &self.verifier).await?;
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = json!(connection.verdict());
-        Ok(connection)
+        loop {
+            let connection = connect(&self.upstream, &self.verifier()).await?;
+            if self.is_of_now(&connection) {
+                *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = json!(connection.verdict());
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// Judges by another policy from now on. Connections that were accepted before serve no further request.
+    pub(crate) fn judge_by(&self, verifier: Arc<Verifier>) {
+        // In one step: who looks for a waiting connection finds none of before.
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.verifier.lock().unwrap_or_else(PoisonError::into_inner) = verifier;
+        idle.clear();
+    }
+
+    fn verifier(&self) -> Arc<Verifier> {
+        Arc::clone(&self.verifier.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_of_now(&self, connection: &AttestedConnection) -> bool {
+        Arc::ptr_eq(connection.verifier(), &self.verifier())
     }
 
     /// Takes a connection back whose last answer was read to its end.
     pub(crate) fn give_back(&self, connection: AttestedConnection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if connection.is_open() && idle.len() < MAX_IDLE {
+        if connection.is_open() && idle.len() < MAX_IDLE && self.is_of_now(&connection) {
             idle.push((connection, Instant::now()));
         }
     }
