@@ -2,6 +2,7 @@
 //! llama.cpp behind [`Model`].
 
 use crate::{
+    prompt::Template,
     room::CellShape,
     runs::{has_long_run, is_recursive},
 };
@@ -11,8 +12,8 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel as LlamaWeights;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{LlamaChatTemplate, LlamaModel as LlamaWeights};
 use llama_cpp_2::token::LlamaToken;
 use std::ffi::CStr;
 use std::num::NonZeroU32;
@@ -23,7 +24,7 @@ use thiserror::Error;
 pub struct Weights {
     backend: LlamaBackend,
     pub(crate) model: LlamaWeights,
-    pub(crate) template: LlamaChatTemplate,
+    pub(crate) template: Template,
     /// The texts of all control tokens.
     pub(crate) controls: Vec<String>,
     /// Bytes of the longest token: with it, a text that cannot fit is known without tokenising it.
@@ -56,7 +57,7 @@ pub enum LoadError {
     /// The file is missing or no GGUF that llama.cpp can run.
     #[error("the model file cannot be read or is no model that this engine can run")]
     Weights,
-    /// The model has no chat template, or none that llama.cpp knows.
+    /// The model has no chat template, or one that neither can be rendered nor is known to llama.cpp.
     #[error("the model has no chat template that this engine knows")]
     Template,
     /// Not enough memory for this context, or the model refuses it.
@@ -78,7 +79,7 @@ impl Weights {
         }
         let model = LlamaWeights::load_from_file(&backend, path, &LlamaModelParams::default())
             .map_err(|_| LoadError::Weights)?;
-        let template = model.chat_template(None).map_err(|_| LoadError::Template)?;
+        let template = Template::of(&model).ok_or(LoadError::Template)?;
         let vocab = model.vocab();
         let lengths = vocab.tokens().filter_map(|token| vocab.text(token)).map(CStr::count_bytes);
         let longest_token = lengths.max().unwrap_or(1).max(1);

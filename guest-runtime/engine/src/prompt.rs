@@ -2,18 +2,63 @@
 //! Conversations as tokens.
 
 use crate::Weights;
+use chat_template::{ChatTemplate, Turn};
 use engine_protocol::{Failure, Message};
-use llama_cpp_2::{model::LlamaChatMessage, token::LlamaToken};
+use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate, LlamaModel};
+use llama_cpp_2::token::LlamaToken;
+
+/// How conversations are written.
+pub(crate) enum Template {
+    /// The model's own template. With it, what stands before each text of the model if the tokenizer puts it there, too.
+    Own(ChatTemplate, Option<String>),
+    /// llama.cpp's rendering of the family that it takes the template for.
+    Known(LlamaChatTemplate),
+}
+
+impl Template {
+    /// The model's own template where it can be rendered here, else llama.cpp's for it. None where the model has none.
+    pub(crate) fn of(model: &LlamaModel) -> Option<Self> {
+        let template = model.chat_template(None).ok()?;
+        Some(Self::own(model, &template).unwrap_or(Self::Known(template)))
+    }
+
+    fn own(model: &LlamaModel, template: &LlamaChatTemplate) -> Option<Self> {
+        let vocab = model.vocab();
+        // A model without such a token says -1.
+        let text = |token: LlamaToken| {
+            let text = (token.0 >= 0).then(|| vocab.text(token)).flatten();
+            text.and_then(|text| text.to_str().ok()).unwrap_or_default()
+        };
+        let bos = text(vocab.bos());
+        let own = ChatTemplate::parse(template.to_str().ok()?, bos, text(vocab.eos())).ok()?;
+        own.render(&[Turn { role: "user", content: "x" }]).ok()?;
+        let twice = (vocab.should_add_bos() && !bos.is_empty()).then(|| bos.to_owned());
+        Some(Self::Own(own, twice))
+    }
+}
 
 impl Weights {
     /// The conversation as the model's chat template writes it, up to where the assistant speaks.
     fn render(&self, messages: &[Message]) -> Result<String, Failure> {
-        let chat = messages
-            .iter()
-            .map(|message| LlamaChatMessage::new(message.role.name().into(), message.content.clone()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| Failure::InvalidRequest)?;
-        self.model.apply_chat_template(&self.template, &chat, true).map_err(|_| Failure::TemplateFailed)
+        match &self.template {
+            Template::Own(template, twice) => {
+                let turn = |message| {
+                    let Message { role, content } = message;
+                    Turn { role: role.name(), content }
+                };
+                let turns: Vec<_> = messages.iter().map(turn).collect();
+                let text = template.render(&turns).map_err(|_| Failure::TemplateFailed)?;
+                let rest = twice.as_deref().and_then(|bos| text.strip_prefix(bos)).map(str::to_owned);
+                Ok(rest.unwrap_or(text))
+            }
+            Template::Known(template) => {
+                let message =
+                    |message: &Message| LlamaChatMessage::new(message.role.name().into(), message.content.clone());
+                let chat: Result<Vec<_>, _> = messages.iter().map(message).collect();
+                let chat = chat.map_err(|_| Failure::InvalidRequest)?;
+                self.model.apply_chat_template(template, &chat, true).map_err(|_| Failure::TemplateFailed)
+            }
+        }
     }
 
     /// The tokens of a conversation. A control token comes from the template only: where a message spells one out,
@@ -22,7 +67,8 @@ impl Weights {
         let vocab = self.model.vocab();
         let rendered = self.render(messages)?;
         let skeleton = self.render(&placeholders(messages))?;
-        if self.count_controls(&rendered) == self.count_controls(&skeleton) {
+        // The same ones in the same order: a template may leave out one of its own for what a message says.
+        if self.controls_in(&rendered) == self.controls_in(&skeleton) {
             return Ok(vocab.tokenize(rendered.as_bytes(), true, true));
         }
         let mut tokens = Vec::new();
@@ -41,8 +87,15 @@ impl Weights {
         self.model.vocab().tokenize(text.as_bytes(), true, false)
     }
 
-    fn count_controls(&self, text: &str) -> usize {
-        self.controls.iter().map(|control| text.matches(control.as_str()).count()).sum()
+    /// The control tokens that are spelled out in a text, in their order.
+    fn controls_in(&self, text: &str) -> Vec<&str> {
+        let places = self
+            .controls
+            .iter()
+            .flat_map(|control| text.match_indices(control.as_str()).map(move |(place, _)| (place, control.as_str())));
+        let mut places: Vec<_> = places.collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, control)| control).collect()
     }
 }
 

@@ -204,6 +204,23 @@ fn a_question_is_answered_the_same_way_twice() {
     session.close();
 }
 
+/// Its template puts instructions of its own before a conversation that has none.
+#[test]
+fn the_models_own_template_writes_the_conversation() {
+    let Some(model) = model::model(TESTS) else { return };
+    let mut session = Session::open(&model);
+    let message = |role, content: &str| Message { role, content: content.into() };
+    let mut prompt_tokens = |messages| {
+        let asked = Generate { prompt: Prompt::Chat(messages), max_tokens: Some(1), ..request(1, "") };
+        session.ask(asked).tokens().0
+    };
+    let own = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+    let bare = prompt_tokens(vec![message(Role::User, "Hi")]);
+    assert_eq!(bare, prompt_tokens(vec![message(Role::System, own), message(Role::User, "Hi")]));
+    assert!(bare > prompt_tokens(vec![message(Role::System, "Hi"), message(Role::User, "Hi")]));
+    session.close();
+}
+
 #[test]
 fn a_seed_fixes_a_sampled_answer() {
     let Some(model) = model::model(TESTS) else { return };

@@ -184,6 +184,9 @@ pub(crate) struct StartArgs {
     /// Give up when the guest does not serve within this many seconds; 0 waits for ever.
     #[arg(long, default_value_t = 600)]
     pub(crate) boot_timeout: u64,
+    /// End a guest that serves and has not answered for this many seconds; 0 only says that it does not.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) silence_timeout: u64,
     /// Which attempt this is; written to progress.json for who counts them.
     #[arg(long, default_value_t = 1, hide = true)]
     pub(crate) attempt: u32,

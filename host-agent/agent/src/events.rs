@@ -47,6 +47,10 @@ pub enum Event {
         /// Where clients reach it.
         address: SocketAddrV4,
     },
+    /// The guest serves, but has not answered for a while.
+    Silent,
+    /// It answers again.
+    Answers,
     /// The guest halted itself.
     Halted {
         /// In which phase.
@@ -109,6 +113,8 @@ impl core::fmt::Display for Event {
             }
             Self::Memory { kib } => write!(f, "memory: {kib} KiB resident"),
             Self::Serving { address } => write!(f, "serving at {address}"),
+            Self::Silent => write!(f, "silent: it serves, and does not answer"),
+            Self::Answers => write!(f, "answers again"),
             Self::Halted { phase, code, name, meaning } => {
                 write!(f, "halted in phase {phase}: {name} ({code}): {meaning}")
             }

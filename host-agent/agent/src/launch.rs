@@ -21,6 +21,7 @@ use crate::cli::StartArgs;
 use crate::events::Event;
 use crate::numa::NumaPlace;
 use crate::process::Guarded;
+use crate::pulse::{self, Beat, Pace};
 use crate::qmp::Qmp;
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
 use crate::report::Reporter;
@@ -112,7 +113,7 @@ async fn supervise(
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
     };
     let outcome = tokio::select! {
-        outcome = guest.watch(args.boot_timeout, record, report) => outcome,
+        outcome = guest.watch(args, record, report) => outcome,
         _ = interrupt.recv() => Outcome::Stopped,
         _ = terminate.recv() => Outcome::Stopped,
     };
@@ -175,7 +176,10 @@ impl Guest {
         Ok(Self { qemu, vsock, simulator, tasks, lines, started })
     }
 
-    async fn watch(&mut self, boot_timeout: u64, record: &LaunchRecord, report: &Reporter) -> Outcome {
+    async fn watch(&mut self, args: &StartArgs, record: &LaunchRecord, report: &Reporter) -> Outcome {
+        let StartArgs { boot_timeout, silence_timeout, .. } = *args;
+        let (tell, mut beats) = mpsc::channel(1);
+        let mut tell = Some(tell);
         let deadline = self.started + Duration::from_secs(boot_timeout);
         let mut serving = boot_timeout == 0;
         let mut halted = false;
@@ -189,11 +193,21 @@ impl Guest {
                         StatusLine::PhaseDone { phase: EventName::Serve, .. } => {
                             serving = true;
                             report.tell(&Event::Serving { address: record.listen });
+                            // Said once, asked by one.
+                            if let Some(tell) = tell.take() {
+                                let pace = Pace::with_limit(silence_timeout);
+                                self.tasks.push(tokio::spawn(pulse::watch(record.listen, pace, tell)));
+                            }
                         }
                         StatusLine::Halted { .. } => halted = true,
                         _ => {}
                     }
                 }
+                Some(beat) = beats.recv() => match beat {
+                    Beat::Silent => report.tell(&Event::Silent),
+                    Beat::Answers => report.tell(&Event::Answers),
+                    Beat::Lost => return Outcome::Failed(format!("the guest served and was silent for {silence_timeout} s")),
+                },
                 reason = self.qemu.wait() => {
                     return if halted { Outcome::Halted } else { Outcome::Failed(reason) };
                 }

@@ -27,6 +27,7 @@ mod preflight;
 mod prepare;
 mod process;
 mod progress;
+mod pulse;
 mod qmp;
 mod record;
 mod report;

@@ -111,7 +111,7 @@ fn render(status: &Status) -> String {
             text.line("chrysalis_guest_state", &labels, u64::from(guest.state == word));
         }
     }
-    let families: [Family; 8] = [
+    let families: [Family; 9] = [
         ("chrysalis_guest_restarts_total", "counter", "Attempts after the first of each generation.", |g| g.restarts),
         ("chrysalis_guest_connections", "gauge", "Open connections of clients.", |g| g.connections),
         ("chrysalis_guest_accepted_total", "counter", "Connections passed on since the front started.", |g| g.accepted),
@@ -125,6 +125,9 @@ fn render(status: &Status) -> String {
             "Generations that end their connections with the answers that run.",
             |g| count(g.finishing.len()),
         ),
+        ("chrysalis_guest_silent", "gauge", "1 if the active generation serves and does not answer.", |g| {
+            g.active.as_ref().map_or(0, |active| u64::from(active.silent))
+        }),
         ("chrysalis_guest_generation", "gauge", "Number of the active generation.", |g| {
             g.active.as_ref().map_or(0, |active| active.number)
         }),

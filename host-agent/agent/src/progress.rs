@@ -26,6 +26,9 @@ pub(crate) struct Progress {
     pub(crate) memory_kib: Option<u64>,
     /// Where it serves.
     pub(crate) serving: Option<SocketAddrV4>,
+    /// It serves and does not answer.
+    #[serde(default)]
+    pub(crate) silent: bool,
     /// It halted itself.
     pub(crate) halted: Option<Halt>,
     /// How it ended.
@@ -65,6 +68,8 @@ impl Progress {
             }
             Event::Memory { kib } => self.memory_kib = Some(*kib),
             Event::Serving { address } => self.serving = Some(*address),
+            Event::Silent => self.silent = true,
+            Event::Answers => self.silent = false,
             Event::Halted { phase, code, .. } => self.halted = Some(Halt { phase: *phase, code: *code }),
             Event::Ended { reason } => self.ended = Some(reason.clone()),
             Event::Phase { .. } | Event::ProcessorTime { .. } => {}

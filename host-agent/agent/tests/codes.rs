@@ -75,7 +75,7 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// Files of the kernel, fields of documents, options.
-const NO_CODES: [&str; 24] = [
+const NO_CODES: [&str; 25] = [
     "agent_pid",
     "boot_deadline_s",
     "boot_vga",
@@ -96,6 +96,7 @@ const NO_CODES: [&str; 24] = [
     "qmp_capabilities",
     "quote_socket",
     "run_dir",
+    "silence_deadline_s",
     "tcb_good",
     "tdp_mmu",
     "tdx_host_platform",

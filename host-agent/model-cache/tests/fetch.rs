@@ -35,7 +35,7 @@ fn assert_good(cache: &Cache, pack: &Pack, held: &HeldPack) {
     cache.verify(&pack.root, &|_| ()).unwrap();
     let disk = model::disk::Disk::open(std::fs::File::open(held.disk()).unwrap()).unwrap();
     let name = types::ModelId::new(&pack.name, "1", pack.identity).unwrap();
-    model::verify(&disk, &model::Key::new(&[7; 32]), &name, &|_| ()).unwrap();
+    model::verify(&disk, &model::Key::new(&[7; 32]), &name, model::Ciphertexts::Hashed, &|_| ()).unwrap();
 }
 
 fn failure(result: Result<HeldPack, CacheError>) -> SourceError {

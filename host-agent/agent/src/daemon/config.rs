@@ -267,6 +267,9 @@ pub(crate) struct GuestSection {
     /// It must serve within this many seconds.
     #[serde(default = "default_boot")]
     pub(crate) boot_deadline_s: u64,
+    /// Serving, it may be silent for this many seconds before it is ended and started again; 0: for ever.
+    #[serde(default = "default_silence")]
+    pub(crate) silence_deadline_s: u64,
     /// Connections of what was replaced or stopped may go on for this many seconds.
     #[serde(default = "default_drain")]
     pub(crate) drain_deadline_s: u64,
@@ -321,6 +324,10 @@ const fn default_port() -> u16 {
 
 const fn default_boot() -> u64 {
     600
+}
+
+const fn default_silence() -> u64 {
+    300
 }
 
 const fn default_drain() -> u64 {

@@ -141,6 +141,7 @@ fn plan(
         pack: model.pack,
         unpublished_shape: guest.unpublished_shape,
         boot_deadline_s: guest.boot_deadline_s,
+        silence_deadline_s: guest.silence_deadline_s,
     };
     Ok(Plan { run, release, identity: *model.model.0.identity(), sources, account, arguments })
 }

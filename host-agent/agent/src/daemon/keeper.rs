@@ -132,6 +132,7 @@ fn spawn(
     command.arg("start").arg("--run-dir").arg(&keeper.run_dir).arg("--json");
     command.arg("--vhost-device-vsock").arg(&config.hardware.vhost_device_vsock);
     command.args(["--attempt", &keeper.attempt.to_string(), "--boot-timeout", &run.boot_deadline_s.to_string()]);
+    command.args(["--silence-timeout", &run.silence_deadline_s.to_string()]);
     if let Some(simulate) = &config.simulate {
         command.arg("--simulator").arg(&simulate.simulator).arg("--simulator-pki").arg(&simulate.pki);
     }

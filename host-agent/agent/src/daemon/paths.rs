@@ -104,6 +104,9 @@ pub(crate) struct RunPlan {
     pub(crate) pack: Blake3Digest,
     pub(crate) unpublished_shape: bool,
     pub(crate) boot_deadline_s: u64,
+    /// Plans from before there was such a deadline have none.
+    #[serde(default)]
+    pub(crate) silence_deadline_s: u64,
 }
 
 impl RunPlan {

@@ -113,6 +113,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) failures: u32,
     pub(crate) alive: bool,
     pub(crate) serving: bool,
+    /// It serves and does not answer.
+    #[serde(default)]
+    pub(crate) silent: bool,
     /// Milliseconds that it has served.
     pub(crate) serving_ms: Option<u64>,
     /// Milliseconds until the next attempt.
@@ -170,6 +173,11 @@ impl Known<'_> {
             let failing = generation.failures > 0 && !shown.serving;
             reasons.extend(generation.last_end.iter().filter(|_| failing).flat_map(|end| explain(end, "guest")));
         }
+        if active.as_ref().is_some_and(|active| active.silent) {
+            let fix = "see the host's load and `host-agent logs NAME`; `host-agent restart NAME`";
+            let detail = "it serves, and does not answer a TLS handshake";
+            reasons.push(Refusal::new("guest_silent", &format!("guests.{name}"), detail, fix));
+        }
         if let Some(past) = &state.rolled_back {
             let detail = format!("generation {} was given up, the one before goes on", past.generation);
             let fix = "mend it, then `host-agent restart`";
@@ -210,6 +218,7 @@ impl Known<'_> {
             failures: generation.failures,
             alive: seen.alive,
             serving: seen.alive && matches!(seen.progress, Progress::Serving(_)),
+            silent: progress.is_some_and(|progress| progress.serving.is_some() && progress.silent),
             serving_ms: generation.serving_since.map(|since| self.now_ms.saturating_sub(since)),
             retry_ms: (!seen.alive && !seen.busy && left > 0).then_some(left),
             keeper_pid: progress.map(|progress| progress.pid),

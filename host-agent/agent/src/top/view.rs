@@ -221,6 +221,7 @@ mod tests {
             failures: 0,
             alive: true,
             serving: true,
+            silent: false,
             serving_ms: Some(3_725_000),
             retry_ms: None,
             keeper_pid: Some(4),

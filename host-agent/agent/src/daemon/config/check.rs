@@ -105,6 +105,8 @@ impl Config {
         };
         range("listen", guest.listen.port() != 0, "clients must know the port: 0 is none");
         range("boot_deadline_s", (5..=86_400).contains(&guest.boot_deadline_s), "it must be 5 to 86400");
+        let silence = guest.silence_deadline_s;
+        range("silence_deadline_s", silence == 0 || (60..=86_400).contains(&silence), "it must be 0 or 60 to 86400");
         range("drain_deadline_s", guest.drain_deadline_s <= 86_400, "it must be at most 86400");
         range("gpus", guest.gpus.len() <= 16, "a guest has at most 16");
         let beside = guest.strategy() == Strategy::Beside;

@@ -158,6 +158,7 @@ mod tests {
             pack: Blake3Digest::ZERO,
             unpublished_shape: false,
             boot_deadline_s: 5,
+            silence_deadline_s: 0,
         };
         plan.store(&run_dir).unwrap();
         let cache = Cache::open(&directory.path().join("cache"), 0).unwrap();
