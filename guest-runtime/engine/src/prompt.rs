@@ -42,11 +42,10 @@ impl Weights {
     fn render(&self, messages: &[Message]) -> Result<String, Failure> {
         match &self.template {
             Template::Own(template, twice) => {
-                let turn = |message| {
-                    let Message { role, content } = message;
-                    Turn { role: role.name(), content }
-                };
-                let turns: Vec<_> = messages.iter().map(turn).collect();
+                let turns: Vec<_> = messages
+                    .iter()
+                    .map(|message| Turn { role: message.role.name(), content: &message.content })
+                    .collect();
                 let text = template.render(&turns).map_err(|_| Failure::TemplateFailed)?;
                 let rest = twice.as_deref().and_then(|bos| text.strip_prefix(bos)).map(str::to_owned);
                 Ok(rest.unwrap_or(text))
