@@ -8,11 +8,11 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use types::{CanonicalError, Document, Hex32, ModelId, Refusal, Sha256Digest, canonical};
 
-/// The signed content (`chrysalis/receipt/v1`).
+/// The signed content (`chrysalis/receipt/v2`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
-    /// `chrysalis/receipt/v1`.
+    /// `chrysalis/receipt/v2`.
     pub schema: String,
     /// How many receipts this guest signed before: 0 for the first.
     pub sequence: u64,
@@ -24,10 +24,20 @@ pub struct Receipt {
     pub response: Sha256Digest,
     /// The model that answered.
     pub model: ModelId,
+    /// What was launched: [`launch_digest`](crate::launch_digest) of the guest's MRTD and RTMR0 to RTMR2. The guest
+    /// cannot know the digest of the release that it was built from: that digest covers these registers. Which release
+    /// explains them is for a verifier to find.
+    pub launch: Sha256Digest,
     /// Tokens of the rendered conversation.
     pub prompt_tokens: u64,
     /// Tokens generated.
     pub completion_tokens: u64,
+    /// In what is paid.
+    pub price_unit: Unset,
+    /// The payment channel, which is no connection.
+    pub payment_channel: Unset,
+    /// What is owed on the payment channel up to and with this answer.
+    pub cumulative_amount: Unset,
     /// SHA-256 of the exporter binding of the connection's newest proof.
     pub channel: Sha256Digest,
     /// Address of the guest's evidence document.
@@ -37,13 +47,17 @@ pub struct Receipt {
 }
 
 impl Document for Receipt {
-    const SCHEMA: &'static str = "chrysalis/receipt/v1";
+    const SCHEMA: &'static str = "chrysalis/receipt/v2";
     const MAX_BYTES: usize = 4 * 1024;
 
     fn schema(&self) -> &str {
         &self.schema
     }
 }
+
+/// A field of settlement, which does not exist yet: it is `null`, and nothing else is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unset;
 
 /// A receipt and its signature, as `GET /v1/receipts/{id}` gives it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,7 +263,7 @@ pub fn salted(salt: &Hex32, content: &[u8]) -> Sha256Digest {
     Sha256Digest::of_parts(&[salt.as_bytes(), content])
 }
 
-/// What the instance key signs: "chrysalis/receipt/v1" ‖ canonical receipt.
+/// What the instance key signs: "chrysalis/receipt/v2" ‖ canonical receipt.
 ///
 /// # Errors
 /// [`CanonicalError`] when a number in it is too large.
@@ -308,7 +322,7 @@ impl ReceiptError {
 /// Most bytes of a receipt with salt and signature.
 pub const MAX_RECEIPT: usize = 6 * 1024;
 
-const SIGNATURE_LABEL: &[u8] = b"chrysalis/receipt/v1";
+const SIGNATURE_LABEL: &[u8] = b"chrysalis/receipt/v2";
 /// Stands before what is more than a text.
 const SEVERAL: u8 = 0xff;
 const NO_FIX: &str = "do not rely on this receipt: ask again and keep both";
@@ -335,8 +349,12 @@ mod tests {
             request: salted(&salt(), b"{}"),
             response: salted(&salt(), b"answer"),
             model: ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap(),
+            launch: Sha256Digest::of(b"launch"),
             prompt_tokens: 3,
             completion_tokens: 4,
+            price_unit: Unset,
+            payment_channel: Unset,
+            cumulative_amount: Unset,
             channel: channel_id(&[1; 32]),
             evidence: Sha256Digest::of(b"evidence"),
             instance_key: Hex32::new(key().verifying_key().to_bytes()),
@@ -383,12 +401,13 @@ mod tests {
 
     #[test]
     fn every_changed_field_breaks_the_signature() {
-        let changes: [fn(&mut Receipt); 10] = [
+        let changes: [fn(&mut Receipt); 11] = [
             |r| r.sequence = 1,
             |r| r.previous = Sha256Digest::of(b"x"),
             |r| r.request = Sha256Digest::ZERO,
             |r| r.response = Sha256Digest::ZERO,
             |r| r.model = ModelId::new("m", "2", Blake3Digest::of(b"m")).unwrap(),
+            |r| r.launch = Sha256Digest::ZERO,
             |r| r.prompt_tokens = 0,
             |r| r.completion_tokens = 0,
             |r| r.channel = Sha256Digest::ZERO,
@@ -403,6 +422,21 @@ mod tests {
         let mut schema = receipt(0, Sha256Digest::ZERO);
         schema.receipt.schema.push('2');
         assert!(matches!(schema.verify_signature(), Err(ReceiptError::Malformed(_))));
+    }
+
+    /// What no settlement gives a meaning is not read, and not left out either.
+    #[test]
+    fn fields_of_settlement_are_null() {
+        let text = String::from_utf8(receipt(0, Sha256Digest::ZERO).to_canonical().unwrap()).unwrap();
+        for field in ["cumulative_amount", "payment_channel", "price_unit"] {
+            let null = format!("\"{field}\":null,");
+            assert!(text.contains(&null), "{text}");
+            let zero = format!("\"{field}\":0,");
+            for changed in [text.replace(&null, &zero), text.replace(&null, "")] {
+                let read = SignedReceipt::from_canonical(changed.as_bytes());
+                assert!(matches!(read, Err(ReceiptError::Malformed(_))), "{changed}");
+            }
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub enum ServingRequest {
         /// Exporter of the client's connection, taken by serve from its own side.
         binding: Hex32,
     },
-    /// Signs the next receipt. The attester adds sequence, previous, model, evidence and instance key.
+    /// Signs the next receipt. The attester adds sequence, previous, model, launch, evidence and instance key.
     SignReceipt {
         /// SHA-256(salt ‖ request body).
         request: Sha256Digest,
@@ -72,7 +72,7 @@ pub enum ServingAnswer {
     Receipt {
         /// Canonical receipt.
         receipt: Base64<MAX_RECEIPT>,
-        /// Ed25519 by the instance key over "chrysalis/receipt/v1" ‖ the canonical receipt, 64 bytes.
+        /// Ed25519 by the instance key over "chrysalis/receipt/v2" ‖ the canonical receipt, 64 bytes.
         signature: Base64<64>,
     },
 }

@@ -77,7 +77,7 @@ mod tests {
             content(SERVER_CONTEXT, 31),
             content(SERVER_CONTEXT, 64),
             content(b"TLS 1.3, client CertificateVerify\0", 32),
-            content(b"chrysalis/receipt/v1", 32),
+            content(b"chrysalis/receipt/v2", 32),
             content(SERVER_CONTEXT, 32)[1..].to_vec(),
             [content(SERVER_CONTEXT, 32), vec![0]].concat(),
             Vec::new(),

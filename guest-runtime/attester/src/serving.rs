@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use attested_channel::{Leaf, Receipt, ReportDataInputs, SignedReceipt};
+use attested_channel::{Leaf, Quoted, Receipt, ReportDataInputs, SignedReceipt, receipt::Unset};
 use attester_protocol::{Failure, Identity, ServingAnswer, ServingRequest, serving::TLS_SCHEME};
 use types::{Base64, Document as _, FreshnessKind, Hex32, ModelId, Role, Sha256Digest};
 
@@ -22,6 +22,8 @@ pub(crate) struct Serving {
     certificate: Vec<u8>,
     evidence: Vec<u8>,
     evidence_digest: Sha256Digest,
+    /// What this guest was launched as. A host that changes the quote on its way makes receipts that no verifier takes.
+    launch: Sha256Digest,
     receipts: Arc<Receipts>,
     queue: Arc<Queue>,
 }
@@ -37,6 +39,7 @@ impl Serving {
         quote: Vec<u8>,
     ) -> Result<(Self, Batches<D>), Failure> {
         let evidence_digest = Sha256Digest::of(&evidence);
+        let launch = Quoted::read(&quote).map_err(|_| Failure::Device)?.launch;
         let certificate = certificate::build(&keys, evidence_digest, quote)?;
         let (queue, receipts) = (Arc::new(Queue::default()), Arc::new(Receipts::default()));
         let batches = Batches {
@@ -46,7 +49,7 @@ impl Serving {
             inputs,
             evidence: evidence_digest,
         };
-        Ok((Self { keys, facts, certificate, evidence, evidence_digest, receipts, queue }, batches))
+        Ok((Self { keys, facts, certificate, evidence, evidence_digest, launch, receipts, queue }, batches))
     }
 
     /// Gives the answer to `deliver`: at once, or for a proof when its quote is made, by another thread.
@@ -103,7 +106,8 @@ impl Serving {
     }
 
     fn sign_receipt(&self, fields: ReceiptFields) -> Result<ServingAnswer, Failure> {
-        let signed = self.receipts.sign(&self.keys, self.model(), self.evidence_digest, fields)?;
+        let guest = OfGuest { model: self.model(), launch: self.launch, evidence: self.evidence_digest };
+        let signed = self.receipts.sign(&self.keys, guest, fields)?;
         let receipt = signed.receipt.to_canonical().map_err(|_| Failure::TooLarge)?;
         Ok(ServingAnswer::Receipt {
             receipt: Base64::new(receipt).ok_or(Failure::TooLarge)?,
@@ -118,6 +122,13 @@ impl Serving {
     fn model(&self) -> &ModelId {
         &self.facts.config().model.0
     }
+}
+
+/// What every receipt says of this guest.
+struct OfGuest<'a> {
+    model: &'a ModelId,
+    launch: Sha256Digest,
+    evidence: Sha256Digest,
 }
 
 /// What serve says of one answer.
@@ -140,15 +151,10 @@ impl Receipts {
     }
 
     /// Signs the next receipt. The chain moves on only with a receipt that was signed.
-    fn sign(
-        &self,
-        keys: &Keys,
-        model: &ModelId,
-        evidence: Sha256Digest,
-        fields: ReceiptFields,
-    ) -> Result<SignedReceipt, Failure> {
+    fn sign(&self, keys: &Keys, guest: OfGuest<'_>, fields: ReceiptFields) -> Result<SignedReceipt, Failure> {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (sequence, previous) = newest.unwrap_or((0, Sha256Digest::ZERO));
+        let OfGuest { model, launch, evidence } = guest;
         let ReceiptFields { request, response, prompt_tokens, completion_tokens, channel } = fields;
         let receipt = Receipt {
             schema: Receipt::SCHEMA.to_owned(),
@@ -157,8 +163,12 @@ impl Receipts {
             request,
             response,
             model: model.clone(),
+            launch,
             prompt_tokens,
             completion_tokens,
+            price_unit: Unset,
+            payment_channel: Unset,
+            cumulative_amount: Unset,
             channel,
             evidence,
             instance_key: keys.instance_key(),

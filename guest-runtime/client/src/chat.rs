@@ -19,7 +19,6 @@ use crate::{
     connection::AttestedConnection,
     error::ClientError,
     openai::{self, Chunk, Usage},
-    receipts::check_receipt,
     sse::{Block, Blocks},
 };
 
@@ -76,12 +75,11 @@ pub async fn chat(
         let body = Limited::new(response.into_body(), MAX_ERROR).collect().await.map_err(|_| SLOW)?.to_bytes();
         return Err(ClientError::Answered { status: status.as_u16(), code: openai::error_code(&body) });
     }
-    let session = connection.session();
     let reading = read(response.into_body(), &mut on_text).await?;
     let response = reading.response()?;
     let Reading { said, receipt, id, usage: told, .. } = reading;
     let receipt = receipt.ok_or_else(receipt_missing)?;
-    check_receipt(&receipt, &session, &body, &response).map_err(ClientError::Refused)?;
+    connection.accept_receipt(receipt.clone(), &body, &response).await?;
     let usage =
         Usage { prompt_tokens: receipt.receipt.prompt_tokens, completion_tokens: receipt.receipt.completion_tokens };
     if told != Some(usage) {

@@ -16,7 +16,7 @@ use crate::{
     report,
     upstream::Upstream,
     verifier::{Verifier, unix_now},
-    verify_receipt,
+    verify_receipt, verify_receipts,
 };
 
 /// A local OpenAI endpoint in front of an attested guest: it verifies the guest, forwards requests and checks receipts.
@@ -30,7 +30,9 @@ use crate::{
   attested-proxy --upstream https://203.0.113.7:8443 --policy policy.json --listen 127.0.0.1:8080
   curl http://127.0.0.1:8080/v1/models
   attested-proxy check --upstream https://203.0.113.7:8443 --policy policy.json --explain
+  attested-proxy check --upstream https://203.0.113.7:8443 --policy policy.json --receipts receipts/
   attested-proxy verify-receipt receipts/receipt-0123456789abcdef-00000000.json
+  attested-proxy verify-receipts receipts/ --policy policy.json --at 2026-01-31T12:00:00Z
 
 Exit codes: 0 accepted, 2 refused, 64 wrong usage, 1 anything else."
 )]
@@ -57,6 +59,16 @@ pub(crate) struct GuestArgs {
     pub(crate) json: bool,
 }
 
+/// What `check` takes.
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// Folder of receipts: the guest must not contradict them, and its proof is kept there, for `verify-receipts`.
+    #[arg(long)]
+    receipts: Option<PathBuf>,
+}
+
 /// The fields of [`GuestArgs`] stand here again: clap takes an optional group with a group inside for an absent one.
 #[derive(Debug, Args)]
 struct ProxyArgs {
@@ -69,7 +81,7 @@ struct ProxyArgs {
     /// Where to listen: a loopback address, since requests come in plain HTTP. Port 0 takes a free one.
     #[arg(long, value_parser = loopback)]
     listen: SocketAddr,
-    /// Folder in which receipts and evidence are kept.
+    /// Folder in which receipts, evidence and each guest's newest proof are kept.
     #[arg(long)]
     receipts: Option<PathBuf>,
     /// Seconds that the guest may take until an answer begins, with its first text; one that is not streamed begins when it is complete. A request
@@ -87,9 +99,11 @@ struct ProxyArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Verifies a guest once and says what was found.
-    Check(GuestArgs),
+    Check(CheckArgs),
     /// Verifies a stored receipt.
     VerifyReceipt(verify_receipt::Arguments),
+    /// Verifies that receipts are all that a guest had signed when it committed to their number: none was dropped.
+    VerifyReceipts(verify_receipts::Arguments),
 }
 
 impl Cli {
@@ -97,7 +111,10 @@ impl Cli {
     pub(crate) fn run(self, anchors: &TrustAnchors) -> ExitCode {
         match (self.command, self.proxy) {
             (Some(Command::VerifyReceipt(arguments)), _) => verify_receipt::run(&arguments, anchors),
-            (Some(Command::Check(guest)), _) => with_runtime(guest.json, check(guest, anchors.clone())),
+            (Some(Command::VerifyReceipts(arguments)), _) => verify_receipts::run(&arguments, anchors),
+            (Some(Command::Check(arguments)), _) => {
+                with_runtime(arguments.guest.json, check(arguments, anchors.clone()))
+            }
             (None, Some(arguments)) => with_runtime(arguments.json, serve(arguments, anchors.clone())),
             // Not reached: without a subcommand the parser demands the proxy's arguments.
             (None, None) => ExitCode::from(USAGE),
@@ -112,8 +129,13 @@ fn with_runtime(json: bool, work: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-async fn check(guest: GuestArgs, anchors: TrustAnchors) -> ExitCode {
-    match first_connection(&guest, anchors).await {
+async fn check(arguments: CheckArgs, anchors: TrustAnchors) -> ExitCode {
+    let CheckArgs { guest, receipts } = arguments;
+    let book = match ReceiptBook::open(receipts) {
+        Ok(book) => book,
+        Err(error) => return report::error(&error, guest.json),
+    };
+    match first_connection(&guest, anchors, book).await {
         Ok((connection, _)) => {
             if guest.json {
                 report::print(&json!({"accepted": true, "verdict": connection.verdict()}));
@@ -134,12 +156,13 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
     };
     // Before anybody can know of this process: a signal that comes early is not the end of it.
     let again = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
-    let (connection, verifier) = match first_connection(&guest, anchors.clone()).await {
+    let (connection, verifier) = match first_connection(&guest, anchors, book).await {
         Ok(first) => first,
         Err(code) => return code,
     };
     let verdict = json!(connection.verdict());
-    let proxy = match proxy::Proxy::bind(listen, guest.upstream, verifier, book, connection, patience).await {
+    let first = Arc::clone(&verifier);
+    let proxy = match proxy::Proxy::bind(listen, guest.upstream, verifier, connection, patience).await {
         Ok(proxy) => proxy,
         Err(error) => return report::error(&error, guest.json),
     };
@@ -147,7 +170,7 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
     if guest.json {
         report::print(&json!({"accepted": true, "listening": proxy.address(), "verdict": verdict}));
     }
-    let rereading = again.map(|again| tokio::spawn(reread(again, guest.policy, anchors, proxy.handle())));
+    let rereading = again.map(|again| tokio::spawn(reread(again, guest.policy, first, proxy.handle())));
     proxy.run(stop_signal()).await;
     if let Ok(rereading) = rereading {
         rereading.abort();
@@ -157,11 +180,11 @@ async fn serve(arguments: ProxyArgs, anchors: TrustAnchors) -> ExitCode {
 }
 
 /// Reads the policy again at each SIGHUP. One that can't be read leaves the old one in force.
-async fn reread(mut again: tokio::signal::unix::Signal, policy: PathBuf, anchors: TrustAnchors, proxy: proxy::Handle) {
+async fn reread(mut again: tokio::signal::unix::Signal, policy: PathBuf, first: Arc<Verifier>, proxy: proxy::Handle) {
     while again.recv().await.is_some() {
         match ClientPolicy::load(&policy, unix_now()) {
             Ok(policy) => {
-                proxy.judge_by(Arc::new(Verifier::new(policy, anchors.clone())));
+                proxy.judge_by(Arc::new(first.judging_by(policy)));
                 eprintln!("attested-proxy: policy read again; verdicts of before are void");
             }
             Err(error) => {
@@ -176,9 +199,10 @@ async fn reread(mut again: tokio::signal::unix::Signal, policy: PathBuf, anchors
 async fn first_connection(
     guest: &GuestArgs,
     anchors: TrustAnchors,
+    book: ReceiptBook,
 ) -> Result<(AttestedConnection, Arc<Verifier>), ExitCode> {
     let policy = ClientPolicy::load(&guest.policy, unix_now()).map_err(|error| report::error(&error, guest.json))?;
-    let verifier = Arc::new(Verifier::new(policy, anchors));
+    let verifier = Arc::new(Verifier::with_book(policy, anchors, book));
     let connection: Result<_, ClientError> = connect(&guest.upstream, &verifier).await;
     let connection = connection.map_err(|error| report::failure(&error, guest.json))?;
     eprintln!("attested-proxy: {}", guest.upstream);
@@ -240,6 +264,10 @@ mod tests {
         assert!(parse(&[]).is_err());
         assert!(parse(&[&["check"], guest.as_slice()].concat()).is_ok_and(|cli| cli.command.is_some()));
         assert!(parse(&["verify-receipt", "f"]).is_ok());
+        assert!(parse(&["verify-receipts", "f", "g", "--proof", "p", "--evidence", "e"]).is_ok());
+        for wrong in [&["verify-receipts"][..], &["verify-receipts", "f", "--at", "2026-01-31T12:00:00Z"]] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
         // Attack 70: no flag of the release binary names a root.
         assert!(parse(&[guest.as_slice(), &["--listen", "127.0.0.1:0", "--sim-root", "f"]].concat()).is_err());
     }

@@ -9,7 +9,7 @@ use std::{
 
 use appraise::{Accepted, Verdict};
 use attested_channel::{
-    GuestCertificate,
+    DeliveredReceipt, GuestCertificate, StoredProof, launch_digest,
     receipt::channel_id,
     stream::{Channel, share},
     tls::{client_config, is_full_handshake},
@@ -27,7 +27,7 @@ use types::{ConnectionProof, Document as _, Evidence, Hex32, Sha256Digest};
 use crate::{
     error::ClientError,
     openai,
-    receipts::Session,
+    receipts::{BookError, Session, check_receipt},
     upstream::Upstream,
     verifier::{OwnSide, Verifier, unix_now},
 };
@@ -38,6 +38,8 @@ pub struct AttestedConnection {
     wire: Wire,
     verifier: Arc<Verifier>,
     proven: Proven,
+    /// How many receipts the guest was known to have signed when the newest request was sent.
+    receipts_before: u64,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,8 @@ impl Cover {
 pub async fn connect(upstream: &Upstream, verifier: &Arc<Verifier>) -> Result<AttestedConnection, ClientError> {
     let mut wire = within(CONNECT_TIME, "connecting", dial(upstream)).await?;
     let proven = within(PROOF_TIME, "the proof was made", prove(&mut wire, verifier)).await?;
-    Ok(AttestedConnection { wire, verifier: Arc::clone(verifier), proven })
+    let receipts_before = verifier.book().known().count(proven.accepted.instance_key());
+    Ok(AttestedConnection { wire, verifier: Arc::clone(verifier), proven, receipts_before })
 }
 
 impl AttestedConnection {
@@ -101,12 +104,31 @@ impl AttestedConnection {
     /// What receipts of this connection must say.
     #[must_use]
     pub fn session(&self) -> Session {
-        let Proven { accepted, binding, .. } = &self.proven;
+        let Proven { accepted, verdict, binding, .. } = &self.proven;
         Session {
             instance_key: *accepted.instance_key(),
             evidence: *accepted.evidence(),
             model: accepted.model().clone(),
+            launch: launch_digest(&verdict.claims().registers),
             channel: channel_id(binding),
+            receipts_before: self.receipts_before,
+        }
+    }
+
+    /// Checks the receipt of the newest request's answer, and takes it into the verifier's book.
+    pub(crate) async fn accept_receipt(
+        &self,
+        receipt: DeliveredReceipt,
+        request_body: &[u8],
+        response: &[u8],
+    ) -> Result<(), ClientError> {
+        let session = self.session();
+        check_receipt(&receipt, &session, request_body, response).map_err(ClientError::Refused)?;
+        let (book, evidence) = (Arc::clone(self.verifier.book()), Arc::clone(&self.proven.evidence));
+        let taken = tokio::task::spawn_blocking(move || book.take(&receipt, &session, &evidence)).await;
+        match taken {
+            Ok(taken) => taken.map(drop).map_err(|error| of_book("receipt_not_stored", error)),
+            Err(_) => Err(ClientError::Broken("the receipt was stored")),
         }
     }
 
@@ -156,6 +178,7 @@ impl AttestedConnection {
             })?;
         }
         self.wire.check_tickets()?;
+        self.receipts_before = self.verifier.book().known().count(self.proven.accepted.instance_key());
         self.wire.send(method, path, headers, body).await
     }
 }
@@ -189,6 +212,8 @@ async fn dial(upstream: &Upstream) -> Result<Wire, ClientError> {
 
 /// Challenge, proof, evidence, verdict.
 async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientError> {
+    // Answers go on over other connections: a guest must count what was known before it was asked, and no more.
+    let known = verifier.book().known();
     let mut challenge = [0; 32];
     getrandom::fill(&mut challenge).map_err(|_| ClientError::Randomness)?;
     let exporter = wire.channel.binding(&challenge).map_err(|_| ClientError::Broken("the exporter was computed"))?;
@@ -210,6 +235,10 @@ async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientErr
     let own = OwnSide { challenge: &challenge, exporter: &exporter, spki_sha256: &wire.spki_sha256 };
     let (accepted, verdict) = verifier.judge(&proof, &evidence, own, now)?;
     let cover = Cover::new(asked, now, accepted.expires());
+    let stored = StoredProof::new(challenge, exporter, proof);
+    let (book, of_guest) = (Arc::clone(verifier.book()), Arc::clone(&evidence));
+    let taken = tokio::task::spawn_blocking(move || book.take_proof(&stored, &of_guest, &known)).await;
+    taken.map_err(|_| ClientError::Broken("the proof was stored"))?.map_err(|e| of_book("proof_not_stored", e))?;
     Ok(Proven { accepted, verdict, evidence, binding: exporter, cover })
 }
 
@@ -269,6 +298,16 @@ impl Wire {
         match self.channel.tickets_received() {
             0 => Ok(()),
             _ => Err(resumption("the server sent session tickets")),
+        }
+    }
+}
+
+fn of_book(code: &str, error: BookError) -> ClientError {
+    match error {
+        BookError::Refused(reasons) => ClientError::Refused(reasons),
+        BookError::Store { .. } | BookError::Folder(_) => {
+            let fix = "free space, or choose another folder with --receipts";
+            ClientError::refuse(code, "receipts", error.to_string(), fix)
         }
     }
 }

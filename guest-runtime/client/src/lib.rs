@@ -12,6 +12,8 @@ mod chat;
 mod cli;
 mod connection;
 mod error;
+mod folder;
+mod heads;
 mod openai;
 mod policy;
 mod proxy;
@@ -21,6 +23,7 @@ mod sse;
 mod upstream;
 mod verifier;
 mod verify_receipt;
+mod verify_receipts;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -30,8 +33,9 @@ use tdx_verify::TrustAnchors;
 pub use chat::{Answer, chat, question};
 pub use connection::{AttestedConnection, connect};
 pub use error::ClientError;
+pub use folder::FolderError;
 pub use policy::{ClientPolicy, PolicyFile, PolicyFileError};
-pub use receipts::{ReceiptBook, Session, check_receipt};
+pub use receipts::{BookError, ReceiptBook, Session, check_receipt};
 pub use sse::{Block, BlockError, Blocks};
 pub use upstream::{Upstream, UpstreamError};
 pub use verifier::Verifier;

@@ -12,13 +12,14 @@ use gpu_verify::GpuAnchors;
 use tdx_verify::{Collateral, TrustAnchors, VerifiedQuote};
 use types::{ConnectionProof, Document as _, Evidence, Sha256Digest};
 
-use crate::{error::ClientError, policy::ClientPolicy};
+use crate::{error::ClientError, policy::ClientPolicy, receipts::ReceiptBook};
 
-/// Policy, trust anchors and the evidence documents seen so far.
+/// Policy, trust anchors, the receipts and the evidence documents seen so far.
 #[derive(Debug)]
 pub struct Verifier {
     policy: ClientPolicy,
     anchors: TrustAnchors,
+    book: Arc<ReceiptBook>,
     evidence: Mutex<HashMap<Sha256Digest, Arc<Evidence>>>,
     last: Mutex<Option<KnownQuote>>,
 }
@@ -44,16 +45,34 @@ pub(crate) struct OwnSide<'a> {
 }
 
 impl Verifier {
-    /// A verifier that believes hardware under `anchors` alone.
+    /// A verifier that believes hardware under `anchors` alone. It remembers receipts and proofs as long as it lives.
     #[must_use]
     pub fn new(policy: ClientPolicy, anchors: TrustAnchors) -> Self {
-        Self { policy, anchors, evidence: Mutex::default(), last: Mutex::default() }
+        Self::with_book(policy, anchors, ReceiptBook::default())
+    }
+
+    /// A verifier that compares guests with what `book` knows, and adds to it.
+    #[must_use]
+    pub fn with_book(policy: ClientPolicy, anchors: TrustAnchors, book: ReceiptBook) -> Self {
+        Self { policy, anchors, book: Arc::new(book), evidence: Mutex::default(), last: Mutex::default() }
+    }
+
+    /// A verifier of the same hardware by another policy. Both know the same receipts.
+    #[must_use]
+    pub fn judging_by(&self, policy: ClientPolicy) -> Self {
+        let (anchors, book) = (self.anchors.clone(), Arc::clone(&self.book));
+        Self { policy, anchors, book, evidence: Mutex::default(), last: Mutex::default() }
     }
 
     /// The policy.
     #[must_use]
     pub const fn policy(&self) -> &ClientPolicy {
         &self.policy
+    }
+
+    /// Receipts, and what proofs say of them.
+    pub(crate) const fn book(&self) -> &Arc<ReceiptBook> {
+        &self.book
     }
 
     /// An evidence document seen before.

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use attested_channel::{DeliveredReceipt, ReceiptError, SignedReceipt, receipt::salted};
+use attested_channel::{DeliveredReceipt, Quoted, ReceiptError, SignedReceipt, receipt::salted};
 use clap::Args;
 use serde_json::{Value, json};
 use tdx_verify::TrustAnchors;
@@ -13,9 +13,9 @@ use types::{Document as _, Evidence, GuestConfig, Hex32, Refusal, Sha256Digest};
 use crate::{
     cli::REFUSED,
     error::ClientError,
+    folder::evidence_name,
     openai,
     policy::{ClientPolicy, PolicyFileError, read},
-    receipts::evidence_name,
     report,
     verifier::{Verifier, unix_now},
 };
@@ -114,6 +114,7 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failur
     let evidence = evidence_path(arguments, &receipt.evidence);
     let mut guest = "not_appraised";
     let mut hardware = None;
+    let mut release = None;
     let matched = match &evidence {
         None => "not_given",
         Some(path) => {
@@ -126,6 +127,7 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failur
                     Ok(verdict) => {
                         guest = "accepted";
                         hardware = Some(verdict.hardware());
+                        release = verdict.release().copied();
                     }
                     Err(error) => reasons.extend(error.reasons()),
                 }
@@ -145,7 +147,7 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failur
     }
     if reasons.is_empty() {
         Ok(json!({
-            "accepted": true, "signature": "valid", "evidence": matched, "guest": guest, "hardware": hardware,
+            "accepted": true, "signature": "valid", "evidence": matched, "guest": guest, "hardware": hardware, "release": release,
             "request": request, "response": response, "receipt": receipt,
         }))
     } else {
@@ -153,7 +155,7 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Value, Failur
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<(SignedReceipt, Option<Hex32>), ReceiptError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<(SignedReceipt, Option<Hex32>), ReceiptError> {
     match DeliveredReceipt::from_canonical(bytes) {
         Ok(delivered) => Ok((delivered.signed(), Some(delivered.salt))),
         Err(_) => SignedReceipt::from_canonical(bytes).map(|signed| (signed, None)),
@@ -190,8 +192,9 @@ fn evidence_path(arguments: &Arguments, digest: &Sha256Digest) -> Option<PathBuf
     arguments.evidence.clone().or_else(beside)
 }
 
-/// That the evidence is the one that the receipt names, and speaks of the same key and model.
-fn check_evidence(signed: &SignedReceipt, bytes: &[u8]) -> Result<Evidence, Vec<Refusal>> {
+/// That the evidence is the one that the receipt names, and speaks of the same key, model and launch. The quote's signature
+/// is not looked at.
+pub(crate) fn check_evidence(signed: &SignedReceipt, bytes: &[u8]) -> Result<Evidence, Vec<Refusal>> {
     let receipt = &signed.receipt;
     let refuse = |code: &str, field: &str, detail: String| {
         Refusal::new(code, field, detail, "give the evidence document that the receipt names")
@@ -213,10 +216,16 @@ fn check_evidence(signed: &SignedReceipt, bytes: &[u8]) -> Result<Evidence, Vec<
         let detail = format!("expected {expected}; found {}", receipt.model);
         reasons.push(refuse("receipt_model_mismatch", "receipt.model", detail));
     }
+    let launch = Quoted::read(evidence.quote.as_slice()).map(|quoted| quoted.launch);
+    if launch != Ok(receipt.launch) {
+        let expected = launch.map_or_else(|error| error.to_string(), |launch| launch.to_string());
+        let detail = format!("expected {expected}; found {}", receipt.launch);
+        reasons.push(refuse("receipt_launch_mismatch", "receipt.launch", detail));
+    }
     if reasons.is_empty() { Ok(evidence) } else { Err(reasons) }
 }
 
-fn rfc3339(text: &str) -> Result<u64, String> {
+pub(crate) fn rfc3339(text: &str) -> Result<u64, String> {
     let time =
         OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "a time is written 2026-01-31T12:00:00Z".to_owned())?;
     u64::try_from(time.unix_timestamp()).map_err(|_| "the time must not be before 1970".to_owned())

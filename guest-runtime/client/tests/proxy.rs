@@ -207,6 +207,11 @@ async fn a_policy_that_is_read_again_voids_the_verdicts_of_before() {
     assert!(proxy.chat("hi", false).await.1.contains("service_pin_mismatch"));
     reread(&accepting);
     until(200).await;
+    // Receipts are kept and compared as before.
+    let kept = proxy.receipts().len();
+    assert!(kept >= 2, "{kept}");
+    assert_eq!(proxy.chat("hi", true).await.0, 200);
+    assert_eq!(proxy.receipts().len(), kept + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -287,6 +287,28 @@ async fn a_slow_reader_is_cancelled_and_told() {
     assert_eq!(client.chat("hi", "").await.0, StatusCode::OK);
 }
 
+/// As many receipts as the limit says, without their salts, and read only.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_receipts_can_be_fetched() {
+    let running = start(Limits { receipts: 2, ..Limits::default() }).await;
+    let (mut client, _) = Client::proven(running.address).await;
+    let mut paths = Vec::new();
+    for _ in 0..3 {
+        let (status, _, body) = client.chat("hi", "").await;
+        assert_eq!(status, StatusCode::OK);
+        paths.push(format!("/v1/receipts/{}", json(&body)["id"].as_str().unwrap()));
+    }
+    let (status, _, body) = client.send(Method::GET, &paths[0], String::new()).await;
+    assert_eq!((status, json(&body)["error"]["code"].as_str()), (StatusCode::NOT_FOUND, Some("not_found")));
+    for (sequence, path) in [(1, &paths[1]), (2, &paths[2])] {
+        let (status, _, body) = client.send(Method::GET, path, String::new()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(SignedReceipt::from_canonical(&body).unwrap().receipt.sequence, sequence);
+    }
+    let (status, ..) = client.send(Method::POST, &paths[2], "{}".to_owned()).await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
 /// A receipt that the attester has signed can be fetched, whoever has left or lost patience meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_is_kept_though_its_client_is_gone() {

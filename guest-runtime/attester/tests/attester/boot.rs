@@ -5,7 +5,7 @@ use attested_channel::{Leaf, Moment, ReportDataInputs, expected_events};
 use attester_protocol::{ControlAnswer, ControlRequest, Failure};
 use types::{Base64, Document as _, EventName, Evidence, FreshnessKind, Hex32, Role, Sha384Digest, event::replay};
 
-use crate::guest::{Guest, config_bytes, configuration, gpu, model, time};
+use crate::guest::{Guest, config_bytes, configuration, gpu, model, quote, time};
 
 fn key_release() -> ControlRequest {
     ControlRequest::KeyReleaseEvidence {
@@ -52,8 +52,8 @@ fn key_release_evidence_binds_challenge_connection_and_hpke_key() {
     guest.boot_until(EventName::Gpu);
     let Ok(ControlAnswer::KeyReleaseEvidence { evidence }) = guest.ask(key_release()) else { panic!("no evidence") };
     let evidence = Evidence::from_canonical(evidence.as_slice()).unwrap();
-    // The fake quote is the REPORTDATA: recomputed as every verifier does.
-    assert_eq!(evidence.quote.as_slice(), ReportDataInputs::of(&evidence).unwrap().report_data());
+    // REPORTDATA is recomputed as every verifier does.
+    assert_eq!(evidence.quote.as_slice(), quote(&ReportDataInputs::of(&evidence).unwrap().report_data()));
     let leaf = Leaf { kind: FreshnessKind::KeyRelease, role: Role::Inference, challenge: [1; 32], binding: [2; 32] };
     assert_eq!((evidence.freshness.tree_size, evidence.freshness.root), (1, leaf.hash()));
     assert_eq!(evidence.hpke_key, Hex32::new([3; 32]));

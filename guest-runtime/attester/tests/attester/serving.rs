@@ -2,13 +2,13 @@
 //! The serving socket: identity, proofs in batches, TLS signatures, receipts.
 
 use attested_channel::{
-    GuestCertificate, Leaf, Moment, Receipt, ReportDataInputs, SignedReceipt, expected_events, verify_path,
+    GuestCertificate, Leaf, Moment, Quoted, Receipt, ReportDataInputs, SignedReceipt, expected_events, verify_path,
 };
 use attester_protocol::{Failure, Identity, ServingAnswer, ServingRequest, serving::TLS_SCHEME};
 use ed25519_dalek::{Signature, VerifyingKey};
 use types::{Base64, ConnectionProof, Document as _, Evidence, Freshness, FreshnessKind, Hex32, Role, Sha256Digest};
 
-use crate::guest::{Guest, Serve, gpu, model, time};
+use crate::guest::{Guest, Serve, gpu, model, quote, time};
 
 fn identity(serve: &mut Serve) -> Identity {
     let Ok(ServingAnswer::Identity(identity)) = serve.ask(&ServingRequest::Identity {}) else { panic!("no identity") };
@@ -25,7 +25,7 @@ fn leaf(number: u64, kind: FreshnessKind) -> Leaf {
     Leaf { kind, role: Role::Inference, challenge: of(b"challenge"), binding: of(b"binding") }
 }
 
-/// Verifies as a client does, but for the quote, which is the REPORTDATA here.
+/// Verifies as a client does, but for the quote's signature.
 fn verify(evidence: &[u8], proof: &ConnectionProof, leaf: &Leaf) {
     assert_eq!(proof.evidence, Sha256Digest::of(evidence));
     let evidence = Evidence::from_canonical(evidence).unwrap();
@@ -35,7 +35,7 @@ fn verify(evidence: &[u8], proof: &ConnectionProof, leaf: &Leaf) {
         freshness: proof.freshness.clone(),
         ..ReportDataInputs::of(&evidence).unwrap()
     };
-    assert_eq!(proof.quote.as_slice(), inputs.report_data());
+    assert_eq!(proof.quote.as_slice(), quote(&inputs.report_data()));
     let Freshness { tree_size, root, .. } = &proof.freshness;
     verify_path(leaf, proof.leaf_index, *tree_size, &proof.path, root).unwrap();
 }
@@ -51,7 +51,7 @@ fn certificate_and_evidence_say_the_same() {
     assert_eq!(certificate.evidence.quote, evidence.quote);
     assert_eq!((evidence.spki_sha256, evidence.instance_key), (guest.spki_sha256, guest.instance_key));
     assert_eq!(evidence.freshness, Freshness::none());
-    assert_eq!(evidence.quote.as_slice(), ReportDataInputs::of(&evidence).unwrap().report_data());
+    assert_eq!(evidence.quote.as_slice(), quote(&ReportDataInputs::of(&evidence).unwrap().report_data()));
     let (time, gpu, model) = (time(), gpu(), model());
     assert_eq!(evidence.events, expected_events(&guest.facts(&time, &gpu, &model), Moment::Serving).unwrap());
     assert!(identity.unix >= time.floor);
@@ -168,7 +168,7 @@ fn only_certificate_verify_is_signed_and_only_by_the_keys_scheme() {
     key.verify_strict(&content, &Signature::from_slice(signature.as_slice()).unwrap()).unwrap();
     assert_eq!(sign(&mut serve, 0x0403, &content), Err(Failure::Scheme));
     let client = [&[0x20; 64], b"TLS 1.3, client CertificateVerify\0".as_slice(), &[7; 48]].concat();
-    for other in [client.as_slice(), b"chrysalis/receipt/v1", &content[..content.len() - 1], b""] {
+    for other in [client.as_slice(), b"chrysalis/receipt/v2", &content[..content.len() - 1], b""] {
         assert_eq!(sign(&mut serve, TLS_SCHEME, other), Err(Failure::NotCertificateVerify));
     }
 }
@@ -178,6 +178,7 @@ fn receipts_form_a_chain_whose_head_stands_in_later_proofs() {
     let guest = Guest::serving();
     let mut serve = guest.connect();
     let evidence = identity(&mut serve).evidence;
+    let launch = Quoted::read(Evidence::from_canonical(evidence.as_slice()).unwrap().quote.as_slice()).unwrap().launch;
     let mut receipts: Vec<SignedReceipt> = Vec::new();
     for number in 0..3 {
         let request = ServingRequest::SignReceipt {
@@ -193,7 +194,7 @@ fn receipts_form_a_chain_whose_head_stands_in_later_proofs() {
         signed.verify_signature().unwrap();
         assert_eq!((signed.receipt.sequence, &signed.receipt.model), (number, &model()));
         assert_eq!(signed.receipt.evidence, Sha256Digest::of(evidence.as_slice()));
-        assert_eq!(signed.receipt.instance_key, guest.instance_key);
+        assert_eq!((signed.receipt.instance_key, signed.receipt.launch), (guest.instance_key, launch));
         if let Some(earlier) = receipts.last() {
             signed.verify_follows(&earlier.receipt).unwrap();
         }

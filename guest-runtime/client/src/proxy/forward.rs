@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use attested_channel::DeliveredReceipt;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -23,7 +22,6 @@ use crate::{
     connection::AttestedConnection,
     error::ClientError,
     openai::{error_json, response_of},
-    receipts::{BookError, check_receipt},
     sse::Blocks,
 };
 
@@ -134,7 +132,7 @@ async fn answer(
     let bytes = Limited::new(body, MAX_ANSWER).collect().await;
     let bytes = bytes.map_err(|_| refused(&ClientError::Broken("the answer was read")))?.to_bytes();
     if has_receipt {
-        check_whole(shared, &connection, &ask.body, head.headers.get(RECEIPT), &bytes)
+        check_whole(&connection, &ask.body, head.headers.get(RECEIPT), &bytes)
             .await
             .map_err(|error| refused(&error))?;
     }
@@ -150,7 +148,6 @@ fn needs_receipt(path: &str, status: StatusCode) -> bool {
 }
 
 async fn check_whole(
-    shared: &Shared,
     connection: &AttestedConnection,
     request: &[u8],
     header: Option<&HeaderValue>,
@@ -161,28 +158,7 @@ async fn check_whole(
     let response = response_of(answer).ok_or_else(|| {
         ClientError::refuse("answer_malformed", "answer", "the answer is not the expected JSON", "ask again")
     })?;
-    accept_receipt(shared, connection, request, &response, receipt).await
-}
-
-async fn accept_receipt(
-    shared: &Shared,
-    connection: &AttestedConnection,
-    request: &[u8],
-    response: &[u8],
-    receipt: DeliveredReceipt,
-) -> Result<(), ClientError> {
-    check_receipt(&receipt, &connection.session(), request, response).map_err(ClientError::Refused)?;
-    let (book, evidence) = (Arc::clone(&shared.book), connection.evidence().clone());
-    let taken = tokio::task::spawn_blocking(move || book.take(&receipt, &evidence)).await;
-    match taken {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(BookError::Refused(reason))) => Err(ClientError::Refused(vec![reason])),
-        Ok(Err(error @ BookError::Store { .. })) => {
-            let fix = "free space, or choose another folder with --receipts";
-            Err(ClientError::refuse("receipt_not_stored", "receipts", error.to_string(), fix))
-        }
-        Err(_) => Err(ClientError::Broken("the receipt was stored")),
-    }
+    connection.accept_receipt(receipt, request, &response).await
 }
 
 /// Passes events on as they come, but `[DONE]` only when the receipt was verified and kept.
@@ -193,7 +169,7 @@ async fn pass_stream(
     body: Incoming,
     sender: mpsc::Sender<Bytes>,
 ) {
-    let passing = pass_events(&shared, &connection, &request, body, &sender);
+    let passing = pass_events(shared.patience, &connection, &request, body, &sender);
     let result = tokio::select! {
         result = passing => result,
         // Dropping the connection cancels the request in the guest.
@@ -210,7 +186,7 @@ async fn pass_stream(
 }
 
 async fn pass_events(
-    shared: &Shared,
+    mut patience: Duration,
     connection: &AttestedConnection,
     request: &[u8],
     mut body: Incoming,
@@ -219,8 +195,7 @@ async fn pass_events(
     let gone = |_| ClientError::Broken("the local client was answered");
     let (mut blocks, mut reading) = (Blocks::default(), Reading::default());
     let (mut held, mut failed) = (Vec::new(), false);
-    // The head comes when the engine has taken the request, which may then wait for others.
-    let mut patience = shared.patience;
+    // The head comes when the engine has taken the request, which may then wait for others: the first text has as long.
     while let Some(bytes) = next_bytes(&mut body, patience).await? {
         blocks.push(&bytes);
         while let Some(block) = next_block(&mut blocks)? {
@@ -230,7 +205,7 @@ async fn pass_events(
                     continue;
                 }
                 Seen::Receipt(receipt) => {
-                    accept_receipt(shared, connection, request, &reading.response()?, *receipt).await?;
+                    connection.accept_receipt(*receipt, request, &reading.response()?).await?;
                     sender.send(std::mem::take(&mut held).into()).await.map_err(gone)?;
                 }
                 Seen::Failed(_) => failed = true,

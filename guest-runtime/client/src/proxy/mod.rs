@@ -10,7 +10,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::{connection::AttestedConnection, receipts::ReceiptBook, upstream::Upstream, verifier::Verifier};
+use crate::{connection::AttestedConnection, upstream::Upstream, verifier::Verifier};
 use pool::Pool;
 
 /// A proxy that listens, but does not answer before [`Proxy::run`].
@@ -25,7 +25,6 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pool: Pool,
-    book: Arc<ReceiptBook>,
     /// How long the guest may take until an answer begins.
     patience: Duration,
 }
@@ -57,14 +56,13 @@ impl Proxy {
         listen: SocketAddr,
         upstream: Upstream,
         verifier: Arc<Verifier>,
-        book: ReceiptBook,
         first: AttestedConnection,
         patience: Duration,
     ) -> Result<Self, BindError> {
         let error = |source| BindError { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
-        let shared = Arc::new(Shared { pool: Pool::new(upstream, verifier, first), book: Arc::new(book), patience });
+        let shared = Arc::new(Shared { pool: Pool::new(upstream, verifier, first), patience });
         Ok(Self { listener, address, shared })
     }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 use appraise::Policy;
-use attested_channel::{BootFacts, ed25519_spki_sha256};
+use attested_channel::{BootFacts, ReportDataInputs, as_committed, ed25519_spki_sha256};
 use attester::Keys;
 use attester_protocol::{
     Configuration, ControlAnswer, ControlRequest, Request, Response, ServingAnswer, ServingRequest, call, frame,
@@ -33,8 +33,8 @@ use tdx_sim::{SimulatedPlatform, SimulatedTd};
 use tdx_verify::{Collateral, TrustAnchors};
 use tee::{DeviceError, QuoteDevice};
 use types::{
-    Base64, Blake3Digest, Device, Document as _, EventName, GpuEvidence, GuestConfig, Hex32, MachineShape, ModelId,
-    Registers, Role, Sha256Digest, Sha384Digest, TimeState,
+    Base64, Blake3Digest, ConnectionProof, Device, Document as _, EventName, Evidence, GpuEvidence, GuestConfig, Hex32,
+    MachineShape, ModelId, Registers, Role, Sha256Digest, Sha384Digest, TimeState,
     config::{self, EngineSettings, Fixed, Free, Network, ServiceLink},
     evidence::AttestedTime,
     shape::ShapeFacts,
@@ -60,6 +60,7 @@ pub(crate) struct World {
     pub(crate) pin: Sha256Digest,
     pub(crate) instance_key: Hex32,
     platform: Arc<SimulatedPlatform>,
+    td: Arc<SimulatedTd>,
     bundle: Vec<u8>,
     trust: TrustPolicy,
     collateral: String,
@@ -122,10 +123,10 @@ impl World {
         let config = guest_config(pin).to_canonical().unwrap();
         let mut registers = release_files::registers(GuestConfig::mr_config_id(&config));
         change(&mut registers);
-        let td = SimulatedTd::new(Arc::clone(&platform), registers);
+        let td = Arc::new(SimulatedTd::new(Arc::clone(&platform), registers));
         let keys = Keys::generate().unwrap();
         let instance_key = keys.instance_key();
-        let control = boot(td, keys, &config, attested_time(&service, now), &path("attester.sock"));
+        let control = boot(Arc::clone(&td), keys, &config, attested_time(&service, now), &path("attester.sock"));
         let lies = Arc::new(Mutex::new(Lies::default()));
         front(&path("front.sock"), path("attester.sock"), Arc::clone(&lies));
         let (engine, process) = start(&path("engine.sock"));
@@ -150,6 +151,7 @@ impl World {
             pin,
             instance_key,
             platform,
+            td,
             bundle,
             trust,
             collateral,
@@ -218,6 +220,19 @@ impl World {
         self.lies.lock().unwrap().answer = Some(Box::new(lie));
     }
 
+    /// From now on each proof says what `lie` makes of it, under a quote that covers just that: as if the attester itself
+    /// were dishonest.
+    pub(crate) fn lie_in_proofs(&self, evidence: &Evidence, lie: impl Fn(&mut ConnectionProof) + Send + 'static) {
+        let (td, evidence) = (Arc::clone(&self.td), evidence.clone());
+        self.lie_in_answers(move |answer| {
+            if let ServingAnswer::Proof { proof } = answer {
+                lie(proof);
+                let said = ReportDataInputs::of(&as_committed(evidence.clone(), proof)).unwrap();
+                proof.quote = Base64::new(td.quote(said.report_data()).unwrap()).unwrap();
+            }
+        });
+    }
+
     pub(crate) fn lie_in_requests(&self, lie: impl FnMut(&mut ServingRequest) + Send + 'static) {
         self.lies.lock().unwrap().request = Some(Box::new(lie));
     }
@@ -272,7 +287,7 @@ fn attested_time(service: &SigningKey, now: u64) -> TimeState {
     TimeState { floor: now - 1000, attested: Some(attested) }
 }
 
-struct SimulatedDevice(SimulatedTd);
+struct SimulatedDevice(Arc<SimulatedTd>);
 
 impl QuoteDevice for SimulatedDevice {
     fn mr_config_id(&mut self) -> Result<Sha384Digest, DeviceError> {
@@ -289,7 +304,7 @@ impl QuoteDevice for SimulatedDevice {
 }
 
 /// Drives the attester through a whole boot, as init does.
-fn boot(td: SimulatedTd, keys: Keys, config: &[u8], time: TimeState, socket: &Path) -> UnixStream {
+fn boot(td: Arc<SimulatedTd>, keys: Keys, config: &[u8], time: TimeState, socket: &Path) -> UnixStream {
     let (mut control, theirs) = UnixStream::pair().unwrap();
     let listener = UnixListener::bind(socket).unwrap();
     let (spki_sha256, instance_key) = (keys.spki_sha256(), keys.instance_key());

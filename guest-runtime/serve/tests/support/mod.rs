@@ -10,7 +10,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use attested_channel::{CertificateEvidence, Leaf, Receipt, SignedReceipt, Tree, certificate::OID_ARCS};
+use attested_channel::{
+    CertificateEvidence, Leaf, Receipt, SignedReceipt, Tree, certificate::OID_ARCS, receipt::Unset,
+};
 use attester_protocol::{Identity, Outcome, Request, Response, ServingAnswer, ServingRequest, frame};
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
 use types::{
@@ -170,8 +172,12 @@ impl FakeAttester {
                     request,
                     response,
                     model: model(),
+                    launch: Sha256Digest::of(b"launch"),
                     prompt_tokens,
                     completion_tokens,
+                    price_unit: Unset,
+                    payment_channel: Unset,
+                    cumulative_amount: Unset,
                     channel,
                     evidence: self.evidence_digest(),
                     instance_key: self.identity.instance_key,

@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `verify-receipts`: whether receipts are all that a guest had signed when a quote of its committed to their number.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use attested_channel::{
+    Audit, Chain, ChainError, Commitment, Quoted, ReceiptError, SignedReceipt, StoredProof, as_committed,
+    stored::{verify_proof, verify_quote},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use tdx_verify::{Hardware, TrustAnchors};
+use types::{ConnectionProof, Document as _, Evidence, GuestConfig, Hex32, ModelId, Refusal, Sha256Digest};
+
+use crate::{
+    cli::REFUSED,
+    folder::{evidence_name, proof_of, receipt_of},
+    policy::{ClientPolicy, PolicyFileError, read},
+    report,
+    verifier::{Verifier, unix_now},
+    verify_receipt::{parse, rfc3339},
+};
+
+/// What `verify-receipts` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  attested-proxy verify-receipts receipts/ --policy policy.json
+  attested-proxy verify-receipts all/*.json --proof proof-0123456789abcdef.json --evidence evidence.json --json
+
+Numbers of missing receipts are in `chains[].missing`, as first and last of each gap.
+Exit codes: 0 complete, 2 not complete or refused, 64 wrong usage, 1 anything else.")]
+pub(crate) struct Arguments {
+    /// Receipts, with or without their salts, and folders of them (as `receipt-KEY-NUMBER.json`).
+    #[arg(required = true)]
+    receipts: Vec<PathBuf>,
+    /// The proof that says how many receipts there are, as the proxy stores it or as the guest gave it; by default every
+    /// `proof-KEY.json` of the folders.
+    #[arg(long)]
+    proof: Option<PathBuf>,
+    /// The evidence document that the proof names; by default the one that lies beside it or in a folder. Without a proof, one
+    /// that was made after the receipts.
+    #[arg(long)]
+    evidence: Option<PathBuf>,
+    /// Also appraise the guest by this client policy.
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// The time to appraise at; by default now. Collateral is valid for weeks only.
+    #[arg(long, value_parser = rfc3339, requires = "policy")]
+    at: Option<u64>,
+    /// Print one JSON document on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Found {
+    reasons: Vec<Refusal>,
+    chains: Vec<Value>,
+    lines: Vec<String>,
+}
+
+/// What a quote commits to, and by whom.
+struct Committed {
+    instance_key: Hex32,
+    commitment: Commitment,
+    /// Digest of the guest's evidence document.
+    evidence: Sha256Digest,
+    model: Option<ModelId>,
+    launch: Option<Sha256Digest>,
+    appraised: Appraised,
+}
+
+enum Appraised {
+    Not,
+    Refused,
+    Accepted(Hardware, Option<Sha256Digest>),
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments, anchors: &TrustAnchors) -> ExitCode {
+    let found = match verify(arguments, anchors) {
+        Ok(found) => found,
+        Err(error) => return report::error(&error, arguments.json),
+    };
+    let accepted = found.reasons.is_empty();
+    for line in found.lines.iter().cloned().chain(found.reasons.iter().map(ToString::to_string)) {
+        eprintln!("attested-proxy: {line}");
+    }
+    if arguments.json && accepted {
+        report::print(&json!({"accepted": true, "chains": found.chains}));
+    } else if arguments.json {
+        report::print(&json!({"accepted": false, "reasons": found.reasons, "chains": found.chains}));
+    }
+    if accepted { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
+}
+
+fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Found, PolicyFileError> {
+    let files = Files::list(&arguments.receipts)?;
+    let now = arguments.at.unwrap_or_else(unix_now);
+    let verifier = match &arguments.policy {
+        Some(policy) => Some(Verifier::new(ClientPolicy::load(policy, now)?, anchors.clone())),
+        None => None,
+    };
+    let mut found = Found::default();
+    let mut committed = Vec::new();
+    for (given, proof) in commitments(arguments, &files) {
+        match read_committed(&given, proof, arguments, &files)? {
+            Ok((evidence, with_quote)) => {
+                let judged = verifier.as_ref().map(|verifier| verifier.judge_document(&with_quote, now));
+                let appraised = match judged {
+                    None => Appraised::Not,
+                    Some(Ok(verdict)) => Appraised::Accepted(verdict.hardware(), verdict.release().copied()),
+                    Some(Err(error)) => {
+                        found.reasons.extend(error.reasons());
+                        Appraised::Refused
+                    }
+                };
+                committed.push(Committed::new(&evidence, &with_quote, appraised));
+            }
+            Err(reason) => found.reasons.push(in_file(reason, &given)),
+        }
+    }
+    let chains = read_chains(&files.receipts, &committed, arguments.proof.is_none(), &mut found)?;
+    for committed in &committed {
+        let audit = chains.get(&committed.instance_key).map(|chain| chain.audit(&committed.commitment));
+        found.add(committed, &audit.unwrap_or_default());
+    }
+    if committed.is_empty() && found.reasons.is_empty() {
+        found.reasons.push(no_proof("no proof was given, and none lies beside the receipts"));
+    }
+    Ok(found)
+}
+
+/// The files that say what there should be: proofs, or else one evidence document.
+fn commitments(arguments: &Arguments, files: &Files) -> Vec<(PathBuf, bool)> {
+    match (&arguments.proof, &arguments.evidence) {
+        (Some(proof), _) => vec![(proof.clone(), true)],
+        (None, Some(evidence)) => vec![(evidence.clone(), false)],
+        (None, None) => files.proofs.iter().map(|proof| (proof.clone(), true)).collect(),
+    }
+}
+
+/// The evidence document, and the same with the quote that commits to receipts. Everything but the quote's signature is
+/// checked.
+fn read_committed(
+    path: &Path,
+    is_proof: bool,
+    arguments: &Arguments,
+    files: &Files,
+) -> Result<Result<(Evidence, Evidence), Refusal>, PolicyFileError> {
+    let bytes = read(path)?;
+    if !is_proof {
+        return Ok(evidence_of(&bytes).and_then(|evidence| {
+            verify_quote(&evidence).map_err(|error| error.refusal())?;
+            Ok((evidence.clone(), evidence))
+        }));
+    }
+    let stored = StoredProof::from_canonical(&bytes);
+    let proof = match &stored {
+        Ok(stored) => Ok(stored.proof.clone()),
+        Err(_) => ConnectionProof::from_canonical(&bytes),
+    };
+    let proof = match proof {
+        Ok(proof) => proof,
+        Err(error) => {
+            let fix = "give the proof as the proxy stored it";
+            return Ok(Err(Refusal::new("proof_malformed", "proof", error.to_string(), fix)));
+        }
+    };
+    let name = evidence_name(&proof.evidence);
+    let beside =
+        std::iter::once(path.with_file_name(&name)).chain(files.folders.iter().map(|folder| folder.join(&name)));
+    let Some(evidence) = arguments.evidence.clone().or_else(|| beside.into_iter().find(|path| path.exists())) else {
+        let detail = format!("the evidence {} is neither given nor beside the proof", proof.evidence);
+        return Ok(Err(Refusal::new("evidence_missing", "evidence", detail, "give --evidence")));
+    };
+    Ok(evidence_of(&read(&evidence)?).and_then(|evidence| {
+        let verified = match &stored {
+            Ok(stored) => stored.verify(&evidence),
+            Err(_) => verify_proof(&proof, &evidence),
+        };
+        verified.map_err(|error| error.refusal())?;
+        Ok((evidence.clone(), as_committed(evidence, &proof)))
+    }))
+}
+
+fn evidence_of(bytes: &[u8]) -> Result<Evidence, Refusal> {
+    Evidence::from_canonical(bytes).map_err(|error| appraise::malformed_evidence(&error))
+}
+
+impl Committed {
+    fn new(evidence: &Evidence, with_quote: &Evidence, appraised: Appraised) -> Self {
+        Self {
+            instance_key: evidence.instance_key,
+            commitment: Commitment::of(with_quote),
+            evidence: evidence.digest().unwrap_or(Sha256Digest::ZERO),
+            model: GuestConfig::parse(evidence.guest_config.as_slice()).map(|config| config.model.0).ok(),
+            launch: Quoted::read(with_quote.quote.as_slice()).map(|quoted| quoted.launch).ok(),
+            appraised,
+        }
+    }
+
+    /// What a receipt that names this evidence must say of the guest.
+    fn check(&self, signed: &SignedReceipt) -> Option<Refusal> {
+        let receipt = &signed.receipt;
+        if receipt.evidence != self.evidence {
+            return None;
+        }
+        let (code, field) = if self.model.as_ref() != Some(&receipt.model) {
+            ("receipt_model_mismatch", "receipt.model")
+        } else if self.launch != Some(receipt.launch) {
+            ("receipt_launch_mismatch", "receipt.launch")
+        } else {
+            return None;
+        };
+        let detail = format!("receipt {} says another than its guest's evidence", receipt.sequence);
+        Some(Refusal::new(code, field, detail, NO_FIX))
+    }
+}
+
+/// Reads, verifies and sorts all receipts by guest.
+fn read_chains(
+    receipts: &[PathBuf],
+    committed: &[Committed],
+    all_must_fit: bool,
+    found: &mut Found,
+) -> Result<HashMap<Hex32, Chain>, PolicyFileError> {
+    let mut chains: HashMap<_, _> =
+        committed.iter().map(|committed| (committed.instance_key, Chain::new(committed.instance_key))).collect();
+    let mut strangers = BTreeMap::<Hex32, u64>::new();
+    let mut told = Instant::now();
+    for (done, path) in receipts.iter().enumerate() {
+        if told.elapsed() > EVERY {
+            told = Instant::now();
+            eprintln!("attested-proxy: {done} of {} receipts are read", receipts.len());
+        }
+        let signed = match parse(&read(path)?) {
+            Ok((signed, _)) => signed,
+            Err(error) => {
+                found.reasons.push(in_file(error.refusal(), path));
+                continue;
+            }
+        };
+        let key = signed.receipt.instance_key;
+        let Some(chain) = chains.get_mut(&key) else {
+            let count = strangers.entry(key).or_default();
+            *count = count.saturating_add(1);
+            continue;
+        };
+        let refusal = match chain.add(&signed) {
+            Ok(()) => committed.iter().find_map(|committed| committed.check(&signed)),
+            Err(ChainError::Receipt(error)) => Some(error.refusal()),
+            Err(ChainError::OtherGuest { .. }) => Some(ReceiptError::Signature.refusal()),
+        };
+        found.reasons.extend(refusal.map(|refusal| in_file(refusal, path)));
+    }
+    for (key, count) in strangers {
+        let line = format!("{count} receipts of the guest {key} are there, and no proof of its");
+        if all_must_fit { found.reasons.push(no_proof(&line)) } else { found.lines.push(line) }
+    }
+    Ok(chains)
+}
+
+impl Found {
+    /// Says what a chain lacks.
+    fn add(&mut self, committed: &Committed, audit: &Audit) {
+        let Committed { instance_key, commitment: Commitment { count, head }, .. } = committed;
+        let mut refuse = |code: &str, field: &str, detail: String, fix: &str| {
+            self.reasons.push(Refusal::new(code, field, format!("guest {instance_key}: {detail}"), fix));
+        };
+        if !audit.missing.is_empty() {
+            let gap =
+                |(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+            let gaps: Vec<_> = audit.missing.iter().take(MAX_GAPS).map(gap).collect();
+            let more = if audit.missing.len() > MAX_GAPS { " and more" } else { "" };
+            let missing = audit.missing_count();
+            let detail = format!("{missing} of {count} receipts are missing: {}{more}", gaps.join(", "));
+            refuse(
+                "receipts_missing",
+                "receipts",
+                detail,
+                "ask for the missing receipts; who gives none has dropped them",
+            );
+        }
+        if !audit.forked.is_empty() {
+            let detail = format!("there are two receipts with the number {}", numbers(&audit.forked));
+            refuse("receipt_forked", "receipt.sequence", detail, NO_FIX);
+        }
+        if !audit.broken.is_empty() {
+            let detail = format!("these do not name the hash of the one before: {}", numbers(&audit.broken));
+            refuse("receipt_chain_broken", "receipt.previous", detail, NO_FIX);
+        }
+        if audit.head_differs {
+            let detail = format!("the receipts lead to another head than {head}, which the quote covers");
+            refuse("receipt_head_mismatch", "proof.receipt_head", detail, NO_FIX);
+        }
+        let (guest, hardware, release) = match committed.appraised {
+            Appraised::Not => ("not_appraised", None, None),
+            Appraised::Refused => ("refused", None, None),
+            Appraised::Accepted(hardware, release) => ("accepted", Some(hardware), release),
+        };
+        self.chains.push(json!({
+            "instance_key": instance_key, "count": count, "head": head, "complete": audit.is_complete(),
+            "found": audit.found, "beyond": audit.beyond, "missing": audit.missing, "broken": audit.broken,
+            "forked": audit.forked, "prompt_tokens": audit.prompt_tokens,
+            "completion_tokens": audit.completion_tokens, "guest": guest, "hardware": hardware, "release": release,
+        }));
+        if audit.is_complete() {
+            let whose = match committed.appraised {
+                Appraised::Accepted(..) => "which was accepted",
+                Appraised::Refused => "which was refused",
+                Appraised::Not => "which was NOT appraised: give --policy",
+            };
+            let later = audit.beyond;
+            self.lines.push(format!(
+                "{count} receipts are all that the guest {instance_key}, {whose}, had signed; {later} later ones"
+            ));
+        }
+    }
+}
+
+/// The files below the paths that were given.
+struct Files {
+    folders: Vec<PathBuf>,
+    receipts: Vec<PathBuf>,
+    proofs: Vec<PathBuf>,
+}
+
+impl Files {
+    fn list(given: &[PathBuf]) -> Result<Self, PolicyFileError> {
+        let mut files = Self { folders: Vec::new(), receipts: Vec::new(), proofs: Vec::new() };
+        for path in given {
+            if path.is_dir() {
+                files.list_folder(path).map_err(|source| PolicyFileError::Read { path: path.clone(), source })?;
+                files.folders.push(path.clone());
+            } else {
+                files.receipts.push(path.clone());
+            }
+        }
+        files.receipts.sort();
+        files.proofs.sort();
+        Ok(files)
+    }
+
+    fn list_folder(&mut self, folder: &Path) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if receipt_of(name).is_some() {
+                self.receipts.push(path);
+            } else if proof_of(name).is_some() {
+                self.proofs.push(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_file(reason: Refusal, path: &Path) -> Refusal {
+    let Refusal { code, field, detail, fix } = reason;
+    Refusal { code, field, detail: format!("{}: {detail}", path.display()), fix }
+}
+
+fn no_proof(detail: &str) -> Refusal {
+    Refusal::new(
+        "proof_missing",
+        "proof",
+        detail,
+        "give --proof: without it nobody can tell how many receipts there are",
+    )
+}
+
+fn numbers(all: &[u64]) -> String {
+    let some: Vec<_> = all.iter().take(MAX_GAPS).map(ToString::to_string).collect();
+    format!("{}{}", some.join(", "), if all.len() > MAX_GAPS { " and more" } else { "" })
+}
+
+const NO_FIX: &str =
+    "this guest has signed what contradicts itself: keep receipts and proof, and ask for an explanation";
+/// Gaps and numbers that a line names; the document has all.
+const MAX_GAPS: usize = 20;
+const EVERY: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use attested_channel::DeliveredReceipt;
+
+    use super::*;
+    use crate::receipts::tests::{delivered, proven};
+
+    /// A folder with a guest's receipts, and its proof over the first of them.
+    struct Kept {
+        folder: tempfile::TempDir,
+        receipts: Vec<DeliveredReceipt>,
+    }
+
+    impl Kept {
+        /// The guest has signed `count` receipts and made its proof after `proven_after` of them.
+        fn new(count: u64, proven_after: u64) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut receipts, mut heads) = (Vec::<DeliveredReceipt>::new(), vec![Sha256Digest::ZERO]);
+            for sequence in 0..count {
+                let receipt = delivered(sequence, *heads.last().unwrap(), "a");
+                heads.push(receipt.receipt.digest().unwrap());
+                receipts.push(receipt);
+            }
+            let kept = Self { folder, receipts };
+            let (evidence, proof) = proven(proven_after, heads[usize::try_from(proven_after).unwrap()]);
+            kept.write(&evidence_name(&proof.proof.evidence), &evidence.to_canonical().unwrap());
+            kept.write("proof-0.json", &proof.to_canonical().unwrap());
+            kept.receipts.iter().for_each(|receipt| kept.store(receipt));
+            kept
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            std::fs::write(self.path(name), bytes).unwrap();
+        }
+
+        fn name(sequence: u64) -> String {
+            format!("receipt-0-{sequence:08}.json")
+        }
+
+        fn store(&self, receipt: &DeliveredReceipt) {
+            self.write(&Self::name(receipt.receipt.sequence), &receipt.to_canonical().unwrap());
+        }
+
+        fn drop_receipts(&self, sequences: &[u64]) {
+            sequences.iter().for_each(|sequence| std::fs::remove_file(self.path(&Self::name(*sequence))).unwrap());
+        }
+
+        fn found(&self, change: impl FnOnce(&mut Arguments)) -> Found {
+            let mut arguments = Arguments {
+                receipts: vec![self.folder.path().to_owned()],
+                proof: None,
+                evidence: None,
+                policy: None,
+                at: None,
+                json: true,
+            };
+            change(&mut arguments);
+            verify(&arguments, &TrustAnchors::intel()).unwrap()
+        }
+    }
+
+    fn codes(found: &Found) -> Vec<&str> {
+        found.reasons.iter().map(|reason| reason.code.as_str()).collect()
+    }
+
+    #[test]
+    fn a_whole_chain_is_complete_and_its_tokens_are_counted() {
+        let found = Kept::new(5, 3).found(|_| ());
+        let chain = &found.chains[0];
+        assert_eq!(
+            (&chain["complete"], &chain["count"], &chain["found"], &chain["beyond"]),
+            (&json!(true), &json!(3), &json!(3), &json!(2))
+        );
+        assert_eq!((&chain["missing"], &chain["completion_tokens"]), (&json!([]), &json!(3)));
+        assert_eq!(chain["guest"], "not_appraised");
+        assert!(found.reasons.is_empty(), "{:?}", found.reasons);
+        assert!(found.lines[0].contains("NOT appraised"), "{:?}", found.lines);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_exactly() {
+        let kept = Kept::new(9, 8);
+        kept.drop_receipts(&[0, 3, 4, 7, 8]);
+        let found = kept.found(|_| ());
+        assert_eq!(codes(&found), ["receipts_missing"]);
+        assert_eq!(found.chains[0]["missing"], json!([[0, 0], [3, 4], [7, 7]]));
+        assert!(found.reasons[0].detail.contains("4 of 8 receipts are missing: 0, 3-4, 7"), "{}", found.reasons[0]);
+        assert!(found.lines.is_empty());
+        kept.drop_receipts(&[1, 2, 5, 6]);
+        assert_eq!(kept.found(|_| ()).chains[0]["missing"], json!([[0, 7]]));
+    }
+
+    #[test]
+    fn forks_other_heads_and_forgeries_are_named() {
+        let kept = Kept::new(3, 3);
+        let fork = delivered(2, kept.receipts[2].receipt.previous, "another");
+        kept.write("receipt-0-00000099.json", &fork.to_canonical().unwrap());
+        assert_eq!(codes(&kept.found(|_| ())), ["receipt_forked"]);
+        kept.drop_receipts(&[2]);
+        assert_eq!(codes(&kept.found(|_| ())), ["receipt_head_mismatch"]);
+        kept.drop_receipts(&[99]);
+        kept.store(&delivered(2, Sha256Digest::of(b"another chain"), "a"));
+        assert_eq!(codes(&kept.found(|_| ())), ["receipt_chain_broken", "receipt_head_mismatch"]);
+        let mut forged = kept.receipts[2].clone();
+        forged.receipt.prompt_tokens = 7;
+        kept.store(&forged);
+        assert_eq!(codes(&kept.found(|_| ())), ["receipt_signature", "receipts_missing"]);
+        kept.write(&Kept::name(2), b"{}");
+        assert_eq!(codes(&kept.found(|_| ())), ["receipt_malformed", "receipts_missing"]);
+        kept.store(&kept.receipts[2]);
+        assert_eq!(codes(&kept.found(|_| ())), [""; 0]);
+    }
+
+    #[test]
+    fn without_a_good_proof_nothing_is_complete() {
+        let kept = Kept::new(3, 3);
+        let text = std::fs::read_to_string(kept.path("proof-0.json")).unwrap();
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from));
+            kept.write("proof-0.json", text.replacen(from, to, 1).as_bytes());
+            codes(&kept.found(|_| ())).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        // Whose receipts they are, only a proof says.
+        assert_eq!(with("\"receipt_count\":3", "\"receipt_count\":2"), ["report_data_mismatch", "proof_missing"]);
+        assert_eq!(with("\"challenge\":\"01", "\"challenge\":\"02"), ["binding_mismatch", "proof_missing"]);
+        assert_eq!(with("\"leaf_index\":0", "\"leaf_index\":1"), ["binding_mismatch", "proof_missing"]);
+        assert_eq!(with("stored-proof/v1", "stored-proof/v2"), ["proof_malformed", "proof_missing"]);
+        std::fs::remove_file(kept.path("proof-0.json")).unwrap();
+        assert_eq!(codes(&kept.found(|_| ())), ["proof_missing"]);
+        // As the guest gave it, without challenge and binding.
+        let stored = StoredProof::from_canonical(text.as_bytes()).unwrap();
+        let proof = kept.path("given.json");
+        std::fs::write(&proof, stored.proof.to_canonical().unwrap()).unwrap();
+        assert_eq!(codes(&kept.found(|arguments| arguments.proof = Some(proof.clone()))), [""; 0]);
+        std::fs::remove_file(kept.path(&evidence_name(&stored.proof.evidence))).unwrap();
+        let found = kept.found(|arguments| arguments.proof = Some(proof.clone()));
+        assert_eq!(codes(&found), ["evidence_missing"]);
+        // Another guest's evidence.
+        let (mut other, _) = proven(0, Sha256Digest::ZERO);
+        other.hpke_key = Hex32::new([1; 32]);
+        kept.write("other.json", &other.to_canonical().unwrap());
+        let evidence = Some(kept.path("other.json"));
+        let found = kept.found(|arguments| (arguments.proof, arguments.evidence) = (Some(proof), evidence));
+        assert_eq!(codes(&found), ["evidence_digest_mismatch"]);
+    }
+
+    #[test]
+    fn receipts_that_name_the_evidence_must_say_what_it_says() {
+        let signed = delivered(0, Sha256Digest::ZERO, "a").signed();
+        let receipt = &signed.receipt;
+        let code = |change: fn(&mut Committed)| {
+            let mut committed = Committed {
+                instance_key: receipt.instance_key,
+                commitment: Commitment { count: 1, head: Sha256Digest::ZERO },
+                evidence: receipt.evidence,
+                model: Some(receipt.model.clone()),
+                launch: Some(receipt.launch),
+                appraised: Appraised::Not,
+            };
+            change(&mut committed);
+            committed.check(&signed).map(|reason| reason.code)
+        };
+        assert_eq!(code(|_| ()), None);
+        assert_eq!(code(|c| c.model = None).as_deref(), Some("receipt_model_mismatch"));
+        assert_eq!(code(|c| c.launch = Some(Sha256Digest::ZERO)).as_deref(), Some("receipt_launch_mismatch"));
+        // Of evidence that was renewed since, its own document says it.
+        assert_eq!(code(|c| (c.evidence, c.launch) = (Sha256Digest::ZERO, None)), None);
+    }
+}
