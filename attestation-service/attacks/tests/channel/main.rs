@@ -12,7 +12,8 @@
 #[path = "../../../../guest-runtime/client/tests/world/mod.rs"]
 mod world;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,20 +22,57 @@ use attacks::program::{Answer, Program};
 use attacks::resume::Offer;
 use attester_protocol::ServingAnswer;
 use attester_protocol::ServingRequest;
-use client::Upstream;
+use client::{ReceiptBook, Upstream, Verifier, chat, connect, question};
 use http::{Method, StatusCode};
-use types::{ConnectionProof, FreshnessKind, Hex32, Sha256Digest};
-use world::World;
+use types::{ConnectionProof, Evidence, FreshnessKind, Hex32, Sha256Digest};
 use world::liar::{self, Handler, Tls, always};
 use world::raw_client::Client;
+use world::{World, model};
 
 /// One call of the program, off the runtime's threads.
+async fn call(program: &Program, arguments: Vec<OsString>) -> Result<Answer> {
+    let program = program.clone();
+    tokio::task::spawn_blocking(move || program.call(arguments)).await?
+}
+
 async fn check(program: &Program, upstream: &Upstream, policy: &Path) -> Result<Answer> {
-    let (program, upstream, policy) = (program.clone(), upstream.to_string(), policy.to_owned());
-    let call = move || {
-        program.call(["check".into(), "--upstream".into(), upstream.into(), "--policy".into(), policy.into_os_string()])
-    };
-    tokio::task::spawn_blocking(call).await?
+    check_against(program, upstream, policy, None).await
+}
+
+/// With what a client has kept of the guest.
+async fn check_against(
+    program: &Program,
+    upstream: &Upstream,
+    policy: &Path,
+    receipts: Option<&Path>,
+) -> Result<Answer> {
+    let mut arguments: Vec<OsString> =
+        vec!["check".into(), "--upstream".into(), upstream.to_string().into(), "--policy".into(), policy.into()];
+    arguments.extend(receipts.into_iter().flat_map(|folder| ["--receipts".into(), folder.into()]));
+    call(program, arguments).await
+}
+
+/// A client that has asked twice and keeps the receipts, or that has seen how many receipts others got.
+struct Asked {
+    folder: PathBuf,
+    evidence: Evidence,
+    /// Hashes of the two receipts.
+    heads: [Sha256Digest; 2],
+}
+
+async fn asked(world: &World, by_others: bool) -> Result<Asked> {
+    let folder = world.directory.path().join("receipts");
+    let others = world.verifier(|_| ());
+    let book = ReceiptBook::open(Some(folder.clone()))?;
+    let own = Arc::new(Verifier::with_book(others.policy().clone(), world.anchors(), book));
+    let mut connection = connect(&world.upstream, if by_others { &others } else { &own }).await?;
+    let mut heads = [Sha256Digest::ZERO; 2];
+    for head in &mut heads {
+        let answer = chat(&mut connection, &question(&model(), "hi", 16), |_| ()).await?;
+        *head = types::Document::digest(&answer.receipt.receipt)?;
+    }
+    let evidence = connect(&world.upstream, &own).await?.evidence().clone();
+    Ok(Asked { folder, evidence, heads })
 }
 
 fn change_proof(world: &World, change: fn(&mut ConnectionProof)) {
@@ -75,6 +113,7 @@ async fn run(case: &Case, dir: &Path) -> Result<()> {
     let policy = world.write_policy();
     let mut program = Program::new(env!("CARGO_BIN_EXE_attacks-proxy")).under(&root);
     let mut upstream = world.upstream.clone();
+    let mut receipts = None;
     let silent = || always(StatusCode::NOT_FOUND, "{}");
     match case.scenario.as_deref().context("scenario")? {
         "genuine" => {}
@@ -105,6 +144,35 @@ async fn run(case: &Case, dir: &Path) -> Result<()> {
         "longer-path" => change_proof(&world, |proof| proof.path.push(Sha256Digest::ZERO)),
         "other-index" => change_proof(&world, |proof| proof.leaf_index = 1),
         "other-tree-size" => change_proof(&world, |proof| proof.freshness.tree_size = 2),
+        "receipts" => receipts = Some(asked(&world, false).await?.folder),
+        "fewer-receipts" => {
+            let Asked { folder, evidence, heads } = asked(&world, false).await?;
+            world.lie_in_proofs(&evidence, move |proof| (proof.receipt_count, proof.receipt_head) = (1, heads[0]));
+            receipts = Some(folder);
+        }
+        "other-head" => {
+            let Asked { folder, evidence, .. } = asked(&world, false).await?;
+            world.lie_in_proofs(&evidence, |proof| proof.receipt_head = Sha256Digest::of(b"another chain"));
+            receipts = Some(folder);
+        }
+        "two-heads" => {
+            let Asked { folder, evidence, .. } = asked(&world, true).await?;
+            world.lie_in_proofs(&evidence, |proof| proof.receipt_head = Sha256Digest::of(b"another chain"));
+            receipts = Some(folder);
+        }
+        "dropped-receipt" => {
+            let Asked { folder, .. } = asked(&world, false).await?;
+            let first = std::fs::read_dir(&folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+            let first = first.filter(|path| path.to_string_lossy().ends_with("-00000000.json")).collect::<Vec<_>>();
+            let audit =
+                || vec!["verify-receipts".into(), folder.clone().into(), "--policy".into(), policy.clone().into()];
+            ensure!(call(&program, audit()).await?.code == 0, "all receipts are there at first");
+            let [first] = first.as_slice() else { bail!("there is one first receipt: {first:?}") };
+            std::fs::remove_file(first)?;
+            let answer = call(&program, audit()).await?;
+            ensure!(answer.document["chains"][0]["missing"] == serde_json::json!([[0, 0]]), "{}", answer.document);
+            return case.compare(dir, "by the audit", &case.expected, &answer.reasons()?);
+        }
         "released" => program = Program::new(env!("CARGO_BIN_EXE_attacks-released-proxy")),
         "any-in-policy" => {
             let text = std::fs::read_to_string(&policy)?;
@@ -117,7 +185,7 @@ async fn run(case: &Case, dir: &Path) -> Result<()> {
         }
         other => bail!("no scenario is called {other}"),
     }
-    let answer = check(&program, &upstream, &policy).await?;
+    let answer = check_against(&program, &upstream, &policy, receipts.as_deref()).await?;
     case.compare(dir, "by the client", &case.expected, &answer.reasons()?)?;
     if case.expected.is_empty() {
         // Nothing pins the guest: said, since another genuine one would do as well.

@@ -167,6 +167,8 @@ enum Step {
     Proof(usize),
     /// A client that left: its receipt reaches nobody.
     Lose(usize),
+    /// The client ends, with all that was under way, and starts again with what lies on its disk.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -179,6 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<usize>().prop_map(Step::Answer),
         2 => any::<usize>().prop_map(Step::Proof),
         1 => any::<usize>().prop_map(Step::Lose),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -193,6 +196,9 @@ struct Way {
     answers: Vec<(Receipt, u64)>,
     proofs: Vec<(Commitment, Known)>,
     refused: Vec<Refusal>,
+    /// What the client has on its disk: the newest of each.
+    receipt: Option<Receipt>,
+    proof: Option<Commitment>,
 }
 
 impl Way {
@@ -215,14 +221,13 @@ impl Way {
             Step::Answer(at) => {
                 if let Some(at) = place(at, self.answers.len()) {
                     let (receipt, before) = self.answers.swap_remove(at);
-                    self.refused.extend(self.heads.take_receipt(&receipt, before).err().unwrap_or_default());
+                    self.take_receipt(receipt, before);
                 }
             }
             Step::Proof(at) => {
                 if let Some(at) = place(at, self.proofs.len()) {
                     let (commitment, known) = self.proofs.swap_remove(at);
-                    let taken = self.heads.take_proof(&KEY, &commitment, &known);
-                    self.refused.extend(taken.err().unwrap_or_default());
+                    self.take_proof(commitment, &known);
                 }
             }
             Step::Lose(at) => {
@@ -230,6 +235,36 @@ impl Way {
                     self.answers.swap_remove(at);
                 }
             }
+            Step::Restart => self.restart(),
+        }
+    }
+
+    fn take_receipt(&mut self, receipt: Receipt, before: u64) {
+        self.refused.extend(self.heads.take_receipt(&receipt, before).err().unwrap_or_default());
+        if self.receipt.as_ref().is_none_or(|newest| newest.sequence < receipt.sequence) {
+            self.receipt = Some(receipt);
+        }
+    }
+
+    fn take_proof(&mut self, commitment: Commitment, known: &Known) {
+        self.refused.extend(self.heads.take_proof(&KEY, &commitment, known).err().unwrap_or_default());
+        if self.proof.is_none_or(|newest| newest.count < commitment.count) {
+            self.proof = Some(commitment);
+        }
+    }
+
+    /// As [`crate::folder::Folder::heads`] does.
+    fn restart(&mut self) {
+        self.heads = Heads::default();
+        self.requests.clear();
+        self.challenges.clear();
+        self.answers.clear();
+        self.proofs.clear();
+        if let Some(receipt) = self.receipt.take() {
+            self.take_receipt(receipt, 0);
+        }
+        if let Some(proof) = self.proof.take() {
+            self.take_proof(proof, &Known::default());
         }
     }
 }
@@ -254,6 +289,7 @@ proptest! {
         forgotten in 1_u64..4,
         since in 0_u64..8,
         by_proof: bool,
+        restarted: bool,
     ) {
         let mut way = Way::default();
         let mut moments: HashMap<u64, Guest> = HashMap::new();
@@ -267,7 +303,11 @@ proptest! {
             way.go(&step);
         }
         let (receipt, before) = way.answers.pop().unwrap();
-        way.heads.take_receipt(&receipt, before).unwrap();
+        way.take_receipt(receipt, before);
+        if restarted {
+            way.go(&Step::Restart);
+        }
+        prop_assert!(way.refused.is_empty(), "{:?}", way.refused);
         let count = way.guest.commitment().count;
         way.guest = moments[&count.saturating_sub(forgotten)].clone();
         for _ in 0..since {
