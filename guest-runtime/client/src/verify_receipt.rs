@@ -233,7 +233,10 @@ pub(crate) fn rfc3339(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use attested_channel::Receipt;
+
     use super::*;
+    use crate::receipts::tests::{delivered, proven};
 
     #[test]
     fn a_receipt_of_an_unknown_guest_is_not_called_valid() {
@@ -242,5 +245,30 @@ mod tests {
             let text = summary(&json!({"guest": guest}));
             assert!(text.contains("NOT appraised") && !text.contains("valid"), "{text}");
         }
+    }
+
+    /// The guest's configuration in these tests is none, so that the model never matches.
+    #[test]
+    fn a_receipt_says_what_its_evidence_says() {
+        let (evidence, _) = proven(0, Sha256Digest::ZERO);
+        let bytes = evidence.to_canonical().unwrap();
+        let launch = Quoted::read(evidence.quote.as_slice()).unwrap().launch;
+        let codes = |change: fn(&mut Receipt)| {
+            let mut signed = delivered(0, Sha256Digest::ZERO, "a").signed();
+            (signed.receipt.evidence, signed.receipt.launch) = (Sha256Digest::of(&bytes), launch);
+            change(&mut signed.receipt);
+            let reasons = check_evidence(&signed, &bytes).unwrap_err();
+            reasons.into_iter().map(|reason| reason.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(|_| ()), ["receipt_model_mismatch"]);
+        assert_eq!(
+            codes(|receipt| receipt.launch = Sha256Digest::ZERO),
+            ["receipt_model_mismatch", "receipt_launch_mismatch"]
+        );
+        assert_eq!(
+            codes(|receipt| receipt.instance_key = Hex32::default()),
+            ["receipt_instance_key_mismatch", "receipt_model_mismatch"]
+        );
+        assert_eq!(codes(|receipt| receipt.evidence = Sha256Digest::ZERO), ["receipt_evidence_mismatch"]);
     }
 }
