@@ -20,6 +20,9 @@ pub struct Commitment {
 }
 
 impl Commitment {
+    /// Of a guest that has signed nothing.
+    pub const START: Self = Self { count: 0, head: Sha256Digest::ZERO };
+
     /// What an evidence document says. That its quote covers it is for the caller to check.
     #[must_use]
     pub const fn of(evidence: &Evidence) -> Self {
@@ -126,14 +129,19 @@ impl Chain {
         Ok(())
     }
 
-    /// Compares with what a quote commits to.
+    /// Compares with what quotes commit to: the receipts that were signed after `since` ([`Commitment::START`] for all) must
+    /// lead to `until`.
     #[must_use]
-    pub fn audit(&self, commitment: &Commitment) -> Audit {
-        let Commitment { count, head } = *commitment;
+    pub fn audit(&self, since: &Commitment, until: &Commitment) -> Audit {
+        let Commitment { count, head } = *until;
         let mut audit = Audit { forked: self.forked.iter().copied().collect(), ..Audit::default() };
+        let newest_of_before = since.count.checked_sub(1).and_then(|number| self.links.get(&number));
+        audit.head_differs = newest_of_before.is_some_and(|link| link.digest != since.head)
+            || since.count > count
+            || (since.count == count && since.head != head);
         // The number that comes next, and the hash that it must name where that is known.
-        let (mut next, mut before) = (0, Some(Sha256Digest::ZERO));
-        for (&sequence, link) in &self.links {
+        let (mut next, mut before) = (since.count, Some(since.head));
+        for (&sequence, link) in self.links.range(since.count..) {
             if sequence > next {
                 audit.gap(next, sequence, count);
                 before = None;
@@ -158,9 +166,6 @@ impl Chain {
             }
         }
         audit.gap(next, count, count);
-        if count == 0 && head != Sha256Digest::ZERO {
-            audit.head_differs = true;
-        }
         audit
     }
 }
@@ -214,7 +219,7 @@ mod tests {
 
     /// A guest's receipts, and what it commits to after each number of them.
     fn receipts(count: u64) -> (Vec<SignedReceipt>, Vec<Commitment>) {
-        let mut commitments = vec![Commitment { count: 0, head: Sha256Digest::ZERO }];
+        let mut commitments = vec![Commitment::START];
         let mut receipts = Vec::new();
         for sequence in 0..count {
             let receipt = signed(sequence, commitments.last().unwrap().head, b"answer");
@@ -234,7 +239,7 @@ mod tests {
     fn all_receipts_in_any_order_are_complete() {
         let (all, commitments) = receipts(6);
         for (at, commitment) in (0..).zip(&commitments) {
-            let audit = chain(all.iter().rev().chain(&all)).audit(commitment);
+            let audit = chain(all.iter().rev().chain(&all)).audit(&Commitment::START, commitment);
             assert!(audit.is_complete(), "{audit:?}");
             assert_eq!(
                 (audit.found, audit.beyond, audit.prompt_tokens, audit.completion_tokens),
@@ -248,18 +253,18 @@ mod tests {
         let (all, commitments) = receipts(5);
         let head = &commitments[5];
         // Cut off at the end: the remaining chain is whole in itself.
-        assert_eq!(chain(&all[..3]).audit(head).missing, [(3, 4)]);
-        assert_eq!(chain(&all[2..]).audit(head).missing, [(0, 1)]);
-        assert_eq!(chain([]).audit(head).missing, [(0, 4)]);
+        assert_eq!(chain(&all[..3]).audit(&Commitment::START, head).missing, [(3, 4)]);
+        assert_eq!(chain(&all[2..]).audit(&Commitment::START, head).missing, [(0, 1)]);
+        assert_eq!(chain([]).audit(&Commitment::START, head).missing, [(0, 4)]);
         let other = Commitment { count: 5, head: Sha256Digest::of(b"another") };
-        let audit = chain(&all).audit(&other);
+        let audit = chain(&all).audit(&Commitment::START, &other);
         assert!(audit.head_differs && audit.missing.is_empty() && !audit.is_complete());
         // The head is also what a receipt after it must name.
-        let audit = chain(&all[..3]).audit(&Commitment { count: 2, head: commitments[3].head });
+        let audit = chain(&all[..3]).audit(&Commitment::START, &Commitment { count: 2, head: commitments[3].head });
         assert!(audit.head_differs);
-        let audit = chain(&all[3..4]).audit(&Commitment { count: 3, head: commitments[2].head });
+        let audit = chain(&all[3..4]).audit(&Commitment::START, &Commitment { count: 3, head: commitments[2].head });
         assert!(audit.head_differs);
-        let audit = chain([]).audit(&Commitment { count: 0, head: commitments[3].head });
+        let audit = chain([]).audit(&Commitment::START, &Commitment { count: 0, head: commitments[3].head });
         assert!(audit.head_differs);
     }
 
@@ -267,13 +272,36 @@ mod tests {
     fn forks_and_broken_links_are_named() {
         let (all, commitments) = receipts(5);
         let fork = signed(2, commitments[2].head, b"another answer");
-        let audit = chain(all.iter().chain([&fork])).audit(&commitments[5]);
+        let audit = chain(all.iter().chain([&fork])).audit(&Commitment::START, &commitments[5]);
         assert_eq!((audit.forked.as_slice(), audit.is_complete()), ([2].as_slice(), false));
         // The fork in place of the receipt: the one after it names another.
-        let audit = chain([&all[0], &all[1], &fork, &all[3], &all[4]]).audit(&commitments[5]);
+        let audit = chain([&all[0], &all[1], &fork, &all[3], &all[4]]).audit(&Commitment::START, &commitments[5]);
         assert_eq!((audit.broken.as_slice(), audit.is_complete()), ([3].as_slice(), false));
         let first = signed(0, Sha256Digest::of(b"something before"), b"answer");
-        assert_eq!(chain([&first]).audit(&Commitment { count: 1, head: first.receipt.digest().unwrap() }).broken, [0]);
+        assert_eq!(
+            chain([&first])
+                .audit(&Commitment::START, &Commitment { count: 1, head: first.receipt.digest().unwrap() })
+                .broken,
+            [0]
+        );
+    }
+
+    #[test]
+    fn a_period_begins_at_an_earlier_head() {
+        let (all, commitments) = receipts(6);
+        let audit = chain(&all[2..]).audit(&commitments[2], &commitments[5]);
+        assert!(audit.is_complete(), "{audit:?}");
+        assert_eq!((audit.found, audit.beyond, audit.prompt_tokens), (3, 1, 9));
+        assert!(chain(&all).audit(&commitments[2], &commitments[5]).is_complete());
+        assert_eq!(chain(&all[3..5]).audit(&commitments[2], &commitments[5]).missing, [(2, 2)]);
+        assert_eq!(chain([]).audit(&commitments[2], &commitments[5]).missing, [(2, 4)]);
+        assert!(chain([]).audit(&commitments[5], &commitments[5]).is_complete());
+        let other = Commitment { count: 2, head: Sha256Digest::of(b"another") };
+        // What is there of before, and what follows, contradict another head at the beginning.
+        assert!(chain(&all).audit(&other, &commitments[5]).head_differs);
+        assert_eq!(chain(&all[2..]).audit(&other, &commitments[5]).broken, [2]);
+        assert!(chain([]).audit(&other, &commitments[2]).head_differs);
+        assert!(chain(&all).audit(&commitments[5], &commitments[2]).head_differs);
     }
 
     #[test]
@@ -284,7 +312,7 @@ mod tests {
         all[0].receipt.completion_tokens = 9;
         let mut own = Chain::new(all[0].receipt.instance_key);
         assert_eq!(own.add(&all[0]), Err(ChainError::Receipt(ReceiptError::Signature)));
-        assert_eq!(own.audit(&Commitment { count: 1, head: Sha256Digest::ZERO }).missing, [(0, 0)]);
+        assert_eq!(own.audit(&Commitment::START, &Commitment { count: 1, head: Sha256Digest::ZERO }).missing, [(0, 0)]);
     }
 
     proptest! {
@@ -296,7 +324,7 @@ mod tests {
             let (all, commitments) = receipts(kept.len() as u64);
             let commitment = &commitments[count.min(kept.len())];
             let left: Vec<_> = all.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(receipt, _)| receipt).collect();
-            let audit = chain(left).audit(commitment);
+            let audit = chain(left).audit(&Commitment::START, commitment);
             let missing: Vec<u64> = audit.missing.iter().flat_map(|(first, last)| *first..=*last).collect();
             let dropped: Vec<u64> = (0..commitment.count).filter(|at| !kept[*at as usize]).collect();
             prop_assert_eq!(audit.missing_count(), dropped.len() as u64);

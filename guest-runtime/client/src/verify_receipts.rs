@@ -30,6 +30,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   attested-proxy verify-receipts receipts/ --policy policy.json
+  attested-proxy verify-receipts receipts/ --since proof-of-june.json --policy policy.json
   attested-proxy verify-receipts all/*.json --proof proof-0123456789abcdef.json --evidence evidence.json --json
 
 Numbers of missing receipts are in `chains[].missing`, as first and last of each gap.
@@ -42,6 +43,9 @@ pub(crate) struct Arguments {
     /// `proof-KEY.json` of the folders.
     #[arg(long)]
     proof: Option<PathBuf>,
+    /// An earlier proof of the same guest: only what was signed after it must be there.
+    #[arg(long)]
+    since: Option<PathBuf>,
     /// The evidence document that the proof names; by default the one that lies beside it or in a folder. Without a proof, one
     /// that was made after the receipts.
     #[arg(long)]
@@ -108,28 +112,65 @@ fn verify(arguments: &Arguments, anchors: &TrustAnchors) -> Result<Found, Policy
         None => None,
     };
     let mut found = Found::default();
-    let mut committed = Vec::new();
-    for (given, proof) in commitments(arguments, &files) {
-        match read_committed(&given, proof, arguments, &files)? {
-            Ok((evidence, with_quote)) => {
-                let judged = verifier.as_ref().map(|verifier| verifier.judge_document(&with_quote, now));
-                let appraised = match judged {
-                    None => Appraised::Not,
-                    Some(Ok(verdict)) => Appraised::Accepted(verdict.hardware(), verdict.release().copied()),
-                    Some(Err(error)) => {
-                        found.reasons.extend(error.reasons());
-                        Appraised::Refused
-                    }
-                };
-                committed.push(Committed::new(&evidence, &with_quote, appraised));
+    let mut judge = |given: &Path, evidence: Result<(Evidence, Evidence), Refusal>| {
+        let (evidence, with_quote) = match evidence {
+            Ok(both) => both,
+            Err(reason) => {
+                found.reasons.push(in_file(reason, given));
+                return None;
             }
-            Err(reason) => found.reasons.push(in_file(reason, &given)),
-        }
+        };
+        let judged = verifier.as_ref().map(|verifier| verifier.judge_document(&with_quote, now));
+        let appraised = match judged {
+            None => Appraised::Not,
+            Some(Ok(verdict)) => Appraised::Accepted(verdict.hardware(), verdict.release().copied()),
+            Some(Err(error)) => {
+                found.reasons.extend(error.reasons().into_iter().map(|reason| in_file(reason, given)));
+                Appraised::Refused
+            }
+        };
+        Some(Committed::new(&evidence, &with_quote, appraised))
+    };
+    let mut committed = Vec::new();
+    for (given, is_proof) in commitments(arguments, &files) {
+        let evidence =
+            if is_proof { read_proof(&given, arguments.evidence.as_deref(), &files)? } else { read_evidence(&given)? };
+        committed.extend(judge(&given, evidence));
     }
+    let since = match &arguments.since {
+        Some(given) => Some(judge(given, read_proof(given, None, &files)?)),
+        None => None,
+    };
     let chains = read_chains(&files.receipts, &committed, arguments.proof.is_none(), &mut found)?;
+    let since = match since {
+        // An earlier proof that was refused: nothing is measured from it.
+        Some(None) => return Ok(found),
+        Some(Some(since)) => Some(since),
+        None => None,
+    };
     for committed in &committed {
-        let audit = chains.get(&committed.instance_key).map(|chain| chain.audit(&committed.commitment));
-        found.add(committed, &audit.unwrap_or_default());
+        let since = since.as_ref().filter(|since| since.instance_key == committed.instance_key);
+        let since = since.map_or(Commitment::START, |since| since.commitment);
+        if since.count > committed.commitment.count {
+            let detail = format!(
+                "the earlier proof counts {} receipts, the later one {}",
+                since.count, committed.commitment.count
+            );
+            found.reasons.push(Refusal::new(
+                "proofs_out_of_order",
+                "proof.receipt_count",
+                detail,
+                "exchange the proofs",
+            ));
+            continue;
+        }
+        let audit = chains.get(&committed.instance_key).map(|chain| chain.audit(&since, &committed.commitment));
+        found.add(committed, &since, &audit.unwrap_or_default());
+    }
+    if let Some(since) = since.filter(|since| committed.iter().all(|later| later.instance_key != since.instance_key)) {
+        let detail =
+            format!("the earlier proof is of the guest {}, and no later one of it is here", since.instance_key);
+        found.reasons.push(no_proof(&detail));
     }
     if committed.is_empty() && found.reasons.is_empty() {
         found.reasons.push(no_proof("no proof was given, and none lies beside the receipts"));
@@ -146,21 +187,22 @@ fn commitments(arguments: &Arguments, files: &Files) -> Vec<(PathBuf, bool)> {
     }
 }
 
-/// The evidence document, and the same with the quote that commits to receipts. Everything but the quote's signature is
+/// An evidence document whose own quote commits to receipts. Everything but the quote's signature is checked.
+fn read_evidence(path: &Path) -> Result<Result<(Evidence, Evidence), Refusal>, PolicyFileError> {
+    Ok(evidence_of(&read(path)?).and_then(|evidence| {
+        verify_quote(&evidence).map_err(|error| error.refusal())?;
+        Ok((evidence.clone(), evidence))
+    }))
+}
+
+/// The evidence document that a proof names, and the same with the proof's quote. Everything but the quote's signature is
 /// checked.
-fn read_committed(
+fn read_proof(
     path: &Path,
-    is_proof: bool,
-    arguments: &Arguments,
+    evidence: Option<&Path>,
     files: &Files,
 ) -> Result<Result<(Evidence, Evidence), Refusal>, PolicyFileError> {
     let bytes = read(path)?;
-    if !is_proof {
-        return Ok(evidence_of(&bytes).and_then(|evidence| {
-            verify_quote(&evidence).map_err(|error| error.refusal())?;
-            Ok((evidence.clone(), evidence))
-        }));
-    }
     let stored = StoredProof::from_canonical(&bytes);
     let proof = match &stored {
         Ok(stored) => Ok(stored.proof.clone()),
@@ -176,7 +218,7 @@ fn read_committed(
     let name = evidence_name(&proof.evidence);
     let beside =
         std::iter::once(path.with_file_name(&name)).chain(files.folders.iter().map(|folder| folder.join(&name)));
-    let Some(evidence) = arguments.evidence.clone().or_else(|| beside.into_iter().find(|path| path.exists())) else {
+    let Some(evidence) = evidence.map(Path::to_owned).or_else(|| beside.into_iter().find(|path| path.exists())) else {
         let detail = format!("the evidence {} is neither given nor beside the proof", proof.evidence);
         return Ok(Err(Refusal::new("evidence_missing", "evidence", detail, "give --evidence")));
     };
@@ -269,7 +311,7 @@ fn read_chains(
 
 impl Found {
     /// Says what a chain lacks.
-    fn add(&mut self, committed: &Committed, audit: &Audit) {
+    fn add(&mut self, committed: &Committed, since: &Commitment, audit: &Audit) {
         let Committed { instance_key, commitment: Commitment { count, head }, .. } = committed;
         let mut refuse = |code: &str, field: &str, detail: String, fix: &str| {
             self.reasons.push(Refusal::new(code, field, format!("guest {instance_key}: {detail}"), fix));
@@ -280,7 +322,8 @@ impl Found {
             let gaps: Vec<_> = audit.missing.iter().take(MAX_GAPS).map(gap).collect();
             let more = if audit.missing.len() > MAX_GAPS { " and more" } else { "" };
             let missing = audit.missing_count();
-            let detail = format!("{missing} of {count} receipts are missing: {}{more}", gaps.join(", "));
+            let all = count.saturating_sub(since.count);
+            let detail = format!("{missing} of {all} receipts are missing: {}{more}", gaps.join(", "));
             refuse(
                 "receipts_missing",
                 "receipts",
@@ -306,7 +349,7 @@ impl Found {
             Appraised::Accepted(hardware, release) => ("accepted", Some(hardware), release),
         };
         self.chains.push(json!({
-            "instance_key": instance_key, "count": count, "head": head, "complete": audit.is_complete(),
+            "instance_key": instance_key, "since": since.count, "count": count, "head": head, "complete": audit.is_complete(),
             "found": audit.found, "beyond": audit.beyond, "missing": audit.missing, "broken": audit.broken,
             "forked": audit.forked, "prompt_tokens": audit.prompt_tokens,
             "completion_tokens": audit.completion_tokens, "guest": guest, "hardware": hardware, "release": release,
@@ -317,9 +360,10 @@ impl Found {
                 Appraised::Refused => "which was refused",
                 Appraised::Not => "which was NOT appraised: give --policy",
             };
-            let later = audit.beyond;
+            let (later, signed) = (audit.beyond, count.saturating_sub(since.count));
+            let since = if since.count == 0 { String::new() } else { format!(" since it had signed {}", since.count) };
             self.lines.push(format!(
-                "{count} receipts are all that the guest {instance_key}, {whose}, had signed; {later} later ones"
+                "{signed} receipts are all that the guest {instance_key}, {whose}, had signed{since}; {later} later ones"
             ));
         }
     }

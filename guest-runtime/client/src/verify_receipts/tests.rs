@@ -54,6 +54,7 @@ impl Kept {
         let mut arguments = Arguments {
             receipts: vec![self.folder.path().to_owned()],
             proof: None,
+            since: None,
             evidence: None,
             policy: None,
             at: None,
@@ -170,4 +171,32 @@ fn receipts_that_name_the_evidence_must_say_what_it_says() {
     assert_eq!(code(|c| c.launch = Some(Sha256Digest::ZERO)).as_deref(), Some("receipt_launch_mismatch"));
     // Of evidence that was renewed since, its own document says it.
     assert_eq!(code(|c| (c.evidence, c.launch) = (Sha256Digest::ZERO, None)), None);
+}
+
+/// For whoever settles by the month: the receipts of a month lead from one proof to the next.
+#[test]
+fn a_period_needs_its_own_receipts_alone() {
+    let kept = Kept::new(6, 5);
+    let earlier = |count: u64, head: Sha256Digest| {
+        let (_, proof) = proven(count, head);
+        let path = kept.path("earlier.json");
+        std::fs::write(&path, proof.to_canonical().unwrap()).unwrap();
+        move |arguments: &mut Arguments| arguments.since = Some(path)
+    };
+    let second = kept.receipts[1].receipt.digest().unwrap();
+    kept.drop_receipts(&[0, 1]);
+    assert_eq!(codes(&kept.found(|_| ())), ["receipts_missing"]);
+    let found = kept.found(earlier(2, second));
+    assert!(found.reasons.is_empty(), "{:?}", found.reasons);
+    let chain = &found.chains[0];
+    assert_eq!((&chain["since"], &chain["found"], &chain["beyond"]), (&json!(2), &json!(3), &json!(1)));
+    assert_eq!(codes(&kept.found(earlier(2, Sha256Digest::of(b"another")))), ["receipt_chain_broken"]);
+    assert_eq!(codes(&kept.found(earlier(6, second))), ["proofs_out_of_order"]);
+    kept.drop_receipts(&[3]);
+    let found = kept.found(earlier(2, second));
+    assert!(found.reasons[0].detail.contains("1 of 3 receipts are missing: 3"), "{}", found.reasons[0]);
+    kept.write("earlier.json", b"{}");
+    let found = kept.found(|arguments| arguments.since = Some(kept.path("earlier.json")));
+    assert_eq!(codes(&found), ["proof_malformed"]);
+    assert!(found.chains.is_empty());
 }
