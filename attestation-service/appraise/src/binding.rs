@@ -18,7 +18,7 @@ pub enum Binding<'a> {
         /// The connection's exporter for it.
         exporter: &'a [u8; 32],
     },
-    /// A connection to a serving guest: the proof's quote is fresh, the evidence was made earlier.
+    /// A connection to a serving guest, which is its server: the proof's quote is fresh, the evidence was made earlier.
     Connection {
         /// What the guest answered.
         proof: &'a ConnectionProof,
@@ -27,6 +27,18 @@ pub enum Binding<'a> {
         /// The connection's exporter for it.
         exporter: &'a [u8; 32],
         /// SHA-256 of the SPKI of the certificate that the connection's handshake was signed with.
+        spki_sha256: &'a Sha256Digest,
+    },
+    /// As [`Self::Connection`], but the guest is the connection's client: it connected to the verifier. Its proof is of
+    /// another kind, so that no proof of one side passes for one of the other.
+    GuestClient {
+        /// What the guest said.
+        proof: &'a ConnectionProof,
+        /// The server's challenge.
+        challenge: &'a [u8; 32],
+        /// The connection's exporter for it.
+        exporter: &'a [u8; 32],
+        /// SHA-256 of the SPKI of the certificate that the guest signed the handshake with.
         spki_sha256: &'a Sha256Digest,
     },
     /// A document without a connection, judged on its own. Such a verdict is never [`crate::Accepted`].
@@ -45,7 +57,7 @@ impl Binding<'_> {
     pub(crate) const fn moment(&self) -> Moment {
         match self {
             Self::KeyRelease { .. } => Moment::KeyRelease,
-            Self::Connection { .. } => Moment::Serving,
+            Self::Connection { .. } | Self::GuestClient { .. } => Moment::Serving,
             Self::Document { moment } => *moment,
         }
     }
@@ -53,7 +65,9 @@ impl Binding<'_> {
 
 pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQuote, checks: &mut Checks) {
     let (quote_bytes, freshness) = match binding {
-        Binding::Connection { proof, .. } => (proof.quote.as_slice(), &proof.freshness),
+        Binding::Connection { proof, .. } | Binding::GuestClient { proof, .. } => {
+            (proof.quote.as_slice(), &proof.freshness)
+        }
         Binding::KeyRelease { .. } | Binding::Document { .. } => (evidence.quote.as_slice(), &evidence.freshness),
     };
     checks.equal(QUOTE, &Sha256Digest::of(quote_bytes), quote.digest());
@@ -65,12 +79,18 @@ pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQ
             let absent = *evidence.hpke_key.as_bytes() == [0; 32];
             checks.add(!absent, HPKE_KEY, "an X25519 key", if absent { "zero" } else { "a key" });
         }
-        Binding::Connection { proof, challenge, exporter, spki_sha256 } => {
+        Binding::Connection { proof, challenge, exporter, spki_sha256 }
+        | Binding::GuestClient { proof, challenge, exporter, spki_sha256 } => {
             checks.equal(SPKI, spki_sha256, &evidence.spki_sha256);
             let digest = evidence.digest().unwrap_or(Sha256Digest::ZERO);
             checks.equal(EVIDENCE_DIGEST, &proof.evidence, &digest);
-            check_kind(freshness, FreshnessKind::Tls, checks);
-            let leaf = leaf(FreshnessKind::Tls, evidence, challenge, exporter);
+            let kind = if matches!(binding, Binding::GuestClient { .. }) {
+                FreshnessKind::TlsClient
+            } else {
+                FreshnessKind::Tls
+            };
+            check_kind(freshness, kind, checks);
+            let leaf = leaf(kind, evidence, challenge, exporter);
             check_path(&leaf, proof.leaf_index, freshness.tree_size, &proof.path, freshness, checks);
         }
         Binding::Document { .. } => {}
@@ -99,7 +119,7 @@ fn check_path(leaf: &Leaf, index: u64, size: u64, path: &[Sha256Digest], freshne
 
 fn check_report_data(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQuote, checks: &mut Checks) {
     let inputs = ReportDataInputs::of(evidence).map(|inputs| match binding {
-        Binding::Connection { proof, .. } => ReportDataInputs {
+        Binding::Connection { proof, .. } | Binding::GuestClient { proof, .. } => ReportDataInputs {
             receipt_head: proof.receipt_head,
             receipt_count: proof.receipt_count,
             freshness: proof.freshness.clone(),

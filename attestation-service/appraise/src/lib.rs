@@ -139,7 +139,9 @@ impl Appraisal<'_> {
     pub fn accept(&self) -> Result<(Accepted, Verdict), Box<Verdict>> {
         let verdict = self.appraise();
         let challenge = match self.binding {
-            Binding::KeyRelease { challenge, .. } | Binding::Connection { challenge, .. } => Some(*challenge),
+            Binding::KeyRelease { challenge, .. }
+            | Binding::Connection { challenge, .. }
+            | Binding::GuestClient { challenge, .. } => Some(*challenge),
             Binding::Document { .. } => None,
         };
         match (&verdict.evidence, &verdict.release, &verdict.model, challenge) {

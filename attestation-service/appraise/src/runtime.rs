@@ -3,7 +3,7 @@
 
 use attested_channel::{BootFacts, Moment, expected_events};
 use tdx_verify::VerifiedQuote;
-use types::{EventName, Evidence, GuestConfig, RegisterName, RuntimeEvent, Sha384Digest, event::replay};
+use types::{EventName, Evidence, GuestConfig, RegisterName, RuntimeEvent, Sha256Digest, Sha384Digest, event::replay};
 
 use crate::verdict::Checks;
 
@@ -20,7 +20,7 @@ pub(crate) fn check(
         time: &evidence.time,
         gpu: &evidence.gpu,
         model: &config.model.0,
-        spki_sha256: evidence.spki_sha256,
+        spki_sha256: first_key(evidence),
         instance_key: evidence.instance_key,
     };
     let (Ok(expected), Ok(all)) = (expected_events(&facts, moment), expected_events(&facts, Moment::Serving)) else {
@@ -34,6 +34,15 @@ pub(crate) fn check(
     let value = replay(&expected);
     checks.equal(REGISTER, &value, &quoted);
     checks.register(RegisterName::Rtmr3, vec![value], quoted);
+}
+
+/// The TLS key that the guest began to serve with, which only the event `serve` names once it was renewed. What the events
+/// claim is compared with the register; the key of the evidence itself stands in REPORTDATA.
+fn first_key(evidence: &Evidence) -> Sha256Digest {
+    let serve = evidence.events.iter().find(|event| event.name == EventName::Serve);
+    let payload = serve.map(|event| event.payload.as_slice()).filter(|payload| payload.len() == 2 * KEY_BYTES);
+    let key = payload.and_then(|payload| payload.first_chunk::<KEY_BYTES>());
+    key.map_or(evidence.spki_sha256, |key| Sha256Digest::from_bytes(*key))
 }
 
 /// Compares the claimed events with the expected ones, and says how they differ.
@@ -79,6 +88,9 @@ fn check_open(all: &[RuntimeEvent], found: &[RuntimeEvent], quoted: &Sha384Diges
     let found = if claimed || quoted_closed { "the event keys-closed" } else { "no such event" };
     checks.add(!claimed && !quoted_closed, KEYS_CLOSED, "a guest that has not closed its keys", found);
 }
+
+/// Of a digest of a TLS key, and of an instance key.
+const KEY_BYTES: usize = 32;
 
 type Facts = (&'static str, &'static str, &'static str);
 const REGISTER: Facts = ("register_mismatch", "rtmr_3", "boot the release's own init; RTMR3 holds other events");

@@ -172,6 +172,29 @@ async fn proofs_and_documents_that_do_not_belong_together_are_refused() {
     }
 }
 
+/// The key that the guest began with may be another one than that of its evidence, but not one that the register does not
+/// know; and nothing else about the event may differ.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_register_says_with_which_key_a_guest_began() {
+    let mut scene = Scene::new().await;
+    let good = scene.evidence.clone();
+    let serve = |payload: &[u8]| types::RuntimeEvent::new(EventName::Serve, payload).unwrap();
+    let (first, instance) = (*good.spki_sha256.as_bytes(), *good.instance_key.as_bytes());
+    for (payload, code) in [
+        ([[1; 32], instance].concat(), "register_mismatch"),
+        ([first, [1; 32]].concat(), "rtmr3_event_payload"),
+        (first.to_vec(), "rtmr3_event_payload"),
+        ([first, instance, [1; 32]].concat(), "rtmr3_event_payload"),
+    ] {
+        *scene.evidence.events.last_mut().unwrap() = serve(&payload);
+        scene.proof.evidence = scene.evidence.digest().unwrap();
+        assert_eq!(scene.codes(), [code]);
+    }
+    scene.evidence = good;
+    scene.proof.evidence = scene.evidence.digest().unwrap();
+    assert_eq!(scene.codes(), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_narrow_what_is_accepted() {
     let scene = Scene::new().await;

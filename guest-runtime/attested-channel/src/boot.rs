@@ -28,7 +28,7 @@ pub struct BootFacts<'a> {
     pub gpu: &'a GpuEvidence,
     /// The model of the configuration.
     pub model: &'a ModelId,
-    /// SHA-256 of the SPKI of the TLS key.
+    /// SHA-256 of the SPKI of the TLS key that the guest began to serve with.
     pub spki_sha256: Sha256Digest,
     /// The key that signs receipts.
     pub instance_key: Hex32,

@@ -10,15 +10,18 @@ use std::sync::Arc;
 
 use der::{Decode as _, Encode as _};
 use rustls::{
-    CertificateError as TlsCertificateError, ClientConfig, ConnectionCommon, DigitallySignedStruct, Error,
-    HandshakeKind, OtherError, ServerConfig, SignatureScheme,
+    CertificateError as TlsCertificateError, ClientConfig, ConnectionCommon, DigitallySignedStruct, DistinguishedName,
+    Error, HandshakeKind, OtherError, ServerConfig, SignatureScheme,
     client::{
-        Resumption,
+        ResolvesClientCert, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{NoServerSessionStorage, ResolvesServerCert},
+    server::{
+        NoServerSessionStorage, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
     version::TLS13,
 };
 
@@ -34,18 +37,33 @@ use crate::{
 /// # Errors
 /// The TLS library does not know TLS 1.3 with this provider; never with the one built in.
 pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
+    let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    Ok(server_config_that(builder.with_no_client_auth().with_cert_resolver(resolver), ALPN))
+}
+
+/// Settings of a guest that other guests connect to: as [`server_config`], but the client must hold the key of a certificate
+/// with an evidence extension, too. They establish nothing about that evidence. Their protocol is [`PEER_ALPN`] alone, so that
+/// no connection of one kind passes for one of the other.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn peer_server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, Error> {
+    let provider = provider();
+    let verifier = CertificateVerifier { accepts: Accepts::Guests, schemes: &SCHEMES, provider: Arc::clone(&provider) };
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?;
+    let config = builder.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(resolver);
+    Ok(server_config_that(config, PEER_ALPN))
+}
+
+fn server_config_that(mut config: ServerConfig, alpn: &[u8]) -> ServerConfig {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_tls13_tickets = 0;
     config.max_early_data_size = 0;
     config.send_half_rtt_data = false;
     config.cert_compressors.clear();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config
 }
 
 /// Settings of a client. They establish that the peer holds the key of a certificate with an evidence extension,
@@ -54,7 +72,16 @@ pub fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
 /// # Errors
 /// As [`server_config`].
 pub fn client_config() -> Result<ClientConfig, Error> {
-    client_config_that(Accepts::Guests, &SCHEMES)
+    client_config_that(Accepts::Guests, &SCHEMES, None)
+}
+
+/// Settings of a guest that connects to another guest: as [`client_config`], with the certificate and the signatures of
+/// `resolver`, for [`PEER_ALPN`].
+///
+/// # Errors
+/// As [`server_config`].
+pub fn peer_client_config(resolver: Arc<dyn ResolvesClientCert>) -> Result<ClientConfig, Error> {
+    client_config_that(Accepts::Guests, &SCHEMES, Some(resolver))
 }
 
 /// Settings of a client that accepts exactly one Ed25519 key: the one whose SPKI hashes to `pin`. Names and dates of
@@ -63,22 +90,30 @@ pub fn client_config() -> Result<ClientConfig, Error> {
 /// # Errors
 /// As [`server_config`].
 pub fn pinned_client_config(pin: Sha256Digest) -> Result<ClientConfig, Error> {
-    client_config_that(Accepts::Pinned(pin), &[SignatureScheme::ED25519])
+    client_config_that(Accepts::Pinned(pin), &[SignatureScheme::ED25519], None)
 }
 
-fn client_config_that(accepts: Accepts, schemes: &'static [SignatureScheme]) -> Result<ClientConfig, Error> {
+fn client_config_that(
+    accepts: Accepts,
+    schemes: &'static [SignatureScheme],
+    own: Option<Arc<dyn ResolvesClientCert>>,
+) -> Result<ClientConfig, Error> {
     let provider = provider();
     let verifier = Arc::new(CertificateVerifier { accepts, schemes, provider: Arc::clone(&provider) });
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let alpn = if own.is_some() { PEER_ALPN } else { ALPN };
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(own),
+        None => builder.with_no_client_auth(),
+    };
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
     config.cert_decompressors.clear();
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     Ok(config)
 }
 
@@ -181,11 +216,53 @@ impl ServerCertVerifier for CertificateVerifier {
     }
 }
 
+/// Whoever shows no certificate is refused in the handshake.
+impl ClientCertVerifier for CertificateVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.accepts.check(end_entity, intermediates)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.to_vec()
+    }
+}
+
 fn refuse(error: CertificateError) -> Error {
     Error::InvalidCertificate(TlsCertificateError::Other(OtherError(Arc::new(error))))
 }
 
 /// Signature schemes that a guest's TLS key may use.
 pub const SCHEMES: [SignatureScheme; 2] = [SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256];
+
+/// Protocol of a connection between two guests that both prove themselves.
+pub const PEER_ALPN: &[u8] = b"chrysalis-peer/1";
 
 const ALPN: &[u8] = b"http/1.1";

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use control::{Configuration, ControlAnswer, ControlRequest};
 pub use frame::{FrameError, MAX_FRAME};
-pub use serving::{Identity, MAX_EVIDENCE, ServingAnswer, ServingRequest};
+pub use serving::{Identity, MAX_EVIDENCE, ServingAnswer, ServingRequest, TlsSide};
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,9 +75,18 @@ pub enum Failure {
     /// `key-release-evidence` at another moment than right after the event `gpu`.
     #[error("key-release evidence is made only between the events gpu and keys")]
     NotKeyRelease,
-    /// `sign-tls`: the message is not the content of a TLS 1.3 server's `CertificateVerify`.
-    #[error("the message is not the content of a TLS 1.3 server CertificateVerify")]
+    /// `sign-tls`: the message is not the content of a TLS 1.3 `CertificateVerify` of the given side.
+    #[error("the message is not the content of a TLS 1.3 CertificateVerify of this side")]
     NotCertificateVerify,
+    /// The TLS key is not one of this guest, or is no longer kept.
+    #[error("there is no such TLS key any more")]
+    UnknownKey,
+    /// `retire`: the TLS key is the newest, or held.
+    #[error("the TLS key is in use")]
+    KeyInUse,
+    /// `sign-receipt`: the evidence document is not one of this guest.
+    #[error("the evidence is not of this guest")]
+    UnknownEvidence,
     /// `sign-tls`: another scheme than that of the key.
     #[error("the TLS key does not sign by this scheme")]
     Scheme,

@@ -12,6 +12,9 @@ pub const MAX_CERTIFICATE: usize = 32 * 1024;
 pub const MAX_TLS_MESSAGE: usize = 160;
 /// Most bytes of a canonical receipt.
 pub const MAX_RECEIPT: usize = 4096;
+/// How many renewals a TLS key outlives that connections go on with. Whoever keeps connections ends those of a key one
+/// renewal earlier, so that none of them asks in vain.
+pub const OLD_KEYS: u64 = 4;
 /// The TLS key's signature scheme: `ed25519` (RFC 8446 section 4.2.3).
 pub const TLS_SCHEME: u16 = 0x0807;
 
@@ -19,26 +22,51 @@ pub const TLS_SCHEME: u16 = 0x0807;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ServingRequest {
-    /// Certificate, evidence and public keys. They stay the same as long as the guest runs.
+    /// The newest certificate, its evidence and the public keys. The instance key stays the same as long as the guest runs,
+    /// the TLS key is renewed with certificate and evidence.
     Identity {},
-    /// Signs the content of a TLS 1.3 server's `CertificateVerify` (RFC 8446 section 4.4.3), nothing else.
+    /// As `identity`, answered only when the newest TLS key is another one than this.
+    Successor {
+        /// SHA-256 of the DER SPKI of a TLS key.
+        key: Sha256Digest,
+    },
+    /// Keeps this TLS key from being given up by `retire`, as long as the connection that asks is open.
+    Hold {
+        /// SHA-256 of its DER SPKI.
+        key: Sha256Digest,
+    },
+    /// None of serve's connections uses this TLS key any more: it is overwritten, unless it is the newest or held.
+    Retire {
+        /// SHA-256 of its DER SPKI.
+        key: Sha256Digest,
+    },
+    /// Signs the content of a TLS 1.3 `CertificateVerify` (RFC 8446 section 4.4.3) of the given side, nothing else.
     SignTls {
+        /// SHA-256 of the DER SPKI of the certificate that was shown.
+        key: Sha256Digest,
+        /// Which side of the connection this guest is.
+        side: TlsSide,
         /// Must be [`TLS_SCHEME`].
         scheme: u16,
-        /// 64 × 0x20 ‖ "TLS 1.3, server `CertificateVerify`" ‖ 0x00 ‖ transcript hash: what rustls gives to `Signer::sign`.
+        /// 64 × 0x20 ‖ "TLS 1.3, server `CertificateVerify`" (or "client") ‖ 0x00 ‖ transcript hash: what rustls gives to
+        /// `Signer::sign`.
         message: Base64<MAX_TLS_MESSAGE>,
     },
     /// A fresh proof. Requests that arrive while a quote is being made share the next quote.
     Prove {
-        /// `tls` or `hpke`.
+        /// SHA-256 of the DER SPKI of the TLS key that the connection began with.
+        key: Sha256Digest,
+        /// `tls` to a client, `tls-client` to a server, or `hpke`.
         kind: FreshnessKind,
-        /// The client's challenge.
+        /// The peer's challenge.
         challenge: Hex32,
-        /// Exporter of the client's connection, taken by serve from its own side.
+        /// Exporter of the peer's connection, taken by serve from its own side.
         binding: Hex32,
     },
-    /// Signs the next receipt. The attester adds sequence, previous, model, launch, evidence and instance key.
+    /// Signs the next receipt. The attester adds sequence, previous, model, launch and instance key.
     SignReceipt {
+        /// Address of the evidence document that the connection was proven with: one of this guest's own.
+        evidence: Sha256Digest,
         /// SHA-256(salt ‖ request body).
         request: Sha256Digest,
         /// SHA-256(salt ‖ response text).
@@ -52,12 +80,26 @@ pub enum ServingRequest {
     },
 }
 
+/// A side of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsSide {
+    /// It was connected to.
+    Server,
+    /// It connected.
+    Client,
+}
+
 /// Answer to a serving request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ServingAnswer {
-    /// To `identity`.
+    /// To `identity` and `successor`.
     Identity(Box<Identity>),
+    /// To `hold`.
+    Held {},
+    /// To `retire`.
+    Retired {},
     /// To `sign-tls`.
     TlsSignature {
         /// Ed25519, 64 bytes.
@@ -77,7 +119,7 @@ pub enum ServingAnswer {
     },
 }
 
-/// Who the guest is.
+/// Who the guest is, with its newest TLS key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {

@@ -4,53 +4,98 @@
 use std::{
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use attested_channel::{Leaf, ReportDataInputs, Tree};
 use attester_protocol::Failure;
 use tee::QuoteDevice;
-use types::{Base64, ConnectionProof, Document as _, Freshness, Sha256Digest};
+use types::{Base64, ConnectionProof, Document as _, Freshness, Hex32, RuntimeEvent};
 
-use crate::serving::Receipts;
+use crate::{
+    facts::Facts,
+    generations::{Generation, Generations, Shown},
+    keys::TlsKey,
+    serving::Receipts,
+};
 
 /// Takes the result of one challenge. Must not block.
 pub(crate) type Deliver = Box<dyn FnOnce(Result<ConnectionProof, Failure>) + Send>;
 
+/// A challenge, and the TLS key of its connection.
+pub(crate) struct Challenge {
+    pub(crate) leaf: Leaf,
+    pub(crate) shown: Arc<Shown>,
+    pub(crate) deliver: Deliver,
+}
+
 /// Challenges that wait for the next quote.
 #[derive(Default)]
 pub(crate) struct Queue {
-    waiting: Mutex<Vec<(Leaf, Deliver)>>,
+    waiting: Mutex<Waiting>,
     arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    challenges: Vec<Challenge>,
+    /// A renewal out of turn.
+    renewal: bool,
+}
+
+/// What comes next.
+enum Next {
+    Challenges(Vec<Challenge>),
+    Renewal,
 }
 
 impl Queue {
     /// Adds a challenge, or delivers [`Failure::Busy`] at once when too many wait.
-    pub(crate) fn push(&self, leaf: Leaf, deliver: Deliver) {
+    pub(crate) fn push(&self, challenge: Challenge) {
         let mut waiting = self.lock();
-        if waiting.len() >= MAX_WAITING {
+        if waiting.challenges.len() >= MAX_WAITING {
             drop(waiting);
-            deliver(Err(Failure::Busy));
+            (challenge.deliver)(Err(Failure::Busy));
             return;
         }
-        waiting.push((leaf, deliver));
+        waiting.challenges.push(challenge);
         self.arrived.notify_one();
     }
 
-    /// Waits for at least one challenge, then takes all of the first one's kind: a tree has leaves of one kind.
-    fn take(&self) -> Vec<(Leaf, Deliver)> {
+    /// Has the key renewed.
+    pub(crate) fn ask_renewal(&self) {
+        self.lock().renewal = true;
+        self.arrived.notify_one();
+    }
+
+    /// Waits for at least one challenge, then takes all that one quote can answer with the first: of its kind, on
+    /// connections of its TLS key. A renewal that is due, or asked for, comes before them.
+    fn next(&self, due: Instant) -> Next {
         let mut waiting = self.lock();
         loop {
-            if let Some(kind) = waiting.first().map(|(leaf, _)| leaf.kind) {
-                let (taken, left) = mem::take(&mut *waiting).into_iter().partition(|(leaf, _)| leaf.kind == kind);
-                *waiting = left;
-                return taken;
+            let patience = due.saturating_duration_since(Instant::now());
+            if mem::take(&mut waiting.renewal) || patience.is_zero() {
+                return Next::Renewal;
             }
-            waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            let first = waiting.challenges.first().map(|first| (first.leaf.kind, first.shown.evidence));
+            if let Some((kind, evidence)) = first {
+                let same = |challenge: &Challenge| (challenge.leaf.kind, challenge.shown.evidence) == (kind, evidence);
+                let (taken, left) = mem::take(&mut waiting.challenges).into_iter().partition(same);
+                waiting.challenges = left;
+                return Next::Challenges(taken);
+            }
+            waiting = self.arrived.wait_timeout(waiting, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Leaf, Deliver)>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Queue({} challenges)", self.lock().challenges.len())
     }
 }
 
@@ -59,21 +104,40 @@ pub(crate) struct Batches<D> {
     pub(crate) device: D,
     pub(crate) queue: Arc<Queue>,
     pub(crate) receipts: Arc<Receipts>,
-    pub(crate) inputs: ReportDataInputs,
-    pub(crate) evidence: Sha256Digest,
+    pub(crate) generations: Arc<Generations>,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) events: Vec<RuntimeEvent>,
+    pub(crate) instance_key: Hex32,
+    pub(crate) every: Duration,
 }
 
 impl<D: QuoteDevice> Batches<D> {
-    /// Makes one quote after the other, for ever.
+    /// Makes one quote after the other, for ever; where a renewal is due, its quote comes next.
     pub(crate) fn run(mut self) {
+        let mut due = Instant::now() + self.every;
         loop {
-            self.next();
+            match self.queue.next(due) {
+                Next::Challenges(challenges) => self.answer(challenges),
+                // A key that cannot be renewed stays: the guest goes on, and proofs are as fresh as ever.
+                Next::Renewal => {
+                    due = Instant::now() + self.renew().map_or(self.every.min(RETRY), |()| self.every);
+                }
+            }
         }
     }
 
-    fn next(&mut self) {
-        let (leaves, deliveries): (Vec<_>, Vec<_>) = self.queue.take().into_iter().unzip();
-        match self.prove(&leaves) {
+    fn renew(&mut self) -> Result<(), Failure> {
+        let Self { device, receipts, generations, facts, events, instance_key, .. } = self;
+        let key = TlsKey::generate().map_err(|_| Failure::Internal)?;
+        generations.replace(Generation::new(device, facts, events, key, *instance_key, receipts.head())?);
+        Ok(())
+    }
+
+    fn answer(&mut self, challenges: Vec<Challenge>) {
+        let Some(shown) = challenges.first().map(|first| Arc::clone(&first.shown)) else { return };
+        let (leaves, deliveries): (Vec<_>, Vec<_>) =
+            challenges.into_iter().map(|Challenge { leaf, deliver, .. }| (leaf, deliver)).unzip();
+        match self.prove(&shown, &leaves) {
             Ok((tree, proof)) => {
                 for ((leaf_index, path), deliver) in (0..).zip(tree.paths()).zip(deliveries) {
                     deliver(Ok(ConnectionProof { leaf_index, path, ..proof.clone() }));
@@ -84,16 +148,16 @@ impl<D: QuoteDevice> Batches<D> {
     }
 
     /// One quote over the tree of these leaves, and the proof without index and path.
-    fn prove(&mut self, leaves: &[Leaf]) -> Result<(Tree, ConnectionProof), Failure> {
+    fn prove(&mut self, shown: &Shown, leaves: &[Leaf]) -> Result<(Tree, ConnectionProof), Failure> {
         let kind = leaves.first().map(|leaf| leaf.kind).ok_or(Failure::Internal)?;
         let tree = Tree::new(leaves.iter().map(Leaf::hash).collect()).ok_or(Failure::Busy)?;
         let (receipt_count, receipt_head) = self.receipts.head();
         let freshness = Freshness { kind, tree_size: tree.size(), root: tree.root() };
-        let inputs = ReportDataInputs { receipt_head, receipt_count, freshness, ..self.inputs.clone() };
+        let inputs = ReportDataInputs { receipt_head, receipt_count, freshness, ..shown.inputs.clone() };
         let quote = self.device.quote(&inputs.report_data()).map_err(|_| Failure::Device)?;
         let proof = ConnectionProof {
             schema: ConnectionProof::SCHEMA.to_owned(),
-            evidence: self.evidence,
+            evidence: shown.evidence,
             quote: Base64::new(quote).ok_or(Failure::Device)?,
             receipt_head,
             receipt_count,
@@ -105,6 +169,8 @@ impl<D: QuoteDevice> Batches<D> {
     }
 }
 
+/// When a renewal that failed is tried again.
+const RETRY: Duration = Duration::from_secs(60);
 /// Most challenges that wait for one quote: twice the connections of `serve`. A connection must be able to take the
 /// proofs of all of them at once ([`crate::connection`]), some 10 KB each in locked memory.
 pub(crate) const MAX_WAITING: usize = 1024;

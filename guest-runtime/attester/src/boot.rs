@@ -6,7 +6,7 @@ use attester_protocol::{ControlAnswer, ControlRequest, Failure};
 use tee::QuoteDevice;
 use types::{Base64, EventName, Freshness, FreshnessKind, Hex32, RuntimeEvent};
 
-use crate::{Keys, batch::Batches, facts::Facts, serving::Serving};
+use crate::{Keys, Renewal, batch::Batches, facts::Facts, serving::Serving};
 
 /// State between start and the event `serve`.
 pub(crate) struct Boot<D> {
@@ -59,12 +59,9 @@ impl<D: QuoteDevice> Boot<D> {
     }
 
     /// Hands device and keys to the serving part, with certificate and evidence made at this moment.
-    pub(crate) fn into_serving(mut self) -> Result<(Serving, Batches<D>), Failure> {
+    pub(crate) fn into_serving(mut self, renewal: Renewal) -> Result<(Serving, Batches<D>), Failure> {
         let facts = self.facts.take().ok_or(Failure::NotConfigured)?;
-        let inputs = facts.report_data_inputs(&self.keys, Hex32::default());
-        let quote = self.device.quote(&inputs.report_data()).map_err(|_| Failure::Device)?;
-        let evidence = facts.evidence(&inputs, quote.clone(), &self.events)?;
-        Serving::new(self.device, self.keys, facts, inputs, evidence, quote)
+        Serving::new(self.device, self.keys, facts, self.events, renewal)
     }
 
     fn moment(&self) -> Option<EventName> {
@@ -96,7 +93,7 @@ impl<D: QuoteDevice> Boot<D> {
             return Err(Failure::NotKeyRelease);
         }
         let facts = self.facts.as_ref().ok_or(Failure::NotConfigured)?;
-        let mut inputs = facts.report_data_inputs(&self.keys, hpke_key);
+        let mut inputs = facts.report_data_inputs(self.keys.spki_sha256(), self.keys.instance_key(), hpke_key);
         let leaf = Leaf {
             kind: FreshnessKind::KeyRelease,
             role: inputs.role,

@@ -6,11 +6,11 @@ use attester_protocol::Failure;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, PublicKeyData, SignatureAlgorithm};
 use types::{Base64, Sha256Digest};
 
-use crate::Keys;
+use crate::keys::TlsKey;
 
 /// DER of a certificate over the TLS key that names the evidence and carries its quote. Its dates say nothing: the
 /// guest's age is no secret of it, and whoever accepts a guest asks for a fresh proof.
-pub(crate) fn build(keys: &Keys, evidence: Sha256Digest, quote: Vec<u8>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn build(key: &TlsKey, evidence: Sha256Digest, quote: Vec<u8>) -> Result<Vec<u8>, Failure> {
     let quote = Base64::new(quote).ok_or(Failure::TooLarge)?;
     let value = CertificateEvidence { evidence, quote }.to_extension_value().map_err(|_| Failure::TooLarge)?;
     let mut params = CertificateParams::default();
@@ -19,17 +19,17 @@ pub(crate) fn build(keys: &Keys, evidence: Sha256Digest, quote: Vec<u8>) -> Resu
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, "Chrysalis guest");
     params.custom_extensions = vec![CustomExtension::from_oid_content(&certificate::OID_ARCS, value)];
-    let key = TlsKey { public: *keys.tls_key().as_bytes(), keys };
-    let signed = params.self_signed(&key).map_err(|_| Failure::Internal)?;
+    let signed =
+        params.self_signed(&Signing { public: *key.public().as_bytes(), key }).map_err(|_| Failure::Internal)?;
     Ok(signed.der().to_vec())
 }
 
-struct TlsKey<'a> {
+struct Signing<'a> {
     public: [u8; 32],
-    keys: &'a Keys,
+    key: &'a TlsKey,
 }
 
-impl PublicKeyData for TlsKey<'_> {
+impl PublicKeyData for Signing<'_> {
     fn der_bytes(&self) -> &[u8] {
         &self.public
     }
@@ -39,9 +39,9 @@ impl PublicKeyData for TlsKey<'_> {
     }
 }
 
-impl rcgen::SigningKey for TlsKey<'_> {
+impl rcgen::SigningKey for Signing<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        Ok(self.keys.sign_tls(message).to_vec())
+        Ok(self.key.sign(message).to_vec())
     }
 }
 
@@ -53,12 +53,12 @@ mod tests {
 
     #[test]
     fn the_certificate_is_over_the_tls_key_and_carries_the_quote() {
-        let keys = Keys::generate().unwrap();
-        let der = build(&keys, Sha256Digest::of(b"evidence"), vec![3; 5000]).unwrap();
+        let key = TlsKey::generate().unwrap();
+        let der = build(&key, Sha256Digest::of(b"evidence"), vec![3; 5000]).unwrap();
         let read = GuestCertificate::from_der(&der).unwrap();
-        assert_eq!(read.spki_sha256, keys.spki_sha256());
+        assert_eq!(read.spki_sha256, key.spki_sha256());
         assert_eq!(read.evidence.evidence, Sha256Digest::of(b"evidence"));
         assert_eq!(read.evidence.quote.as_slice(), vec![3; 5000]);
-        assert_eq!(build(&keys, Sha256Digest::ZERO, vec![0; 13_000]), Err(Failure::TooLarge));
+        assert_eq!(build(&key, Sha256Digest::ZERO, vec![0; 13_000]), Err(Failure::TooLarge));
     }
 }

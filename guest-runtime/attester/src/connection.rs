@@ -53,12 +53,14 @@ struct Peer {
 impl Peer {
     /// Answers until the peer closes the connection, or sends what is no request.
     fn answer_all(&self, serving: &Serving) {
+        let mut held = Vec::new();
         while let Ok(Some(Request { id, body })) = frame::read(&mut &*self.stream) {
             let peer = self.clone();
-            if matches!(body, ServingRequest::Prove { .. }) {
-                serving.answer(body, move |answer| peer.offer(encode(id, answer)));
+            // Answered by the thread that makes quotes, later than asked for.
+            if matches!(body, ServingRequest::Prove { .. } | ServingRequest::Successor { .. }) {
+                serving.answer(body, &mut held, move |answer| peer.offer(encode(id, answer)));
             } else {
-                serving.answer(body, move |answer| drop(peer.sender.send(encode(id, answer))));
+                serving.answer(body, &mut held, move |answer| drop(peer.sender.send(encode(id, answer))));
             }
         }
         let _ = self.stream.shutdown(Shutdown::Read);

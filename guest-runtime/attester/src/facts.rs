@@ -9,8 +9,6 @@ use types::{
     CanonicalError, Document as _, Evidence, Freshness, GuestConfig, Hex32, RuntimeEvent, Sha256Digest, Sha384Digest,
 };
 
-use crate::Keys;
-
 /// The configuration that init gave, checked against MRCONFIGID.
 pub(crate) struct Facts {
     configuration: Configuration,
@@ -43,11 +41,16 @@ impl Facts {
     }
 
     /// What REPORTDATA covers, with no receipts and no freshness.
-    pub(crate) fn report_data_inputs(&self, keys: &Keys, hpke_key: Hex32) -> ReportDataInputs {
+    pub(crate) fn report_data_inputs(
+        &self,
+        spki_sha256: Sha256Digest,
+        instance_key: Hex32,
+        hpke_key: Hex32,
+    ) -> ReportDataInputs {
         ReportDataInputs {
             role: self.parsed.role.0,
-            spki_sha256: keys.spki_sha256(),
-            instance_key: keys.instance_key(),
+            spki_sha256,
+            instance_key,
             hpke_key,
             gpu_digest: self.gpu,
             receipt_head: Sha256Digest::ZERO,

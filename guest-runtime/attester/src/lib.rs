@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The attester: the one process that holds the guest's keys and its quote device.
 //!
-//! It makes an instance key (signs receipts) and a TLS key when it starts, in memory that is never written anywhere.
-//! Init drives it through the boot over the control socket ([`boot`]); after the event `serve` it answers `serve`
+//! It makes an instance key (signs receipts) and a TLS key when it starts, in memory that is never written anywhere; while
+//! the guest serves it renews the TLS key, with certificate and evidence ([`Renewal`]). Init drives it through the boot over the control socket ([`boot`]); after the event `serve` it answers `serve`
 //! on the serving socket. It speaks to nobody else, opens no file and prints nothing.
 //!
 //! What it establishes: a quote leaves it only with REPORTDATA of the documented form over its own keys; a key-release
@@ -14,7 +14,9 @@ mod boot;
 mod certificate;
 mod connection;
 mod facts;
+mod generations;
 mod keys;
+mod renewal;
 mod sandbox;
 mod serving;
 
@@ -32,6 +34,7 @@ use linux_sys::{SysError, seccomp::SeccompError};
 use tee::QuoteDevice;
 
 pub use keys::Keys;
+pub use renewal::{Renewal, Renewer};
 pub use sandbox::confine;
 
 use boot::Boot;
@@ -50,15 +53,29 @@ pub fn run<D: QuoteDevice + Send + 'static>(device: D) -> ExitCode {
     }
 }
 
-/// Serves over the given sockets until the control socket is closed.
+/// Serves over the given sockets until the control socket is closed, with the usual [`Renewal`].
 ///
 /// # Errors
 /// [`AttesterError`]; the guest must halt then.
 pub fn serve<D: QuoteDevice + Send + 'static>(
     device: D,
     keys: Keys,
+    control: UnixStream,
+    listener: UnixListener,
+) -> Result<(), AttesterError> {
+    serve_renewing(device, keys, control, listener, Renewal::default())
+}
+
+/// As [`serve`], with another [`Renewal`].
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_renewing<D: QuoteDevice + Send + 'static>(
+    device: D,
+    keys: Keys,
     mut control: UnixStream,
     listener: UnixListener,
+    renewal: Renewal,
 ) -> Result<(), AttesterError> {
     let mut boot = Boot::new(device, keys);
     while !boot.is_complete() {
@@ -69,7 +86,7 @@ pub fn serve<D: QuoteDevice + Send + 'static>(
             continue;
         }
         // The event `serve` is in the register: identity and quote follow, and only then the answer.
-        let serving = boot.into_serving();
+        let serving = boot.into_serving(renewal);
         let failure = serving.as_ref().err().copied();
         reply(&mut control, id, failure.map_or(answer, Err))?;
         let (serving, batches) = serving.map_err(AttesterError::Identity)?;

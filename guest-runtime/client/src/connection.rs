@@ -29,7 +29,7 @@ use crate::{
     openai,
     receipts::{BookError, Session, check_receipt},
     upstream::Upstream,
-    verifier::{OwnSide, Verifier, unix_now},
+    verifier::{GuestSide, OwnSide, Verifier, unix_now},
 };
 
 /// A connection whose newest proof was accepted. A new proof is asked for when the verdict has expired.
@@ -232,7 +232,12 @@ async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientErr
     };
     wire.check_tickets()?;
     let (asked, now) = (Instant::now(), unix_now());
-    let own = OwnSide { challenge: &challenge, exporter: &exporter, spki_sha256: &wire.spki_sha256 };
+    let own = OwnSide {
+        guest: GuestSide::Server,
+        challenge: &challenge,
+        exporter: &exporter,
+        spki_sha256: &wire.spki_sha256,
+    };
     let (accepted, verdict) = verifier.judge(&proof, &evidence, own, now)?;
     let cover = Cover::new(asked, now, accepted.expires());
     let stored = StoredProof::new(challenge, exporter, proof);

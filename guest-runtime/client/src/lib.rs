@@ -38,7 +38,7 @@ pub use policy::{ClientPolicy, PolicyFile, PolicyFileError};
 pub use receipts::{BookError, ReceiptBook, Session, check_receipt};
 pub use sse::{Block, BlockError, Blocks};
 pub use upstream::{Upstream, UpstreamError};
-pub use verifier::Verifier;
+pub use verifier::{GuestProof, GuestSide, Verifier};
 
 /// Runs the program with the arguments `args` (the program's name first). Results go to standard output, everything
 /// else to standard error. Exit codes: 0 accepted, 2 refused, 64 wrong usage, 1 anything else.

@@ -33,9 +33,35 @@ struct KnownQuote {
     verified: VerifiedQuote,
 }
 
+/// Which side of a connection a guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestSide {
+    /// It was connected to.
+    Server,
+    /// It connected.
+    Client,
+}
+
+/// What a guest gave for a connection, and what the verifier knows of that connection by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestProof<'a> {
+    /// The canonical evidence document.
+    pub evidence: &'a [u8],
+    /// The canonical [`ConnectionProof`].
+    pub proof: &'a [u8],
+    /// The challenge that was sent.
+    pub challenge: &'a [u8; 32],
+    /// The connection's exporter for it, of the verifier's own end.
+    pub exporter: &'a [u8; 32],
+    /// SHA-256 of the SPKI of the certificate that the guest signed the handshake with.
+    pub spki_sha256: &'a Sha256Digest,
+}
+
 /// What the verifier knows of a connection by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnSide<'a> {
+    /// Which side the guest is.
+    pub(crate) guest: GuestSide,
     /// The challenge that was sent.
     pub(crate) challenge: &'a [u8; 32],
     /// The connection's exporter for it.
@@ -106,11 +132,14 @@ impl Verifier {
         own: OwnSide<'_>,
         now: u64,
     ) -> Result<(Accepted, Verdict), ClientError> {
-        let OwnSide { challenge, exporter, spki_sha256 } = own;
+        let OwnSide { guest, challenge, exporter, spki_sha256 } = own;
         let quote = self.verify_quote(proof.quote.as_slice(), now)?;
         let appraisal = Appraisal {
             evidence,
-            binding: Binding::Connection { proof, challenge, exporter, spki_sha256 },
+            binding: match guest {
+                GuestSide::Server => Binding::Connection { proof, challenge, exporter, spki_sha256 },
+                GuestSide::Client => Binding::GuestClient { proof, challenge, exporter, spki_sha256 },
+            },
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
@@ -119,6 +148,30 @@ impl Verifier {
             now,
         };
         appraisal.accept().map_err(|verdict| ClientError::Refused(verdict.reasons()))
+    }
+
+    /// Judges what a guest on the given side of a connection gave, at `now` (seconds since 1970). A proof of one side is
+    /// refused for the other.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with all independent reasons.
+    pub fn judge_guest(
+        &self,
+        guest: GuestSide,
+        given: GuestProof<'_>,
+        now: u64,
+    ) -> Result<(Accepted, Verdict, Arc<Evidence>), ClientError> {
+        let GuestProof { evidence, proof, challenge, exporter, spki_sha256 } = given;
+        let proof = ConnectionProof::from_canonical(proof).map_err(|error| {
+            ClientError::refuse("proof_malformed", "proof", error.to_string(), "send the canonical proof")
+        })?;
+        let evidence = match self.known(&proof.evidence) {
+            Some(known) => known,
+            None => self.learn(&proof.evidence, evidence)?,
+        };
+        let own = OwnSide { guest, challenge, exporter, spki_sha256 };
+        let (accepted, verdict) = self.judge(&proof, &evidence, own, now)?;
+        Ok((accepted, verdict, evidence))
     }
 
     /// Judges a document on its own, for a receipt that is looked at later. No connection is proven by it.
@@ -178,7 +231,7 @@ pub(crate) fn unix_now() -> u64 {
 }
 
 const FETCH_AGAIN: &str = "fetch the document that the proof names";
-/// Evidence documents kept. A guest has one for as long as it runs.
+/// Evidence documents kept. A guest has a new one with each renewal of its TLS key.
 const MAX_KNOWN: usize = 16;
 
 #[cfg(test)]

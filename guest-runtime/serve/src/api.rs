@@ -30,6 +30,7 @@ use crate::{
     embeddings,
     engine::{Engine, Lease},
     error::ApiError,
+    identities::{Identities, Shown},
     limits::Limits,
     receipts::Receipts,
     request::Kind,
@@ -40,8 +41,7 @@ use crate::{
 pub(crate) struct State {
     pub(crate) attester: Attester,
     pub(crate) engine: Engine,
-    pub(crate) evidence: Bytes,
-    pub(crate) evidence_digest: Sha256Digest,
+    pub(crate) identities: Identities,
     pub(crate) model: ModelId,
     pub(crate) clock: Clock,
     pub(crate) receipts: Receipts,
@@ -72,6 +72,8 @@ impl Clock {
 #[derive(Debug)]
 pub(crate) struct Connection {
     channel: Channel<TcpStream>,
+    /// The key that it began with.
+    pub(crate) shown: Arc<Shown>,
     /// Whose requests come here: nobody's but this connection's.
     lease: Arc<Lease>,
     /// Binding of the newest proof.
@@ -81,16 +83,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>) -> Self {
-        Self { channel, lease, proof: Mutex::new(None), asked: watch::Sender::new(false) }
+    pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>, shown: Arc<Shown>) -> Self {
+        Self { channel, shown, lease, proof: Mutex::new(None), asked: watch::Sender::new(false) }
     }
 
-    /// The binding of the newest proof, for a request that needs one; without one nothing but attestation is answered.
-    fn proven(&self) -> Result<[u8; 32], ApiError> {
-        let proof = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
-        let proof = proof.ok_or_else(ApiError::attestation_required)?;
+    /// The newest proof, for a request that needs one; without one nothing but attestation is answered.
+    fn proven(&self) -> Result<Proof, ApiError> {
+        let binding = *self.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        let binding = binding.ok_or_else(ApiError::attestation_required)?;
         self.asked.send_replace(true);
-        Ok(proof)
+        Ok(Proof { binding, evidence: self.shown.evidence_digest })
     }
 
     /// Ends when a request came that needs a proof, and there was one.
@@ -98,6 +100,15 @@ impl Connection {
         // The sender is in our hands: there is an end to wait for.
         let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
+}
+
+/// By what a connection was proven.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proof {
+    /// Binding of the newest proof.
+    pub(crate) binding: [u8; 32],
+    /// The evidence that proofs of this connection name.
+    pub(crate) evidence: Sha256Digest,
 }
 
 /// A body that is whole, or one that is written while it is sent.
@@ -137,7 +148,7 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let mut response = route(&state, &connection, request).await.unwrap_or_else(|error| refuse(&error));
-    if state.drain.has_begun() && *connection.asked.borrow() {
+    if connection.shown.ends.has_begun() || state.drain.has_begun() && *connection.asked.borrow() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -158,7 +169,7 @@ async fn route(
     if path == "/v1/attestation" {
         return attest(state, connection, post(request)?).await;
     }
-    let binding = connection.proven()?;
+    let proof = connection.proven()?;
     if let Some(id) = path.strip_prefix("/v1/receipts/") {
         return get(state.receipts.of(id).map(|bytes| json(bytes.into())).ok_or(ApiError::not_found("receipt")));
     }
@@ -171,7 +182,7 @@ async fn route(
             let body = post(request)?;
             let Work::Embed { dimensions } = state.engine.facts().work else { return Err(ApiError::wrong_endpoint()) };
             let body = read_body(body, &state.limits).await?;
-            embeddings::answer(state, dimensions, &connection.lease, binding, &body).await
+            embeddings::answer(state, dimensions, &connection.lease, proof, &body).await
         }
         "/v1/chat/completions" | "/v1/completions" => {
             let kind = if path == "/v1/completions" { Kind::Text } else { Kind::Chat };
@@ -180,7 +191,7 @@ async fn route(
                 return Err(ApiError::wrong_endpoint());
             }
             let body = read_body(body, &state.limits).await?;
-            completion::answer(state, kind, &connection.lease, binding, &body).await
+            completion::answer(state, kind, &connection.lease, proof, &body).await
         }
         _ => Err(ApiError::not_found("path")),
     }
@@ -196,16 +207,15 @@ async fn attest(state: &State, connection: &Connection, body: Incoming) -> Resul
     let Challenge { challenge } =
         serde_json::from_slice(&body).map_err(|error| ApiError::malformed_json(error.line(), error.column()))?;
     let binding = connection.channel.binding(challenge.as_bytes()).map_err(|_| ApiError::internal())?;
-    let proof = state.attester.prove(challenge, Hex32::new(binding)).await.map_err(|error| of_attester(&error))?;
+    let key = connection.shown.key;
+    let proof = state.attester.prove(key, challenge, Hex32::new(binding)).await.map_err(|error| of_attester(&error))?;
     *connection.proof.lock().unwrap_or_else(PoisonError::into_inner) = Some(binding);
     Ok(json(proof))
 }
 
 fn evidence(state: &State, digest: &str) -> Result<Response<AnswerBody>, ApiError> {
-    if digest.parse() != Ok(state.evidence_digest) {
-        return Err(ApiError::not_found("evidence document"));
-    }
-    Ok(whole(StatusCode::OK, state.evidence.clone()))
+    let evidence = digest.parse().ok().and_then(|digest| state.identities.evidence(&digest));
+    evidence.map(|evidence| whole(StatusCode::OK, evidence)).ok_or(ApiError::not_found("evidence document"))
 }
 
 /// Whether a client's name means this model: its name, name and revision, or the full name.

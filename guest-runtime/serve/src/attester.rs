@@ -15,8 +15,8 @@ use std::{
 
 use attested_channel::{Receipt, SignedReceipt};
 use attester_protocol::{
-    CallError, Failure, FrameError, Identity, Outcome, Request, Response, ServingAnswer, ServingRequest, call, frame,
-    serving::TLS_SCHEME,
+    CallError, Failure, FrameError, Identity, Outcome, Request, Response, ServingAnswer, ServingRequest, TlsSide, call,
+    frame, serving::TLS_SCHEME,
 };
 use rustls::{
     SignatureAlgorithm, SignatureScheme,
@@ -97,9 +97,32 @@ impl Attester {
         }
     }
 
-    /// A fresh proof for a connection, in canonical form.
-    pub(crate) async fn prove(&self, challenge: Hex32, binding: Hex32) -> Result<Vec<u8>, AttesterError> {
-        match self.ask(ServingRequest::Prove { kind: FreshnessKind::Tls, challenge, binding }).await? {
+    /// Who this guest is once its TLS key is another one than `key`.
+    pub(crate) async fn successor(&self, key: Sha256Digest) -> Result<Identity, AttesterError> {
+        match self.ask(ServingRequest::Successor { key }).await? {
+            ServingAnswer::Identity(identity) => Ok(*identity),
+            _ => Err(AttesterError::Unexpected),
+        }
+    }
+
+    /// Says that no connection uses a key any more. Waits for nothing: where it is not heard, the attester's own limit holds.
+    pub(crate) fn retire(&self, key: Sha256Digest) {
+        let Ok(place) = self.shared.requests.try_reserve() else { return };
+        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let Ok(frame) = frame::encode(&Request { id, body: ServingRequest::Retire { key } }) else { return };
+        let (sender, _) = oneshot::channel();
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        place.send(frame);
+    }
+
+    /// A fresh proof for a connection that began with `key`, in canonical form.
+    pub(crate) async fn prove(
+        &self,
+        key: Sha256Digest,
+        challenge: Hex32,
+        binding: Hex32,
+    ) -> Result<Vec<u8>, AttesterError> {
+        match self.ask(ServingRequest::Prove { key, kind: FreshnessKind::Tls, challenge, binding }).await? {
             ServingAnswer::Proof { proof } => {
                 ConnectionProof::to_canonical(&proof).map_err(|_| AttesterError::Unexpected)
             }
@@ -166,10 +189,9 @@ async fn write(mut writer: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) 
 ///
 /// Signing waits for the attester's socket inside the handshake, for about a tenth of a millisecond. It must run
 /// on a runtime with several threads.
-pub(crate) fn resolver(path: &Path, identity: &Identity) -> Arc<dyn ResolvesServerCert> {
+pub(crate) fn resolver(socket: &Arc<TlsSocket>, identity: &Identity) -> Arc<dyn ResolvesServerCert> {
     let chain = identity.certificates.iter().map(|der| CertificateDer::from(der.as_slice().to_vec())).collect();
-    let key =
-        AttesterKey(Arc::new(TlsSocket { path: path.to_owned(), stream: Mutex::new(None), next: AtomicU64::new(1) }));
+    let key = AttesterKey { key: identity.spki_sha256, socket: Arc::clone(socket) };
     Arc::new(OneCertificate(Arc::new(CertifiedKey::new(chain, Arc::new(key)))))
 }
 
@@ -183,10 +205,14 @@ impl ResolvesServerCert for OneCertificate {
 }
 
 #[derive(Debug, Clone)]
-struct AttesterKey(Arc<TlsSocket>);
+struct AttesterKey {
+    key: Sha256Digest,
+    socket: Arc<TlsSocket>,
+}
 
+/// A connection of its own to the attester, for signatures of handshakes.
 #[derive(Debug)]
-struct TlsSocket {
+pub(crate) struct TlsSocket {
     path: PathBuf,
     stream: Mutex<Option<BlockingStream>>,
     next: AtomicU64,
@@ -205,7 +231,7 @@ impl SigningKey for AttesterKey {
 impl Signer for AttesterKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let message = Base64::new(message.to_vec()).ok_or_else(refused)?;
-        tokio::task::block_in_place(|| self.0.sign(message)).map_err(|_| refused())
+        tokio::task::block_in_place(|| self.socket.sign(self.key, message)).map_err(|_| refused())
     }
 
     fn scheme(&self) -> SignatureScheme {
@@ -214,14 +240,23 @@ impl Signer for AttesterKey {
 }
 
 impl TlsSocket {
-    fn sign(&self, message: Base64<{ attester_protocol::serving::MAX_TLS_MESSAGE }>) -> Result<Vec<u8>, CallError> {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), stream: Mutex::new(None), next: AtomicU64::new(1) }
+    }
+
+    fn sign(
+        &self,
+        key: Sha256Digest,
+        message: Base64<{ attester_protocol::serving::MAX_TLS_MESSAGE }>,
+    ) -> Result<Vec<u8>, CallError> {
         let mut slot = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stream = match slot.take() {
             Some(stream) => stream,
             None => self.connect().map_err(FrameError::from)?,
         };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let answer = call(&mut stream, id, &ServingRequest::SignTls { scheme: TLS_SCHEME, message });
+        let asked = ServingRequest::SignTls { key, side: TlsSide::Server, scheme: TLS_SCHEME, message };
+        let answer = call(&mut stream, id, &asked);
         if matches!(answer, Ok(_) | Err(CallError::Refused(_))) {
             *slot = Some(stream);
         }
@@ -243,11 +278,6 @@ fn refused() -> rustls::Error {
     rustls::Error::General("the attester did not sign".to_owned())
 }
 
-/// Address of an evidence document.
-pub(crate) fn evidence_digest(identity: &Identity) -> Sha256Digest {
-    Sha256Digest::of(identity.evidence.as_slice())
-}
-
 const SCHEME: SignatureScheme = SignatureScheme::ED25519;
 const REQUESTS_AHEAD: usize = 256;
 const SIGN_PATIENCE: Duration = Duration::from_secs(5);
@@ -267,7 +297,7 @@ mod tests {
         // Nobody runs the connection: questions stay in the channel until it is full.
         let (attester, _run) = Attester::connect(&path).await.unwrap();
         for _ in 0..2 * REQUESTS_AHEAD {
-            let asked = attester.prove(Hex32::default(), Hex32::default());
+            let asked = attester.prove(Sha256Digest::ZERO, Hex32::default(), Hex32::default());
             assert!(tokio::time::timeout(Duration::ZERO, asked).await.is_err());
         }
         assert_eq!(attester.shared.waiting.lock().unwrap().len(), REQUESTS_AHEAD);

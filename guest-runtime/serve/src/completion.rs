@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     answer::{Events, Frame, RECEIPT_COMMENT, Usage},
-    api::{AnswerBody, State, json, names, of_attester},
+    api::{AnswerBody, Proof, State, json, names, of_attester},
     choice::Choice,
     engine::{Generation, Lease, NotTaken, Step},
     error::ApiError,
@@ -31,13 +31,15 @@ pub(crate) struct Ticket {
     salt: Hex32,
     request: Sha256Digest,
     channel: Sha256Digest,
+    evidence: Sha256Digest,
 }
 
 impl Ticket {
-    /// For the answer to a body that came on a connection with this binding.
-    pub(crate) fn new(binding: &[u8; 32], body: &[u8]) -> Result<Self, ApiError> {
+    /// For the answer to a body that came on a connection with this proof.
+    pub(crate) fn new(proof: &Proof, body: &[u8]) -> Result<Self, ApiError> {
         let salt = Hex32::new(random()?);
-        Ok(Self { salt, request: salted(&salt, body), channel: channel_id(binding) })
+        let Proof { binding, evidence } = proof;
+        Ok(Self { salt, request: salted(&salt, body), channel: channel_id(binding), evidence: *evidence })
     }
 }
 
@@ -49,12 +51,12 @@ struct Growing {
     most: usize,
 }
 
-/// Answers a completion request that came on a connection with this binding.
+/// Answers a completion request that came on a connection with this proof.
 pub(crate) async fn answer(
     state: &Arc<State>,
     kind: Kind,
     lease: &Arc<Lease>,
-    binding: [u8; 32],
+    proof: Proof,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
     let mut request = aside(body.len(), || ApiRequest::parse(kind, body, &state.limits))?;
@@ -68,7 +70,7 @@ pub(crate) async fn answer(
     if !request.has_seed {
         request.generate.sampling.seed = u64::from_ne_bytes(random()?);
     }
-    let ticket = Ticket::new(&binding, body)?;
+    let ticket = Ticket::new(&proof, body)?;
     let frame = Frame {
         kind: request.kind,
         id: format!("{}-{}", if kind == Kind::Chat { "chatcmpl" } else { "cmpl" }, hex::encode(random::<16>()?)),
@@ -306,9 +308,9 @@ pub(crate) async fn receipt(
     prompt_tokens: u64,
     completion_tokens: u64,
 ) -> Result<String, ApiError> {
-    let Ticket { salt, request, channel } = *ticket;
+    let Ticket { salt, request, channel, evidence } = *ticket;
     let response = salted(&salt, response);
-    let asked = ServingRequest::SignReceipt { request, response, prompt_tokens, completion_tokens, channel };
+    let asked = ServingRequest::SignReceipt { evidence, request, response, prompt_tokens, completion_tokens, channel };
     let place = Arc::clone(&state.signing).try_acquire_owned().map_err(|_| ApiError::attester_failed())?;
     let (keeper, id) = (Arc::clone(state), id.to_owned());
     let signing = tokio::spawn(async move {

@@ -10,24 +10,21 @@ use std::{
     time::Duration,
 };
 
-use attested_channel::{
-    stream::share,
-    tls::{is_full_handshake, server_config},
-};
+use attested_channel::{stream::share, tls::is_full_handshake};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::TlsAcceptor;
 use types::{Document as _, Evidence, GuestConfig, ModelId};
 
 use crate::{
     api::{Clock, Connection, State, handle},
-    attester::{Attester, AttesterError, evidence_digest, resolver},
+    attester::{Attester, AttesterError},
     drain::{Drain, DrainLink},
     engine::{Engine, EngineError},
+    identities::Identities,
     limits::Limits,
     receipts::Receipts,
     shares::{Place, Shares},
@@ -88,7 +85,6 @@ pub enum Ended {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    tls: TlsAcceptor,
     state: Arc<State>,
     attester: Running<AttesterError>,
     engine: Running<EngineError>,
@@ -115,7 +111,7 @@ impl Server {
         };
         let clock = Clock::at(identity.unix);
         let model = model_of(identity.evidence.as_slice()).ok_or(StartError::Identity)?;
-        let tls = TlsAcceptor::from(Arc::new(server_config(resolver(&attester_path, &identity))?));
+        let identities = Identities::new(attester.clone(), &attester_path, identity)?;
         let (engine, engine_run) = Engine::connect(&engine_path, &limits).await?;
         let listen_error = |source| StartError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
@@ -123,8 +119,7 @@ impl Server {
         let state = Arc::new(State {
             attester,
             engine,
-            evidence_digest: evidence_digest(&identity),
-            evidence: identity.evidence.into_vec().into(),
+            identities,
             model,
             clock,
             receipts: Receipts::new(limits.receipts),
@@ -132,7 +127,7 @@ impl Server {
             limits,
             drain: Drain::default(),
         });
-        Ok(Self { listener, address, tls, state, attester: attester_run, engine: Box::pin(engine_run), host: None })
+        Ok(Self { listener, address, state, attester: attester_run, engine: Box::pin(engine_run), host: None })
     }
 
     /// Has it finish when the host says so over `link`.
@@ -150,7 +145,7 @@ impl Server {
     /// Answers until attester or engine are gone: without them there is nothing to say. When it was told to finish it
     /// goes on running, without connections: ending the guest is the host's part.
     pub async fn run(self) -> Ended {
-        let Self { listener, tls, state, attester, engine, host, .. } = self;
+        let Self { listener, state, attester, engine, host, .. } = self;
         let told = Arc::clone(&state);
         let heed = async {
             match host {
@@ -161,7 +156,8 @@ impl Server {
         tokio::select! {
             error = attester => Ended::Attester(error),
             error = engine => Ended::Engine(error),
-            never = accept(listener, tls, state) => match never {},
+            never = accept(listener, state) => match never {},
+            never = told.identities.follow() => match never {},
             never = heed => match never {},
         }
     }
@@ -173,7 +169,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> std::convert::Infallible {
+async fn accept(listener: TcpListener, state: Arc<State>) -> std::convert::Infallible {
     let seats = Shares::new(state.limits.connections);
     let told = Arc::clone(&state);
     // Who was sent here a moment ago is still answered.
@@ -194,7 +190,7 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
             continue;
         };
         if let Ok(seat) = seats.take(peer.ip(), 1) {
-            tokio::spawn(serve(stream, peer.ip(), tls.clone(), Arc::clone(&state), seat));
+            tokio::spawn(serve(stream, peer.ip(), Arc::clone(&state), seat));
         }
     }
     drop(listener);
@@ -202,10 +198,11 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) -> s
 }
 
 /// Whatever ends a connection is between the two ends of it: nothing is reported.
-async fn serve(stream: TcpStream, address: IpAddr, tls: TlsAcceptor, state: Arc<State>, _seat: Place) {
+async fn serve(stream: TcpStream, address: IpAddr, state: Arc<State>, _seat: Place) {
     let _ = stream.set_nodelay(true);
     let limits = state.limits;
-    let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, tls.accept(stream)).await else { return };
+    let shown = state.identities.newest();
+    let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, shown.tls.accept(stream)).await else { return };
     if !is_full_handshake(stream.get_ref().1.handshake_kind()) {
         return;
     }
@@ -216,7 +213,7 @@ async fn serve(stream: TcpStream, address: IpAddr, tls: TlsAcceptor, state: Arc<
     }
     let lease = state.engine.tenant(tenant, address);
     let stream = StallGuard::new(stream, limits.stall, lease.is_answering());
-    let connection = Arc::new(Connection::new(channel, lease));
+    let connection = Arc::new(Connection::new(channel, lease, shown));
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -240,11 +237,17 @@ async fn serve(stream: TcpStream, address: IpAddr, tls: TlsAcceptor, state: Arc<
     let _ = http.await;
 }
 
-/// Ends when the guest shall finish and the connection has got an answer, or had time to ask for one: who has just
-/// proven the guest to himself is not sent away with nothing.
+/// Ends when the key that the connection began with will soon be gone, or when the guest shall finish and the connection has
+/// got an answer, or had time to ask for one: who has just proven the guest to himself is not sent away with nothing.
 async fn may_close(state: &State, connection: &Connection) {
-    state.drain.begun().await;
-    let _ = tokio::time::timeout(state.limits.grace, connection.asked()).await;
+    let drained = async {
+        state.drain.begun().await;
+        let _ = tokio::time::timeout(state.limits.grace, connection.asked()).await;
+    };
+    tokio::select! {
+        () = drained => {}
+        () = connection.shown.ends.begun() => {}
+    }
 }
 
 fn model_of(evidence: &[u8]) -> Option<ModelId> {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     answer::pad_whole,
-    api::{AnswerBody, State, names},
+    api::{AnswerBody, Proof, State, names},
     completion::{Ticket, aside, not_taken, random, receipt, with_receipt},
     engine::{Generation, Lease, Step},
     error::ApiError,
@@ -127,12 +127,12 @@ fn tokens(items: &[Json]) -> Option<Input> {
     items.iter().map(token).collect::<Option<_>>().map(Input::Tokens)
 }
 
-/// Answers a request that came on a connection with this binding, by a model whose vectors have `dimensions` values.
+/// Answers a request that came on a connection with this proof, by a model whose vectors have `dimensions` values.
 pub(crate) async fn answer(
     state: &Arc<State>,
     dimensions: u32,
     lease: &Arc<Lease>,
-    binding: [u8; 32],
+    proof: Proof,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
     let request = aside(body.len(), || EmbeddingRequest::parse(body))?;
@@ -140,7 +140,7 @@ pub(crate) async fn answer(
         return Err(ApiError::model_not_found());
     }
     request.check(dimensions, state.limits.answer_bytes)?;
-    let ticket = Ticket::new(&binding, body)?;
+    let ticket = Ticket::new(&proof, body)?;
     let id = format!("embd-{}", hex::encode(random::<16>()?));
     let EmbeddingRequest { inputs, encoding, .. } = request;
     let expected = inputs.len();

@@ -18,6 +18,7 @@ mod drain;
 mod embeddings;
 mod engine;
 mod error;
+mod identities;
 mod limits;
 mod messages;
 mod parse;

@@ -29,7 +29,8 @@ pub enum EventName {
     KeysClosed,
     /// The model was decrypted and verified. Payload: its identity.
     Model,
-    /// The API serves. Payload: SHA-256 of the TLS key's SPKI, then the instance key.
+    /// The API serves. Payload: SHA-256 of the first TLS key's SPKI, then the instance key. Later TLS keys stand in REPORTDATA
+    /// alone.
     Serve,
 }
 

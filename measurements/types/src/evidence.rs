@@ -141,12 +141,15 @@ fn uuid<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 pub enum FreshnessKind {
     /// None: the quote proves that the key was born in such a guest, not when.
     None,
-    /// Challenges of TLS connections, bound by the exporter.
+    /// Challenges of those who connected to this guest by TLS, bound by the exporter.
     Tls,
     /// HPKE sessions.
     Hpke,
     /// One key release.
     KeyRelease,
+    /// Challenges of guests that this guest connected to by TLS, bound by the exporter: of another kind than those of the
+    /// other side, so that neither side's proof passes for the other's.
+    TlsClient,
 }
 
 impl FreshnessKind {
@@ -158,6 +161,7 @@ impl FreshnessKind {
             Self::Tls => 1,
             Self::Hpke => 2,
             Self::KeyRelease => 3,
+            Self::TlsClient => 4,
         }
     }
 }

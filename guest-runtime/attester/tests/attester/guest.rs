@@ -13,7 +13,7 @@ use std::{
 };
 
 use attested_channel::BootFacts;
-use attester::{AttesterError, Keys};
+use attester::{AttesterError, Keys, Renewal, Renewer};
 use attester_protocol::{
     CallError, Configuration, ControlAnswer, ControlRequest, Failure, Outcome, Request, Response, ServingAnswer,
     ServingRequest, call, frame,
@@ -71,6 +71,7 @@ pub(crate) struct Guest {
     pub(crate) spki_sha256: Sha256Digest,
     pub(crate) instance_key: Hex32,
     pub(crate) tls_key: Hex32,
+    pub(crate) renewer: Renewer,
     thread: JoinHandle<Result<(), AttesterError>>,
 }
 
@@ -82,9 +83,11 @@ impl Guest {
         let record = Arc::new(Mutex::new(Record::default()));
         let device = FakeDevice(Arc::clone(&record));
         let keys = Keys::generate().unwrap();
+        let renewal = Renewal::default();
+        let renewer = renewal.renewer();
         let (spki_sha256, instance_key, tls_key) = (keys.spki_sha256(), keys.instance_key(), keys.tls_key());
-        let thread = thread::spawn(move || attester::serve(device, keys, theirs, listener));
-        Self { control, socket, record, spki_sha256, instance_key, tls_key, thread }
+        let thread = thread::spawn(move || attester::serve_renewing(device, keys, theirs, listener, renewal));
+        Self { control, socket, record, spki_sha256, instance_key, tls_key, renewer, thread }
     }
 
     /// A guest whose boot went through to the event `serve`.

@@ -10,4 +10,5 @@
 
 mod boot;
 mod guest;
+mod renewal;
 mod serving;

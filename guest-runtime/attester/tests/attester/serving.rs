@@ -4,29 +4,34 @@
 use attested_channel::{
     GuestCertificate, Leaf, Moment, Quoted, Receipt, ReportDataInputs, SignedReceipt, expected_events, verify_path,
 };
-use attester_protocol::{Failure, Identity, ServingAnswer, ServingRequest, serving::TLS_SCHEME};
+use attester_protocol::{Failure, Identity, ServingAnswer, ServingRequest, TlsSide, serving::TLS_SCHEME};
 use ed25519_dalek::{Signature, VerifyingKey};
 use types::{Base64, ConnectionProof, Document as _, Evidence, Freshness, FreshnessKind, Hex32, Role, Sha256Digest};
 
 use crate::guest::{Guest, Serve, gpu, model, quote, time};
 
-fn identity(serve: &mut Serve) -> Identity {
+pub(crate) fn identity(serve: &mut Serve) -> Identity {
     let Ok(ServingAnswer::Identity(identity)) = serve.ask(&ServingRequest::Identity {}) else { panic!("no identity") };
     *identity
 }
 
-fn prove(number: u64, kind: FreshnessKind) -> ServingRequest {
+fn prove(guest: &Guest, number: u64, kind: FreshnessKind) -> ServingRequest {
     let Leaf { challenge, binding, .. } = leaf(number, kind);
-    ServingRequest::Prove { kind, challenge: Hex32::new(challenge), binding: Hex32::new(binding) }
+    ServingRequest::Prove {
+        key: guest.spki_sha256,
+        kind,
+        challenge: Hex32::new(challenge),
+        binding: Hex32::new(binding),
+    }
 }
 
-fn leaf(number: u64, kind: FreshnessKind) -> Leaf {
+pub(crate) fn leaf(number: u64, kind: FreshnessKind) -> Leaf {
     let of = |label: &[u8]| *Sha256Digest::of_parts(&[label, &number.to_be_bytes()]).as_bytes();
     Leaf { kind, role: Role::Inference, challenge: of(b"challenge"), binding: of(b"binding") }
 }
 
 /// Verifies as a client does, but for the quote's signature.
-fn verify(evidence: &[u8], proof: &ConnectionProof, leaf: &Leaf) {
+pub(crate) fn verify(evidence: &[u8], proof: &ConnectionProof, leaf: &Leaf) {
     assert_eq!(proof.evidence, Sha256Digest::of(evidence));
     let evidence = Evidence::from_canonical(evidence).unwrap();
     let inputs = ReportDataInputs {
@@ -65,13 +70,13 @@ fn challenges_during_a_quote_share_the_next_one() {
     let evidence = identity(&mut guest.connect()).evidence;
     let (started, go) = guest.hold_next_quote();
     let mut first = guest.connect();
-    first.send(0, &prove(0, FreshnessKind::Tls));
+    first.send(0, &prove(&guest, 0, FreshnessKind::Tls));
     started.recv().unwrap();
     let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| guest.connect()).collect();
     for (index, connection) in (0..).zip(&mut connections) {
         for number in 0..EACH {
             let id = 1 + index * EACH + number;
-            connection.send(id, &prove(id, FreshnessKind::Tls));
+            connection.send(id, &prove(&guest, id, FreshnessKind::Tls));
         }
         // Its answer shows that the challenges before it have been taken in; and it overtakes them.
         connection.send(u64::MAX, &ServingRequest::Identity {});
@@ -99,10 +104,10 @@ fn a_tree_has_leaves_of_one_kind() {
     let guest = Guest::serving();
     let (started, go) = guest.hold_next_quote();
     let mut serve = guest.connect();
-    serve.send(0, &prove(0, FreshnessKind::Tls));
+    serve.send(0, &prove(&guest, 0, FreshnessKind::Tls));
     started.recv().unwrap();
     for (id, kind) in [(1, FreshnessKind::Hpke), (2, FreshnessKind::Tls), (3, FreshnessKind::Hpke)] {
-        serve.send(id, &prove(id, kind));
+        serve.send(id, &prove(&guest, id, kind));
     }
     serve.send(9, &ServingRequest::Identity {});
     assert_eq!(serve.receive().0, 9);
@@ -124,10 +129,10 @@ fn a_full_queue_says_busy_and_its_batch_reaches_one_connection() {
     let guest = Guest::serving();
     let (started, go) = guest.hold_next_quote();
     let mut serve = guest.connect();
-    serve.send(0, &prove(0, FreshnessKind::Tls));
+    serve.send(0, &prove(&guest, 0, FreshnessKind::Tls));
     started.recv().unwrap();
     for id in 1..=MANY {
-        serve.send(id, &prove(id, FreshnessKind::Tls));
+        serve.send(id, &prove(&guest, id, FreshnessKind::Tls));
     }
     serve.send(u64::MAX, &ServingRequest::Identity {});
     let answers = std::iter::from_fn(|| Some(serve.receive()).filter(|(id, _)| *id != u64::MAX));
@@ -137,7 +142,7 @@ fn a_full_queue_says_busy_and_its_batch_reaches_one_connection() {
     // Taken in only when the large batch has left the queue, and of the batch after it: the proof shows that the large
     // one has been delivered, unread.
     let mut last = guest.connect();
-    while last.ask(&prove(1, FreshnessKind::Tls)) == Err(Failure::Busy) {}
+    while last.ask(&prove(&guest, 1, FreshnessKind::Tls)) == Err(Failure::Busy) {}
     for _ in 0..=MANY - busy {
         let (_, Ok(ServingAnswer::Proof { .. })) = serve.receive() else { panic!("no proof") };
     }
@@ -149,7 +154,7 @@ fn serve_may_not_ask_for_key_release_proofs() {
     let guest = Guest::serving();
     let mut serve = guest.connect();
     for kind in [FreshnessKind::KeyRelease, FreshnessKind::None] {
-        assert_eq!(serve.ask(&prove(1, kind)), Err(Failure::Kind));
+        assert_eq!(serve.ask(&prove(&guest, 1, kind)), Err(Failure::Kind));
     }
 }
 
@@ -159,7 +164,12 @@ fn only_certificate_verify_is_signed_and_only_by_the_keys_scheme() {
     let mut serve = guest.connect();
     let content = [&[0x20; 64], b"TLS 1.3, server CertificateVerify\0".as_slice(), &[7; 48]].concat();
     let sign = |serve: &mut Serve, scheme, content: &[u8]| {
-        serve.ask(&ServingRequest::SignTls { scheme, message: Base64::new(content.to_vec()).unwrap() })
+        serve.ask(&ServingRequest::SignTls {
+            key: guest.spki_sha256,
+            side: TlsSide::Server,
+            scheme,
+            message: Base64::new(content.to_vec()).unwrap(),
+        })
     };
     let Ok(ServingAnswer::TlsSignature { signature }) = sign(&mut serve, TLS_SCHEME, &content) else {
         panic!("not signed")
@@ -182,6 +192,7 @@ fn receipts_form_a_chain_whose_head_stands_in_later_proofs() {
     let mut receipts: Vec<SignedReceipt> = Vec::new();
     for number in 0..3 {
         let request = ServingRequest::SignReceipt {
+            evidence: Sha256Digest::of(evidence.as_slice()),
             request: Sha256Digest::of(b"request"),
             response: Sha256Digest::of(b"response"),
             prompt_tokens: number,
@@ -200,7 +211,9 @@ fn receipts_form_a_chain_whose_head_stands_in_later_proofs() {
         }
         receipts.push(signed);
     }
-    let Ok(ServingAnswer::Proof { proof }) = serve.ask(&prove(1, FreshnessKind::Tls)) else { panic!("no proof") };
+    let Ok(ServingAnswer::Proof { proof }) = serve.ask(&prove(&guest, 1, FreshnessKind::Tls)) else {
+        panic!("no proof")
+    };
     verify(evidence.as_slice(), &proof, &leaf(1, FreshnessKind::Tls));
     assert_eq!((proof.receipt_count, proof.receipt_head), (3, receipts[2].receipt.digest().unwrap()));
 }
@@ -209,7 +222,9 @@ fn receipts_form_a_chain_whose_head_stands_in_later_proofs() {
 fn a_number_that_no_receipt_can_hold_does_not_move_the_chain() {
     let guest = Guest::serving();
     let mut serve = guest.connect();
+    let evidence = Sha256Digest::of(identity(&mut serve).evidence.as_slice());
     let request = ServingRequest::SignReceipt {
+        evidence,
         request: Sha256Digest::ZERO,
         response: Sha256Digest::ZERO,
         prompt_tokens: u64::MAX,
@@ -217,7 +232,9 @@ fn a_number_that_no_receipt_can_hold_does_not_move_the_chain() {
         channel: Sha256Digest::ZERO,
     };
     assert_eq!(serve.ask(&request), Err(Failure::TooLarge));
-    let Ok(ServingAnswer::Proof { proof }) = serve.ask(&prove(1, FreshnessKind::Tls)) else { panic!("no proof") };
+    let Ok(ServingAnswer::Proof { proof }) = serve.ask(&prove(&guest, 1, FreshnessKind::Tls)) else {
+        panic!("no proof")
+    };
     assert_eq!((proof.receipt_count, proof.receipt_head), (0, Sha256Digest::ZERO));
 }
 

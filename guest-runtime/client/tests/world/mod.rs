@@ -12,6 +12,7 @@ mod release_files;
 
 use std::{
     io::{Read as _, Write as _},
+    net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -21,7 +22,7 @@ use std::{
 
 use appraise::Policy;
 use attested_channel::{BootFacts, ReportDataInputs, as_committed, ed25519_spki_sha256};
-use attester::Keys;
+use attester::{Keys, Renewal, Renewer};
 use attester_protocol::{
     Configuration, ControlAnswer, ControlRequest, Request, Response, ServingAnswer, ServingRequest, call, frame,
 };
@@ -59,6 +60,8 @@ pub(crate) struct World {
     pub(crate) engine: FakeEngine,
     pub(crate) pin: Sha256Digest,
     pub(crate) instance_key: Hex32,
+    /// Has the guest's TLS key renewed.
+    pub(crate) renewer: Renewer,
     platform: Arc<SimulatedPlatform>,
     td: Arc<SimulatedTd>,
     bundle: Vec<u8>,
@@ -126,7 +129,10 @@ impl World {
         let td = Arc::new(SimulatedTd::new(Arc::clone(&platform), registers));
         let keys = Keys::generate().unwrap();
         let instance_key = keys.instance_key();
-        let control = boot(Arc::clone(&td), keys, &config, attested_time(&service, now), &path("attester.sock"));
+        let renewal = Renewal::default();
+        let renewer = renewal.renewer();
+        let control =
+            boot(Arc::clone(&td), keys, renewal, &config, attested_time(&service, now), &path("attester.sock"));
         let lies = Arc::new(Mutex::new(Lies::default()));
         front(&path("front.sock"), path("attester.sock"), Arc::clone(&lies));
         let (engine, process) = start(&path("engine.sock"));
@@ -150,6 +156,7 @@ impl World {
             engine,
             pin,
             instance_key,
+            renewer,
             platform,
             td,
             bundle,
@@ -304,11 +311,18 @@ impl QuoteDevice for SimulatedDevice {
 }
 
 /// Drives the attester through a whole boot, as init does.
-fn boot(td: Arc<SimulatedTd>, keys: Keys, config: &[u8], time: TimeState, socket: &Path) -> UnixStream {
+fn boot(
+    td: Arc<SimulatedTd>,
+    keys: Keys,
+    renewal: Renewal,
+    config: &[u8],
+    time: TimeState,
+    socket: &Path,
+) -> UnixStream {
     let (mut control, theirs) = UnixStream::pair().unwrap();
     let listener = UnixListener::bind(socket).unwrap();
     let (spki_sha256, instance_key) = (keys.spki_sha256(), keys.instance_key());
-    std::thread::spawn(move || attester::serve(SimulatedDevice(td), keys, theirs, listener));
+    std::thread::spawn(move || attester::serve_renewing(SimulatedDevice(td), keys, theirs, listener, renewal));
     let gpu = GpuEvidence::NONE;
     let mut ask = |request: ControlRequest| {
         call::<_, _, ControlAnswer>(&mut control, 1, &request).unwrap();
@@ -344,26 +358,35 @@ fn front(path: &Path, attester: PathBuf, lies: Arc<Mutex<Lies>>) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let (attester, lies) = (attester.clone(), Arc::clone(&lies));
-            std::thread::spawn(move || relay(stream, &attester, &lies));
+            std::thread::spawn(move || relay(stream, &attester, lies));
         }
     });
 }
 
-fn relay(mut serve: UnixStream, attester: &Path, lies: &Mutex<Lies>) {
+fn relay(mut serve: UnixStream, attester: &Path, lies: Arc<Mutex<Lies>>) {
     let mut attester = UnixStream::connect(attester).unwrap();
+    let (mut answers, mut asker) = (attester.try_clone().unwrap(), serve.try_clone().unwrap());
+    let told = Arc::clone(&lies);
+    std::thread::spawn(move || {
+        while let Ok(Some(mut response)) = frame::read::<Response<ServingAnswer>>(&mut answers) {
+            if let (Some(lie), attester_protocol::Outcome::Done(answer)) =
+                (&mut told.lock().unwrap().answer, &mut response.outcome)
+            {
+                lie(answer);
+            }
+            if frame::write(&mut asker, &response).is_err() {
+                break;
+            }
+        }
+        let _ = asker.shutdown(Shutdown::Both);
+    });
     while let Ok(Some(mut request)) = frame::read::<Request<ServingRequest>>(&mut serve) {
         if let Some(lie) = &mut lies.lock().unwrap().request {
             lie(&mut request.body);
         }
-        frame::write(&mut attester, &request).unwrap();
-        let mut response = frame::read::<Response<ServingAnswer>>(&mut attester).unwrap().unwrap();
-        if let (Some(lie), attester_protocol::Outcome::Done(answer)) =
-            (&mut lies.lock().unwrap().answer, &mut response.outcome)
-        {
-            lie(answer);
-        }
-        if frame::write(&mut serve, &response).is_err() {
-            return;
+        if frame::write(&mut attester, &request).is_err() {
+            break;
         }
     }
+    let _ = attester.shutdown(Shutdown::Both);
 }

@@ -128,6 +128,10 @@ impl FakeAttester {
 
     fn talk(&self, mut stream: UnixStream) {
         while let Ok(Some(Request { id, body })) = frame::read::<Request<ServingRequest>>(&mut stream) {
+            // Its key is never renewed.
+            if matches!(body, ServingRequest::Successor { .. }) {
+                continue;
+            }
             let outcome = Outcome::Done(self.answer(body));
             if frame::write(&mut stream, &Response { id, outcome }).is_err() {
                 return;
@@ -137,12 +141,16 @@ impl FakeAttester {
 
     fn answer(&self, request: ServingRequest) -> ServingAnswer {
         match request {
-            ServingRequest::Identity {} => ServingAnswer::Identity(Box::new(self.identity.clone())),
+            ServingRequest::Identity {} | ServingRequest::Successor { .. } => {
+                ServingAnswer::Identity(Box::new(self.identity.clone()))
+            }
+            ServingRequest::Hold { .. } => ServingAnswer::Held {},
+            ServingRequest::Retire { .. } => ServingAnswer::Retired {},
             ServingRequest::SignTls { message, .. } => {
                 let signature = self.tls.sign(message.as_slice()).to_bytes().to_vec();
                 ServingAnswer::TlsSignature { signature: Base64::new(signature).unwrap() }
             }
-            ServingRequest::Prove { kind, challenge, binding } => {
+            ServingRequest::Prove { kind, challenge, binding, .. } => {
                 let leaf = Leaf {
                     kind,
                     role: Role::Inference,
@@ -162,7 +170,7 @@ impl FakeAttester {
                 };
                 ServingAnswer::Proof { proof: Box::new(proof) }
             }
-            ServingRequest::SignReceipt { request, response, prompt_tokens, completion_tokens, channel } => {
+            ServingRequest::SignReceipt { evidence, request, response, prompt_tokens, completion_tokens, channel } => {
                 let _open = self.gate.lock().unwrap();
                 let mut last = self.last.lock().unwrap();
                 let receipt = Receipt {
@@ -179,7 +187,7 @@ impl FakeAttester {
                     payment_channel: Unset,
                     cumulative_amount: Unset,
                     channel,
-                    evidence: self.evidence_digest(),
+                    evidence,
                     instance_key: self.identity.instance_key,
                 };
                 *last = (last.0 + 1, receipt.digest().unwrap());
