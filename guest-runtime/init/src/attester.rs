@@ -11,17 +11,13 @@ use std::{
 };
 
 use attester_protocol::{CallError, Configuration, ControlAnswer, ControlRequest, SERVING_PATH, call};
-use linux_sys::{
-    landlock::Reach,
-    mounts,
-    process::{Program, start},
-};
+use linux_sys::{mounts, process::start};
 use types::{Hex32, RuntimeEvent, Sha256Digest, Sha384Digest};
 
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Children, Failure},
-    users,
+    programs, users,
 };
 
 /// The attester, asked over its control socket.
@@ -40,19 +36,7 @@ impl Attester {
         let (control, theirs) = UnixStream::pair().map_err(Code::AttesterNotStarted.because())?;
         let listener = UnixListener::bind(SERVING_PATH).map_err(Code::AttesterNotStarted.because())?;
         mounts::give(Path::new(SERVING_PATH), 0, users::SERVE, 0o660).map_err(Code::AttesterNotStarted.because())?;
-        let program = Program {
-            path: "/bin/attester",
-            arguments: Vec::new(),
-            uid: users::ATTESTER,
-            gid: users::ATTESTER,
-            descriptors: vec![OwnedFd::from(theirs), OwnedFd::from(listener)],
-            // The simulated device is reached by vsock, which no network namespace takes away.
-            without_network: true,
-            locks_memory: true,
-            reach: Reach { paths: tee::tdx::paths(), tcp_listen: None }.with_randomness(),
-            filter: None,
-            inherits_stderr,
-        };
+        let program = programs::attester(vec![OwnedFd::from(theirs), OwnedFd::from(listener)], inherits_stderr);
         let attester = start(program).map_err(Code::AttesterNotStarted.because())?;
         children.watch(attester, Code::AttesterEnded);
         Self::meet(control)

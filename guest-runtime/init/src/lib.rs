@@ -11,6 +11,7 @@ mod confinement;
 mod console;
 mod gpus;
 mod phases;
+pub mod programs;
 mod service;
 mod status;
 mod users;

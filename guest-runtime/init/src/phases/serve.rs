@@ -12,22 +12,18 @@ use std::{
 
 use attester_protocol::SERVING_PATH;
 use linux_sys::{
-    landlock::{Access, Reach},
     net,
     process::{Program, poll_any, start, wait_any},
     vsock,
 };
 use types::{EventName, GuestConfig};
 
-use super::{
-    model::Weights,
-    mounts::{ENGINE, MODEL},
-};
+use super::model::Weights;
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
     confinement::{Stage, confine},
-    users,
+    programs,
 };
 
 /// Ends when the API listens. It does so once the engine has loaded the model.
@@ -71,21 +67,8 @@ fn engine(config: &GuestConfig, weights: &Weights, inherits_stderr: bool) -> Pro
     };
     let settings = settings.into_iter().chain([("--socket", ENGINE_SOCKET.to_owned())]);
     let settings = settings.flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
-    Program {
-        path,
-        arguments: [OsString::from("--model"), model.into()].into_iter().chain(settings).collect(),
-        uid: users::ENGINE,
-        gid: users::ENGINE,
-        descriptors: Vec::new(),
-        without_network: true,
-        locks_memory: false,
-        reach: Reach {
-            paths: vec![(MODEL.into(), Access::Read), (ENGINE.into(), Access::MakeSocket)],
-            tcp_listen: None,
-        },
-        filter: None,
-        inherits_stderr,
-    }
+    let arguments = [OsString::from("--model"), model.into()].into_iter().chain(settings).collect();
+    programs::engine(path, arguments, inherits_stderr)
 }
 
 fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
@@ -93,18 +76,8 @@ fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program
     let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen]
         .into_iter()
         .chain(["--drain-descriptor", "3"]);
-    Program {
-        path: "/bin/serve",
-        arguments: arguments.map(OsString::from).collect(),
-        uid: users::SERVE,
-        gid: users::SERVE,
-        descriptors: vec![drain],
-        without_network: false,
-        locks_memory: false,
-        reach: Reach { paths: Vec::new(), tcp_listen: Some(config.network.port.0) }.with_randomness(),
-        filter: None,
-        inherits_stderr,
-    }
+    let arguments = arguments.map(OsString::from).collect();
+    programs::serve(config.network.port.0, arguments, drain, inherits_stderr)
 }
 
 /// Waits for a condition; the end of a process ends the waiting.
