@@ -83,7 +83,8 @@ async fn both_know_the_other_and_exchange_data() {
     let ServingAnswer::Identity(newer) = a.ask(&ServingRequest::Successor { key }) else { panic!("no successor") };
     assert_ne!(newer.spki_sha256, key);
     let (renewed_a, renewed_b) = tokio::join!(at_a.renew(), at_b.renew());
-    (renewed_a.unwrap(), renewed_b.unwrap());
+    renewed_a.unwrap();
+    renewed_b.unwrap();
     assert_eq!(at_b.evidence().spki_sha256, key);
     at_a.send(b"question").await.unwrap();
     assert_eq!(at_b.receive().await.unwrap().unwrap(), b"question");
