@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use attested_channel::ReportDataInputs;
+use attested_channel::{Quoted, ReportDataInputs};
 use attester_protocol::{Failure, Identity, ServingAnswer, serving::OLD_KEYS};
 use tee::QuoteDevice;
 use types::{Base64, Hex32, RuntimeEvent, Sha256Digest};
@@ -30,6 +30,8 @@ pub(crate) struct Generation {
     shown: Arc<Shown>,
     certificate: Vec<u8>,
     evidence: Vec<u8>,
+    /// What the guest was launched as, by the quote: the same of every generation.
+    pub(crate) launch: Sha256Digest,
     holds: Hold,
 }
 
@@ -49,6 +51,7 @@ impl Generation {
         let inputs = facts.report_data_inputs(key.spki_sha256(), instance_key, Hex32::default());
         let inputs = ReportDataInputs { receipt_count, receipt_head, ..inputs };
         let quote = device.quote(&inputs.report_data()).map_err(|_| Failure::Device)?;
+        let launch = Quoted::read(&quote).map_err(|_| Failure::Device)?.launch;
         let evidence = facts.evidence(&inputs, quote.clone(), events)?;
         let digest = Sha256Digest::of(&evidence);
         let certificate = certificate::build(&key, digest, quote)?;
@@ -57,6 +60,7 @@ impl Generation {
             shown: Arc::new(Shown { inputs, evidence: digest }),
             certificate,
             evidence,
+            launch,
             holds: Hold::default(),
         })
     }
