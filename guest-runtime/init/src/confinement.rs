@@ -28,7 +28,9 @@ pub enum Stage {
 /// The kernel refused the filter; then the guest must end.
 pub fn confine(stage: Stage) -> Result<(), SeccompError> {
     match stage {
-        Stage::Boot { shared_libraries } => programs(shared_libraries).allow_if(libc::SYS_reboot, &[POWER_OFF]).apply(),
+        Stage::Boot { shared_libraries } => {
+            Filter::programs(shared_libraries).allow_if(libc::SYS_reboot, &[POWER_OFF]).apply()
+        }
         Stage::Watch => Filter::common()
             .allow(WATCH)
             .allow_if(libc::SYS_socket, &[family(libc::AF_VSOCK)])
@@ -41,21 +43,7 @@ pub fn confine(stage: Stage) -> Result<(), SeccompError> {
 /// What a daemon of the image's root may ask of the kernel that does not confine itself: as [`Stage::Boot`], and it speaks to
 /// programs of this machine alone and powers nothing off.
 pub(crate) fn daemon() -> Filter {
-    programs(true).allow_if(libc::SYS_socket, &[family(libc::AF_UNIX)])
-}
-
-fn programs(shared_libraries: bool) -> Filter {
-    let filter = Filter::common()
-        .allow(FILES)
-        .allow(DESCRIPTORS)
-        .allow(SOCKETS)
-        .allow(PROCESSES)
-        .allow_if(libc::SYS_socket, &[family(libc::AF_UNIX), family(libc::AF_INET), family(libc::AF_VSOCK)])
-        .allow_if(libc::SYS_clone, &[Condition::Bits { argument: 0, mask: NAMESPACES, value: 0 }])
-        .allow_if(libc::SYS_unshare, &[Condition::Equals { argument: 0, value: libc::CLONE_NEWNET.cast_unsigned() }])
-        // An anonymous file is a program that no image holds.
-        .refuse(&[libc::SYS_memfd_create]);
-    if shared_libraries { filter.allow(&[libc::SYS_mmap, libc::SYS_mprotect]).refuse(TRIED) } else { filter }
+    Filter::programs(true).allow_if(libc::SYS_socket, &[family(libc::AF_UNIX)])
 }
 
 const fn family(value: i32) -> Condition {
@@ -69,175 +57,6 @@ const fn flags(command: i32) -> Condition {
 /// The command stands in the third argument (reboot(2)).
 const POWER_OFF: Condition = Condition::Equals { argument: 2, value: 0x4321_fedc };
 
-const NAMESPACES: i32 = libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET;
-
 /// Children are waited for; the status line is sent, over a new connection where the old one broke; the phase is accounted.
 const WATCH: &[i64] =
     &[libc::SYS_connect, libc::SYS_getrusage, libc::SYS_setsockopt, libc::SYS_shutdown, libc::SYS_wait4];
-
-/// What NVIDIA's libraries try when they start, and go on without: device nodes of their own, links to them, placement of memory.
-const TRIED: &[i64] = &[
-    libc::SYS_get_mempolicy,
-    libc::SYS_iopl,
-    libc::SYS_mbind,
-    libc::SYS_mknod,
-    libc::SYS_mknodat,
-    libc::SYS_set_mempolicy,
-    libc::SYS_symlink,
-    libc::SYS_symlinkat,
-];
-
-/// Which files, the file systems say, and Landlock to all but PID 1. No links, nodes or extended attributes are made.
-const FILES: &[i64] = &[
-    libc::SYS_access,
-    libc::SYS_chdir,
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_copy_file_range,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_fadvise64,
-    libc::SYS_fallocate,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
-    libc::SYS_fchown,
-    libc::SYS_fchownat,
-    libc::SYS_fdatasync,
-    libc::SYS_flock,
-    libc::SYS_fstat,
-    libc::SYS_fstatfs,
-    libc::SYS_fsync,
-    libc::SYS_ftruncate,
-    libc::SYS_getcwd,
-    libc::SYS_getdents64,
-    libc::SYS_lchown,
-    libc::SYS_lseek,
-    libc::SYS_lstat,
-    libc::SYS_mkdir,
-    libc::SYS_mkdirat,
-    libc::SYS_newfstatat,
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_pread64,
-    libc::SYS_preadv,
-    libc::SYS_pwrite64,
-    libc::SYS_pwritev,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
-    libc::SYS_rename,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
-    libc::SYS_rmdir,
-    libc::SYS_sendfile,
-    libc::SYS_stat,
-    libc::SYS_statfs,
-    libc::SYS_statx,
-    libc::SYS_umask,
-    libc::SYS_unlink,
-    libc::SYS_unlinkat,
-];
-
-const DESCRIPTORS: &[i64] = &[
-    libc::SYS_close_range,
-    libc::SYS_dup,
-    libc::SYS_dup2,
-    libc::SYS_dup3,
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_epoll_wait,
-    libc::SYS_eventfd2,
-    libc::SYS_fcntl,
-    libc::SYS_ioctl,
-    libc::SYS_pipe,
-    libc::SYS_pipe2,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_pselect6,
-    libc::SYS_readv,
-    libc::SYS_select,
-    libc::SYS_timerfd_create,
-    libc::SYS_timerfd_settime,
-];
-
-const SOCKETS: &[i64] = &[
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_bind,
-    libc::SYS_connect,
-    libc::SYS_getpeername,
-    libc::SYS_getsockname,
-    libc::SYS_getsockopt,
-    libc::SYS_listen,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-    libc::SYS_socketpair,
-];
-
-/// Start, confine, end and account a program, and what the C library asks when one starts.
-const PROCESSES: &[i64] = &[
-    libc::SYS_arch_prctl,
-    libc::SYS_capget,
-    libc::SYS_capset,
-    libc::SYS_clock_getres,
-    libc::SYS_execve,
-    libc::SYS_getcpu,
-    libc::SYS_getegid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getgroups,
-    libc::SYS_getpgrp,
-    libc::SYS_getppid,
-    libc::SYS_getpriority,
-    libc::SYS_getrlimit,
-    libc::SYS_getrusage,
-    libc::SYS_getsid,
-    libc::SYS_gettimeofday,
-    libc::SYS_getuid,
-    libc::SYS_kill,
-    libc::SYS_landlock_add_rule,
-    libc::SYS_landlock_create_ruleset,
-    libc::SYS_landlock_restrict_self,
-    libc::SYS_membarrier,
-    libc::SYS_mincore,
-    libc::SYS_mlock,
-    libc::SYS_mlockall,
-    libc::SYS_msync,
-    libc::SYS_munlock,
-    libc::SYS_nanosleep,
-    libc::SYS_pidfd_open,
-    libc::SYS_prctl,
-    libc::SYS_prlimit64,
-    libc::SYS_rt_sigpending,
-    libc::SYS_rt_sigsuspend,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_sched_get_priority_max,
-    libc::SYS_sched_get_priority_min,
-    libc::SYS_sched_getparam,
-    libc::SYS_sched_getscheduler,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_seccomp,
-    libc::SYS_set_tid_address,
-    libc::SYS_setgid,
-    libc::SYS_setgroups,
-    libc::SYS_setpgid,
-    libc::SYS_setrlimit,
-    libc::SYS_setsid,
-    libc::SYS_setuid,
-    libc::SYS_sysinfo,
-    libc::SYS_tgkill,
-    libc::SYS_time,
-    libc::SYS_times,
-    libc::SYS_uname,
-    libc::SYS_vfork,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
-];

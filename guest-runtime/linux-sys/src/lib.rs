@@ -17,6 +17,7 @@ pub mod nodes;
 pub mod pci;
 pub mod power;
 pub mod process;
+mod programs;
 pub mod seccomp;
 pub mod tdx_guest;
 pub mod usage;
