@@ -216,7 +216,11 @@ impl<M: Model> Engine for Batching<M> {
     }
 }
 
-fn form(form: &Form) -> Result<Option<Matcher>, Failure> {
+/// What holds an answer to a form, at its start; nothing for a free one.
+///
+/// # Errors
+/// [`Failure::InvalidRequest`]: the schema is none, or too large.
+pub fn form(form: &Form) -> Result<Option<Matcher>, Failure> {
     let grammar = |schema: &str| {
         let schema = Json::parse(schema.as_bytes()).map_err(|_| Failure::InvalidRequest)?;
         Grammar::of_schema(&schema).map_err(|_| Failure::InvalidRequest)

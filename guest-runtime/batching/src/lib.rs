@@ -17,7 +17,7 @@ mod scheduler;
 mod text;
 
 pub use cells::{Cells, Slot};
-pub use engine::{Batching, Engine, Refused};
+pub use engine::{Batching, Engine, Refused, form};
 pub use model::{Model, Vocabulary};
 pub use sampler::{NoToken, Sampler};
 pub use scheduler::{Capacity, Change, Entry, Key, Plan, Scheduler};

@@ -284,6 +284,8 @@ pub enum Failure {
     FormStuck,
     /// A text has a longer run without white space, or of it, than the model's tokenizer can read.
     UnbrokenText,
+    /// A text spells out a control token of the model, and this engine cannot have it taken for ordinary text.
+    ControlToken,
 }
 
 impl Generate {
@@ -508,7 +510,7 @@ impl fmt::Debug for Event {
 }
 
 /// Version of this protocol, in [`Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 1024;
 /// Most bytes of all contents of a conversation together.

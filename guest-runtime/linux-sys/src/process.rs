@@ -21,6 +21,7 @@ use nix::{
     sys::{
         prctl,
         resource::{Resource, setrlimit},
+        signal::Signal,
         stat::{Mode, umask},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
@@ -138,6 +139,19 @@ fn start_with(program: Program<'_>, administrator: bool) -> Result<i32, SysError
     let child = command.spawn().map_err(SysError::when("start a program"))?;
     drop((sources, ruleset));
     i32::try_from(child.id()).map_err(|_| SysError { what: "start a program", source: io::Error::other("process id") })
+}
+
+/// Has the kernel kill what `command` will start when the thread that starts it ends, however that happens. What that has
+/// started itself is not affected.
+pub fn end_with_this_thread(command: &mut Command) {
+    let parent = Pid::this();
+    let prepare = move || -> io::Result<()> {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have ended before.
+        if Pid::parent() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
+    };
+    // SAFETY: between fork and exec the closure makes only system calls: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// Waits until any child ends and gives its process id. PID 1 also gets orphans this way.
@@ -401,6 +415,24 @@ mod tests {
         assert_eq!(user_and_parent(own), Some((Uid::current().as_raw(), parent)));
         assert_eq!(user_and_parent(-1), None);
         assert!(wait_for(i32::MAX, Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn a_child_ends_with_the_thread_that_started_it() {
+        let ended = |with_thread: bool| {
+            let child = thread::spawn(move || {
+                let mut command = Command::new("/bin/sleep");
+                command.arg("2");
+                if with_thread {
+                    end_with_this_thread(&mut command);
+                }
+                command.spawn().unwrap()
+            });
+            let mut child = child.join().unwrap();
+            child.wait().unwrap().code()
+        };
+        assert_eq!(ended(true), None, "by a signal");
+        assert_eq!(ended(false), Some(0));
     }
 
     #[test]

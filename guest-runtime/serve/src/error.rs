@@ -136,6 +136,11 @@ impl ApiError {
                                tokenizer cannot read. Break it up.";
                 Self::new(StatusCode::BAD_REQUEST, "text_unbroken", message).with_param("messages")
             }
+            Failure::ControlToken => {
+                let message = "A text spells out one of this model's control tokens, which would be taken for one. \
+                               Write it otherwise.";
+                Self::new(StatusCode::BAD_REQUEST, "control_token", message).with_param("messages")
+            }
             Failure::QueueFull => Self::busy(),
             Failure::FormStuck => {
                 let message = "The answer cannot go on within the schema, or finding out how takes too long. Use a \

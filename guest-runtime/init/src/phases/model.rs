@@ -18,6 +18,8 @@ pub(crate) enum Weights {
     Answers(PathBuf),
     /// The directory of a model that makes vectors of texts.
     Vectors(PathBuf),
+    /// The directory of a model that continues texts, for another inference server.
+    Served(PathBuf),
 }
 
 /// Gives where the weights are. The key is destroyed.
@@ -34,19 +36,31 @@ fn limit(config: &GuestConfig) -> u64 {
     u64::from(config.shape.0.facts().memory_mib) * (1 << 20) / 4 * 3
 }
 
-/// The files say what a model is for, and their names are part of its identity: the only GGUF file is the engine's, one
-/// `model.safetensors` is the embedder's, with the files beside it. Both together are refused. Others, such as a licence,
-/// are left alone.
+/// The files say what a model is for, and their names are part of its identity: the only GGUF file is the engine's. Weights in
+/// safetensors are another server's where `generation_config.json` lies beside them, which says how a model's next token is
+/// chosen: one `model.safetensors`, or several files with their index. Without it, one `model.safetensors` is the embedder's.
+/// Weights of both formats, or in several directories, are refused. Other files, such as a licence, are left alone.
 fn weights(root: &Path, files: &[PathBuf]) -> Result<Weights, Failure> {
-    let is_weights = |path: &&PathBuf| path.extension().is_some_and(|end| end == "gguf" || end == "safetensors");
-    let mut found = files.iter().filter(is_weights);
-    let (Some(one), None) = (found.next(), found.next()) else { return Err(Code::ModelNoWeights.alone()) };
-    if one.extension().is_some_and(|end| end == "gguf") {
-        return Ok(Weights::Answers(root.join(one)));
+    let is = |path: &Path, format: &str| path.extension().is_some_and(|end| end == format);
+    let found: Vec<&PathBuf> = files.iter().filter(|path| is(path, "gguf") || is(path, "safetensors")).collect();
+    let none = || Code::ModelNoWeights.alone();
+    let (first, others) = found.split_first().ok_or_else(none)?;
+    if is(first, "gguf") {
+        return if others.is_empty() { Ok(Weights::Answers(root.join(first))) } else { Err(none()) };
     }
-    let is_named = one.file_name().is_some_and(|name| name == "model.safetensors");
-    let directory = one.parent().filter(|_| is_named).ok_or_else(|| Code::ModelNoWeights.alone())?;
-    Ok(Weights::Vectors(root.join(directory)))
+    let directory = first.parent().ok_or_else(none)?;
+    if others.iter().any(|path| is(path, "gguf") || path.parent() != Some(directory)) {
+        return Err(none());
+    }
+    let has = |name: &str| files.contains(&directory.join(name));
+    let is_one = others.is_empty() && has("model.safetensors");
+    if has("generation_config.json") && (is_one || has("model.safetensors.index.json")) {
+        Ok(Weights::Served(root.join(directory)))
+    } else if is_one {
+        Ok(Weights::Vectors(root.join(directory)))
+    } else {
+        Err(none())
+    }
 }
 
 fn failure(error: PackError) -> Failure {
@@ -77,6 +91,16 @@ mod tests {
         let vectors = of(&["1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json"]);
         assert_eq!(vectors.unwrap(), Weights::Vectors("/model/".into()));
         assert_eq!(of(&["m/model.safetensors"]).unwrap(), Weights::Vectors("/model/m".into()));
+        let (one, two) = ("m/model-00001-of-00002.safetensors", "m/model-00002-of-00002.safetensors");
+        let (says_how, index) = ("m/generation_config.json", "m/model.safetensors.index.json");
+        let served = Weights::Served("/model/m".into());
+        assert_eq!(of(&[says_how, "m/model.safetensors"]).unwrap(), served);
+        assert_eq!(of(&[says_how, one, two, index]).unwrap(), served);
+        // What says how must lie beside the weights.
+        assert_eq!(
+            of(&["generation_config.json", "m/model.safetensors"]).unwrap(),
+            Weights::Vectors("/model/m".into())
+        );
         for names in [
             &["LICENSE"][..],
             &["a.gguf", "b.gguf"],
@@ -85,6 +109,10 @@ mod tests {
             &["m.gguf", "model.safetensors"],
             &["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
             &["other.safetensors"],
+            &[says_how, one, two],
+            &[one, two, index],
+            &[says_how, index, one, "model-00002-of-00002.safetensors"],
+            &[says_how, "m/model.safetensors", "m.gguf"],
         ] {
             assert_eq!(of(names).unwrap_err().code, Code::ModelNoWeights, "{names:?}");
         }

@@ -64,11 +64,21 @@ fn engine(config: &GuestConfig, weights: &Weights, inherits_stderr: bool) -> Pro
             ("/bin/engine", file, vec![context, decode, ("--threads-prefill", threads)])
         }
         Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
+        Weights::Served(directory) => {
+            ("/bin/upstream-engine", directory, vec![context, ("--server", SERVER.to_owned())])
+        }
     };
     let settings = settings.into_iter().chain([("--socket", ENGINE_SOCKET.to_owned())]);
     let settings = settings.flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
     let arguments = [OsString::from("--model"), model.into()].into_iter().chain(settings).collect();
-    programs::engine(path, arguments, inherits_stderr)
+    let mut program = programs::engine(path, arguments, inherits_stderr);
+    if matches!(weights, Weights::Served(_)) {
+        // What the server is made of, which the adapter narrows down to what the image's description of it names.
+        program.reach.paths.extend([Access::Execute, Access::Read].map(|access| (DISK.into(), access)));
+        program.reach.paths.push(("/dev/null".into(), Access::Device));
+        program.reach = program.reach.with_randomness();
+    }
+    program
 }
 
 fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
@@ -97,6 +107,9 @@ fn wait_until(boot: &Boot, code: Code, holds: impl Fn() -> bool) -> Result<(), F
 }
 
 const ENGINE_SOCKET: &str = "/run/engine/engine.sock";
+/// The root of the image's disk, and in it what another inference server is started as.
+const DISK: &str = "/gpu";
+const SERVER: &str = "/gpu/etc/upstream-engine.json";
 /// Loading a large model takes minutes.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(20);
