@@ -16,6 +16,8 @@ use llama_cpp_2::model::LlamaModel as LlamaWeights;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use std::ffi::CStr;
+use std::fs::File;
+use std::io::BufReader;
 use std::num::NonZeroU32;
 use std::path::Path;
 use thiserror::Error;
@@ -54,8 +56,14 @@ pub enum LoadError {
     /// llama.cpp could not start; it starts once in a process.
     #[error("llama.cpp could not be started")]
     Backend,
-    /// The file is missing or no GGUF that llama.cpp can run.
-    #[error("the model file cannot be read or is no model that this engine can run")]
+    /// The file is missing or cannot be opened.
+    #[error("the model file cannot be opened: {0}")]
+    Missing(std::io::ErrorKind),
+    /// The file says of itself what is not so: llama.cpp has not seen it.
+    #[error("the model file is not what it says: {0}")]
+    File(#[from] gguf::GgufError),
+    /// It is no GGUF that llama.cpp can run.
+    #[error("the model file is no model that this engine can run")]
     Weights,
     /// The model has no chat template, or one that neither can be rendered nor is known to llama.cpp.
     #[error("the model has no chat template that this engine knows")]
@@ -66,17 +74,15 @@ pub enum LoadError {
 }
 
 impl Weights {
-    /// Loads a GGUF file. Its pages stay those of the file (mapped), so a file in guest memory costs nothing twice.
+    /// Loads a GGUF file, after [`gguf::check`] has found its header true. Its pages stay those of the file (mapped), so a file in guest memory costs nothing twice.
     /// llama.cpp's log is switched off: some of its lines hold text of a prompt.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        check(path)?;
         let mut backend = LlamaBackend::init().map_err(|_| LoadError::Backend)?;
         backend.void_logs();
-        if !path.is_file() {
-            return Err(LoadError::Weights);
-        }
         let model = LlamaWeights::load_from_file(&backend, path, &LlamaModelParams::default())
             .map_err(|_| LoadError::Weights)?;
         let template = Template::of(&model).ok_or(LoadError::Template)?;
@@ -122,6 +128,14 @@ impl Weights {
     fn can_share(&self) -> bool {
         !(self.model.is_recurrent() || self.model.is_hybrid())
     }
+}
+
+/// Compares what the file says of itself with its length, before any of it is believed.
+fn check(path: &Path) -> Result<(), LoadError> {
+    let file = File::open(path).map_err(|error| LoadError::Missing(error.kind()))?;
+    let length = file.metadata().map_err(|error| LoadError::Missing(error.kind()))?.len();
+    gguf::check(&mut BufReader::with_capacity(READ_BYTES, file), length)?;
+    Ok(())
 }
 
 /// A context of llama.cpp: one cache for all sequences.
@@ -269,5 +283,7 @@ const STEP_TOKENS: u32 = 128;
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
 /// an answer would depend on how many tokens are computed beside its own.
 pub const ROWS: u32 = 63;
+/// Read at once of a file's header.
+const READ_BYTES: usize = 1 << 20;
 /// Answers that wait.
 const MAX_WAITING: usize = 256;
