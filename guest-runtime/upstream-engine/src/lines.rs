@@ -32,12 +32,10 @@ impl Lines {
     /// [`NotALine::TooLong`].
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NotALine> {
         self.total = self.total.saturating_add(bytes.len());
-        let has_end = bytes.contains(&b'\n');
         self.buffer.drain(..self.start.min(self.buffer.len()));
         self.searched = self.searched.saturating_sub(self.start);
         self.start = 0;
-        let length = self.buffer.len().saturating_add(bytes.len());
-        if self.total > MAX_STREAM || (length > MAX_LINE && !has_end) {
+        if self.total > MAX_STREAM {
             return Err(NotALine::TooLong);
         }
         self.buffer.extend_from_slice(bytes);

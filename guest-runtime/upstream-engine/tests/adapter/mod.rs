@@ -48,7 +48,7 @@ pub(crate) fn server() -> Value {
         "execute": ["/usr", "/lib", "/lib64"],
         "read": ["/proc", "/etc/ld.so.cache"],
         "start_seconds": 120,
-        "silence_seconds": 3,
+        "silence_seconds": 120,
     })
 }
 
