@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a confined process may do, tried in processes of their own: this binary starts itself again for each trial.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail loudly")]
+#![allow(unsafe_code, reason = "loading a library is a trial")]
 
-use engine_process::{Stage, confine};
+use engine_process::{Stage, confine, confine_with_gpus};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, exit};
@@ -37,6 +39,17 @@ fn attempt(stage: &str, name: &str) -> End {
     }
 }
 
+fn last_error() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Whether a shared library can be loaded: its code is mapped for execution.
+fn maps_a_program() -> bool {
+    let name = c"libutil.so.1";
+    // SAFETY: the name ends with a zero; the library has no code that runs when it is loaded.
+    !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) }.is_null()
+}
+
 /// Not a test by itself: the inside of a trial.
 #[test]
 fn trial() {
@@ -46,7 +59,15 @@ fn trial() {
     let file = directory.path().join("file");
     std::fs::write(&file, "x").unwrap();
     let (mut here, mut there) = UnixStream::pair().unwrap();
-    confine(if stage == "load" { Stage::Load } else { Stage::Serve }).unwrap();
+    match stage {
+        "load" => confine(Stage::Load),
+        "serve" => confine(Stage::Serve),
+        "load-on-gpus" => confine_with_gpus(Stage::Load),
+        // As in the engine: one after the other.
+        "serve-on-gpus" => confine_with_gpus(Stage::Load).and_then(|()| confine_with_gpus(Stage::Serve)),
+        _ => panic!("unknown stage"),
+    }
+    .unwrap();
     let done = match name {
         "compute" => std::thread::spawn(|| vec![1_u8; 64 << 20].iter().map(|byte| u64::from(*byte)).sum())
             .join()
@@ -64,6 +85,11 @@ fn trial() {
         "run a program" => Command::new("/bin/true").status().is_ok(),
         "print" => std::io::stderr().write_all(b"a prompt\n").is_ok(),
         "take the filter off" => confine(Stage::Load).is_ok(),
+        "control a file" => {
+            std::io::IsTerminal::is_terminal(&File::open(&file).unwrap()) || last_error() == libc::ENOTTY
+        }
+        "change a mode" => std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).is_ok(),
+        "map a program" => maps_a_program(),
         _ => panic!("unknown trial"),
     };
     exit(if done { DONE } else { REFUSED });
@@ -95,6 +121,25 @@ fn anything_else_kills_it() {
     for trial in trials {
         assert_eq!(attempt("serve", trial), End::Killed, "{trial}");
     }
+}
+
+/// An engine on GPUs controls devices: it opens files that exist and speaks to them. All else is as without.
+#[test]
+fn with_gpus_files_that_exist_are_opened_and_controlled() {
+    for stage in ["load-on-gpus", "serve-on-gpus"] {
+        for trial in ["compute", "speak", "read a file", "write a file", "control a file"] {
+            assert_eq!(attempt(stage, trial), End::Done, "{stage} {trial}");
+        }
+        for trial in ["make a socket", "connect", "remove a file", "run a program", "change a mode"] {
+            assert_eq!(attempt(stage, trial), End::Refused, "{stage} {trial}");
+        }
+        for trial in ["create a file", "map a program"] {
+            assert_eq!(attempt(stage, trial), End::Killed, "{stage} {trial}");
+        }
+    }
+    assert_eq!(attempt("serve-on-gpus", "print"), End::Refused);
+    assert_eq!(attempt("serve-on-gpus", "take the filter off"), End::Killed);
+    assert_eq!(attempt("load", "control a file"), End::Killed);
 }
 
 #[test]

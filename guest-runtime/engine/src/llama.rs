@@ -2,6 +2,7 @@
 //! llama.cpp behind [`Model`].
 
 use crate::{
+    gpus::Gpus,
     prompt::Template,
     room::CellShape,
     runs::{has_long_run, is_recursive},
@@ -71,6 +72,17 @@ pub enum LoadError {
     /// Not enough memory for this context, or the model refuses it.
     #[error("a context of this size cannot be made")]
     Context,
+    /// Not the GPUs that were named.
+    #[error("there are {found} GPUs that can be computed on, and {expected} were named")]
+    Gpus {
+        /// How many were named.
+        expected: u8,
+        /// How many there are.
+        found: usize,
+    },
+    /// llama.cpp left the weights with the processor.
+    #[error("the model's weights did not go to the GPUs")]
+    NotOnGpus,
 }
 
 impl Weights {
@@ -80,11 +92,28 @@ impl Weights {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        Self::load_to(path, None)
+    }
+
+    /// As [`Self::load`], with all layers on these GPUs: they hold the weights and the cache, and compute. The table of the
+    /// tokens' own vectors stays with the processor, which looks them up.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_on(path: &Path, gpus: &Gpus) -> Result<Self, LoadError> {
+        Self::load_to(path, Some(gpus))
+    }
+
+    fn load_to(path: &Path, gpus: Option<&Gpus>) -> Result<Self, LoadError> {
         check(path)?;
         let mut backend = LlamaBackend::init().map_err(|_| LoadError::Backend)?;
         backend.void_logs();
-        let model = LlamaWeights::load_from_file(&backend, path, &LlamaModelParams::default())
-            .map_err(|_| LoadError::Weights)?;
+        let params = gpus.map_or_else(|| Ok(LlamaModelParams::default()), Gpus::parameters)?;
+        let before = gpus.map(Gpus::free_bytes);
+        let model = LlamaWeights::load_from_file(&backend, path, &params).map_err(|_| LoadError::Weights)?;
+        if let Some((gpus, before)) = gpus.zip(before) {
+            gpus.check_holding(before, model.size())?;
+        }
         let template = Template::of(&model).ok_or(LoadError::Template)?;
         let vocab = model.vocab();
         let lengths = vocab.tokens().filter_map(|token| vocab.text(token)).map(CStr::count_bytes);
@@ -279,11 +308,14 @@ impl Model for LlamaModel<'_> {
 
 /// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
-const STEP_TOKENS: u32 = 128;
+const STEP_TOKENS: u32 = if ON_GPUS { 512 } else { 128 };
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
-/// an answer would depend on how many tokens are computed beside its own.
-pub const ROWS: u32 = 63;
+/// an answer would depend on how many tokens are computed beside its own. On GPUs the kernels differ from 2 rows on, so
+/// there it depends on them in any case, and a step is computed whole.
+pub const ROWS: u32 = if ON_GPUS { STEP_TOKENS } else { 63 };
 /// Read at once of a file's header.
 const READ_BYTES: usize = 1 << 20;
+/// Whether this engine is compiled for GPUs.
+const ON_GPUS: bool = cfg!(feature = "cuda");
 /// Answers that wait.
 const MAX_WAITING: usize = 256;

@@ -3,7 +3,9 @@
 
 use anyhow::Context as _;
 use clap::Parser;
-use engine::{Settings, Stage, Weights, accept_one, batching_engine, confine, serve_client};
+use engine::{
+    Gpus, SeccompError, Settings, Stage, Weights, accept_one, batching_engine, confine, confine_with_gpus, serve_client,
+};
 use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::os::unix::net::UnixListener;
@@ -14,10 +16,12 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Example:\n  engine --model /model/model.gguf --socket /run/engine.sock --context 2048 \
-    --threads-decode 4 --threads-prefill 8\n\nThe socket is bound before the model is loaded: connect at once and wait \
-    for the first message.\nOnce a client is served nothing is printed; the exit code is 0 when the client closed the \
-    connection, 1 otherwise."
+    after_help = format!(
+        "Example:\n  engine --model /model/model.gguf --socket /run/engine.sock --context 2048 \
+        {EXAMPLE}\n\nThe socket is bound before the model is loaded: connect at once and wait \
+        for the first message.\nOnce a client is served nothing is printed; the exit code is 0 when the client closed the \
+        connection, 1 otherwise."
+    )
 )]
 struct Arguments {
     /// The model: a GGUF file with a chat template.
@@ -42,6 +46,20 @@ struct Arguments {
     /// Threads that compute a prompt.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads_prefill: u16,
+    /// GPUs that the model is computed on: all that the machine has. With another number the engine ends.
+    #[cfg(feature = "cuda")]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    gpus: u8,
+}
+
+impl Arguments {
+    /// The GPUs, opened; `None` for an engine that computes on the processor.
+    fn open_gpus(&self) -> anyhow::Result<Option<Gpus>> {
+        #[cfg(feature = "cuda")]
+        return Ok(Some(Gpus::open(self.gpus)?));
+        #[cfg(not(feature = "cuda"))]
+        Ok(None)
+    }
 }
 
 fn main() -> ExitCode {
@@ -67,12 +85,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     linux_sys::memory::forbid_dumps()?;
     let listener = UnixListener::bind(&arguments.socket)
         .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
+    // Libraries are loaded here, which the filters do not allow.
+    let gpus = arguments.open_gpus()?;
+    let confine: fn(Stage) -> Result<(), SeccompError> = if gpus.is_some() { confine_with_gpus } else { confine };
     confine(Stage::Load)?;
-    let weights = Weights::load(&arguments.model).with_context(|| format!("loading {}", arguments.model.display()))?;
+    let model = &arguments.model;
+    let weights = gpus.as_ref().map_or_else(|| Weights::load(model), |gpus| Weights::load_on(model, gpus));
+    let weights = weights.with_context(|| format!("loading {}", model.display()))?;
     let context = NonZeroU32::new(arguments.context).context("the context must not be 0")?;
     let cache = match arguments.cache {
         Some(cache) => NonZeroU32::new(cache).context("the cache must not be 0")?,
-        None => weights.cache_within(linux_sys::memory::free_bytes()? / 4, context, arguments.parallel),
+        None => {
+            // The cache stands where the weights do; it is compacted by way of the guest's memory.
+            let guest = linux_sys::memory::free_bytes()?;
+            let free = gpus.as_ref().map_or(guest, |gpus| gpus.free_bytes().min(guest));
+            weights.cache_within(free / 4, context, arguments.parallel)
+        }
     };
     let settings = Settings {
         context,
@@ -86,4 +114,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     serve_client(&mut engine, client, || Ok(confine(Stage::Serve)?))
 }
 
+#[cfg(feature = "cuda")]
+const EXAMPLE: &str = "--gpus 1";
+#[cfg(not(feature = "cuda"))]
+const EXAMPLE: &str = "--threads-decode 4 --threads-prefill 8";
 const WRONG_USAGE: u8 = 64;

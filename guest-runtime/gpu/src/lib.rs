@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Collects evidence of NVIDIA GPUs and NVSwitches through the driver's libraries, and lets the GPUs accept work when init says so.
 //!
-//! The only program of the guest that is linked dynamically: NVIDIA's libraries are loaded at run time from the verified root,
+//! Linked dynamically, as of the guest's programs only the engine for GPUs is beside it: NVIDIA's libraries are loaded at run time from the verified root,
 //! libnvidia-ml always, libnvidia-nscq where it exists. Afterwards the process confines itself: no program, no socket, no
 //! executable memory. It holds no key and decides nothing: init appraises what the devices signed.
 

@@ -1,97 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The collector's seccomp filter.
 
-use linux_sys::seccomp::{Condition, Filter, SeccompError};
+use linux_sys::seccomp::{Filter, SeccompError};
 
 /// Confines the process once the libraries are loaded: it reads files and uses devices that exist (which ones, Landlock decides),
-/// and speaks on the socket that it has.
-///
-/// What NVIDIA's libraries try and can do without is answered with an error in place of an end: starting `nvidia-modprobe`, making
-/// device nodes, sockets of daemons.
+/// and speaks on the socket that it has. What the libraries try and can do without fails and does not end it.
 ///
 /// # Errors
 /// The kernel refused the filter; then the process must not go on.
 pub(crate) fn confine() -> Result<(), SeccompError> {
-    Filter::common()
-        .allow(FILES_AND_DEVICES)
-        .allow_if(libc::SYS_openat, &[Condition::Bits { argument: 2, mask: libc::O_CREAT | libc::O_TRUNC, value: 0 }])
-        .allow_if(libc::SYS_open, &[Condition::Bits { argument: 1, mask: libc::O_CREAT | libc::O_TRUNC, value: 0 }])
-        .refuse(TRIED)
-        .allow(&[libc::SYS_clone])
-        .refuse_if(libc::SYS_clone, &[Condition::Bits { argument: 0, mask: libc::CLONE_THREAD, value: 0 }])
-        .apply()
+    Filter::common().allow_gpu_libraries().apply()
 }
-
-const FILES_AND_DEVICES: &[i64] = &[
-    libc::SYS_access,
-    libc::SYS_clock_getres,
-    libc::SYS_dup,
-    libc::SYS_eventfd2,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_fstatfs,
-    libc::SYS_getcpu,
-    libc::SYS_getcwd,
-    libc::SYS_getdents64,
-    libc::SYS_getegid,
-    libc::SYS_geteuid,
-    libc::SYS_getgid,
-    libc::SYS_getppid,
-    libc::SYS_getrlimit,
-    libc::SYS_getuid,
-    libc::SYS_ioctl,
-    libc::SYS_lseek,
-    libc::SYS_lstat,
-    libc::SYS_mincore,
-    libc::SYS_nanosleep,
-    libc::SYS_newfstatat,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_pread64,
-    libc::SYS_prlimit64,
-    libc::SYS_pselect6,
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_select,
-    libc::SYS_shutdown,
-    libc::SYS_stat,
-    libc::SYS_statfs,
-    libc::SYS_statx,
-    libc::SYS_sysinfo,
-    libc::SYS_uname,
-];
-
-const TRIED: &[i64] = &[
-    libc::SYS_chmod,
-    libc::SYS_chown,
-    libc::SYS_connect,
-    libc::SYS_execve,
-    libc::SYS_fork,
-    libc::SYS_ftruncate,
-    libc::SYS_iopl,
-    libc::SYS_kill,
-    libc::SYS_memfd_create,
-    libc::SYS_mkdir,
-    libc::SYS_mkdirat,
-    libc::SYS_mknod,
-    libc::SYS_mknodat,
-    libc::SYS_mlock,
-    libc::SYS_munlock,
-    libc::SYS_pipe,
-    libc::SYS_pipe2,
-    libc::SYS_pwrite64,
-    libc::SYS_set_mempolicy,
-    libc::SYS_get_mempolicy,
-    libc::SYS_mbind,
-    libc::SYS_socket,
-    libc::SYS_socketpair,
-    libc::SYS_symlink,
-    libc::SYS_symlinkat,
-    libc::SYS_unlink,
-    libc::SYS_unlinkat,
-    libc::SYS_vfork,
-    libc::SYS_wait4,
-];

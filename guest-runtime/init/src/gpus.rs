@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::Read as _,
     os::unix::fs::symlink,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -141,27 +141,32 @@ fn fabric_manager(inherits_stderr: bool) -> Program<'static> {
     daemon(FABRIC_MANAGER, &["-c", FABRIC_CONFIGURATION], users::FABRIC, inherits_stderr)
 }
 
-fn daemon(path: &'static str, arguments: &[&str], uid: u32, inherits_stderr: bool) -> Program<'static> {
-    let read = [ROOT, "/proc", "/sys", "/dev/random", "/dev/urandom"].map(|path| (path.into(), Access::Read));
+/// What NVIDIA's libraries need of the file system: themselves, what the kernel says of devices, and the devices.
+pub(crate) fn reach() -> Vec<(PathBuf, Access)> {
     let mut paths = vec![(ROOT.into(), Access::Execute), ("/dev/null".into(), Access::Device)];
-    paths.extend(read);
+    paths.extend([ROOT, "/proc", "/sys", "/dev/random", "/dev/urandom"].map(|path| (path.into(), Access::Read)));
     paths.extend(device_files().into_iter().map(|path| (path, Access::Device)));
+    paths
+}
+
+fn daemon(path: &'static str, arguments: &[&str], uid: u32, inherits_stderr: bool) -> Program<'static> {
     Program {
         path,
         arguments: arguments.iter().map(OsString::from).collect(),
         uid,
         gid: users::GPU,
+        groups: Vec::new(),
         descriptors: Vec::new(),
         without_network: true,
         locks_memory: false,
-        reach: Reach { paths, tcp_listen: None },
+        reach: Reach { paths: reach(), tcp_listen: None },
         filter: Some(confinement::daemon()),
         inherits_stderr,
     }
 }
 
 /// The nodes that were made here.
-pub(crate) fn device_files() -> Vec<std::path::PathBuf> {
+fn device_files() -> Vec<PathBuf> {
     let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
     let names = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"nvidia"));
     names.map(|entry| entry.path()).collect()
@@ -184,7 +189,7 @@ fn daemon_of(starter: i32) -> Result<i32, Failure> {
 }
 
 /// Where the verified root is mounted. Links of the image lead from `/usr`, `/lib` and `/lib64` into it.
-pub(crate) const ROOT: &str = "/gpu";
+const ROOT: &str = "/gpu";
 const SERIAL: &str = "chrysalis-root";
 const MODULES: &str = "/gpu/lib/modules";
 const PERSISTENCE_DAEMON: &str = "/gpu/usr/bin/nvidia-persistenced";

@@ -22,6 +22,7 @@ pub fn attester(descriptors: Vec<OwnedFd>, inherits_stderr: bool) -> Program<'st
         arguments: Vec::new(),
         uid: users::ATTESTER,
         gid: users::ATTESTER,
+        groups: Vec::new(),
         descriptors,
         // The simulated device is reached by vsock, which no network namespace takes away.
         without_network: true,
@@ -40,6 +41,7 @@ pub fn engine(path: &'static str, arguments: Vec<OsString>, inherits_stderr: boo
         arguments,
         uid: users::ENGINE,
         gid: users::ENGINE,
+        groups: Vec::new(),
         descriptors: Vec::new(),
         without_network: true,
         locks_memory: false,
@@ -60,6 +62,7 @@ pub fn serve(port: u16, arguments: Vec<OsString>, drain: OwnedFd, inherits_stder
         arguments,
         uid: users::SERVE,
         gid: users::SERVE,
+        groups: Vec::new(),
         descriptors: vec![drain],
         without_network: false,
         locks_memory: false,

@@ -7,6 +7,7 @@ pub mod block;
 pub mod descriptors;
 mod device_mapper;
 pub mod entropy;
+mod gpu_libraries;
 pub mod kernel;
 pub mod landlock;
 pub mod memory;

@@ -42,8 +42,10 @@ pub struct Program<'a> {
     pub arguments: Vec<OsString>,
     /// User that it runs as.
     pub uid: u32,
-    /// Its only group.
+    /// Its group.
     pub gid: u32,
+    /// Groups that it is in besides.
+    pub groups: Vec<u32>,
     /// Descriptors it inherits: the one at index *i* gets number 3 + *i*. All others are closed on exec.
     pub descriptors: Vec<OwnedFd>,
     /// Whether it gets a network of its own, without any interface.
@@ -82,6 +84,7 @@ fn start_with(program: Program<'_>, administrator: bool) -> Result<i32, SysError
         arguments,
         uid,
         gid,
+        groups,
         descriptors,
         without_network,
         locks_memory,
@@ -89,6 +92,7 @@ fn start_with(program: Program<'_>, administrator: bool) -> Result<i32, SysError
         filter,
         inherits_stderr,
     } = program;
+    let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
     let sources = out_of_the_way(&descriptors)?;
     let raw: Vec<RawFd> = sources.iter().map(|fd| fd.as_raw_fd()).collect();
     let first_other = libc::c_uint::try_from(raw.len().saturating_add(3)).unwrap_or(3);
@@ -123,7 +127,7 @@ fn start_with(program: Program<'_>, administrator: bool) -> Result<i32, SysError
             unshare(CloneFlags::CLONE_NEWNET)?;
         }
         umask(Mode::S_IRWXO);
-        setgroups(&[])?;
+        setgroups(&groups)?;
         setgid(Gid::from_raw(gid))?;
         prctl::set_keepcaps(administrator)?;
         setuid(Uid::from_raw(uid))?;
@@ -287,6 +291,7 @@ mod tests {
             arguments: arguments.iter().map(OsString::from).collect(),
             uid: 65_534,
             gid: 65_534,
+            groups: Vec::new(),
             descriptors,
             without_network: true,
             locks_memory: false,
@@ -322,6 +327,22 @@ mod tests {
         assert!(!said.contains("CARGO"), "{said}");
         // Two lines of heading and loopback.
         assert_eq!(lines.last(), Some(&"3"), "{said}");
+    }
+
+    #[test]
+    fn a_child_is_in_the_groups_that_it_was_given() {
+        if !Uid::effective().is_root() {
+            println!("SKIPPED: starting a child as another user needs root");
+            return;
+        }
+        for (groups, said) in [(vec![], "65534\n"), (vec![104], "65534 104\n")] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let pid = start(Program { groups, ..program(&["-c", "id -G >&3"], vec![theirs.into()]) }).unwrap();
+            let mut found = String::new();
+            ours.read_to_string(&mut found).unwrap();
+            waitpid(Pid::from_raw(pid), None).unwrap();
+            assert_eq!(found, said);
+        }
     }
 
     #[test]

@@ -12,18 +12,19 @@ use std::{
 
 use attester_protocol::SERVING_PATH;
 use linux_sys::{
+    landlock::Access,
     net,
     process::{Program, poll_any, start, wait_any},
     vsock,
 };
-use types::{EventName, GuestConfig};
+use types::{EventName, GuestConfig, config::EngineSettings};
 
 use super::model::Weights;
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
     confinement::{Stage, confine},
-    programs,
+    gpus, programs, users,
 };
 
 /// Ends when the API listens. It does so once the engine has loaded the model.
@@ -53,25 +54,17 @@ pub(crate) fn supervise(boot: &Boot) -> Result<Infallible, Halt> {
     }
 }
 
-/// The program that the model is for, confined alike.
+/// The program that the model is for, confined alike. Whoever has GPUs by the configuration, and an engine for them in the
+/// image, computes on them: that engine ends rather than computing on the processor.
 fn engine(config: &GuestConfig, weights: &Weights, inherits_stderr: bool) -> Program<'static> {
-    let engine = &config.engine;
-    let context = ("--context", engine.context_tokens.0.to_string());
-    let threads = engine.threads_prefill.0.to_string();
-    let (path, model, settings) = match weights {
-        Weights::Answers(file) => {
-            let decode = ("--threads-decode", engine.threads_decode.0.to_string());
-            ("/bin/engine", file, vec![context, decode, ("--threads-prefill", threads)])
-        }
-        Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
-        Weights::Served(directory) => {
-            ("/bin/upstream-engine", directory, vec![context, ("--server", SERVER.to_owned())])
-        }
-    };
-    let settings = settings.into_iter().chain([("--socket", ENGINE_SOCKET.to_owned())]);
-    let settings = settings.flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
-    let arguments = [OsString::from("--model"), model.into()].into_iter().chain(settings).collect();
+    let on_gpus = config.gpus.0 > 0 && matches!(weights, Weights::Answers(_)) && Path::new(GPU_ENGINE).exists();
+    let (path, arguments) = command(&config.engine, weights, on_gpus.then_some(config.gpus.0));
     let mut program = programs::engine(path, arguments, inherits_stderr);
+    if on_gpus {
+        // Of their device files.
+        program.groups.push(users::GPU);
+        program.reach.paths.extend(gpus::reach());
+    }
     if matches!(weights, Weights::Served(_)) {
         // What the server is made of, which the adapter narrows down to what the image's description of it names.
         program.reach.paths.extend([Access::Execute, Access::Read].map(|access| (DISK.into(), access)));
@@ -79,6 +72,27 @@ fn engine(config: &GuestConfig, weights: &Weights, inherits_stderr: bool) -> Pro
         program.reach = program.reach.with_randomness();
     }
     program
+}
+
+/// Which program, and its arguments; `gpus` is how many it computes on, if it does.
+fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'static str, Vec<OsString>) {
+    let context = ("--context", engine.context_tokens.0.to_string());
+    let threads = engine.threads_prefill.0.to_string();
+    let (path, model, mut settings) = match weights {
+        Weights::Answers(file) => {
+            let decode = ("--threads-decode", engine.threads_decode.0.to_string());
+            let program = if gpus.is_some() { GPU_ENGINE } else { "/bin/engine" };
+            (program, file, vec![context, decode, ("--threads-prefill", threads)])
+        }
+        Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
+        Weights::Served(directory) => {
+            ("/bin/upstream-engine", directory, vec![context, ("--server", SERVER.to_owned())])
+        }
+    };
+    settings.extend(gpus.map(|gpus| ("--gpus", gpus.to_string())));
+    let settings = settings.into_iter().chain([("--socket", ENGINE_SOCKET.to_owned())]);
+    let settings = settings.flat_map(|(name, value)| [OsString::from(name), OsString::from(value)]);
+    (path, [OsString::from("--model"), model.into()].into_iter().chain(settings).collect())
 }
 
 fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
@@ -106,6 +120,8 @@ fn wait_until(boot: &Boot, code: Code, holds: impl Fn() -> bool) -> Result<(), F
     Ok(())
 }
 
+/// The engine that computes on GPUs, on the verified root of an image that has one.
+const GPU_ENGINE: &str = "/gpu/usr/bin/engine";
 const ENGINE_SOCKET: &str = "/run/engine/engine.sock";
 /// The root of the image's disk, and in it what another inference server is started as.
 const DISK: &str = "/gpu";
@@ -113,3 +129,27 @@ const SERVER: &str = "/gpu/etc/upstream-engine.json";
 /// Loading a large model takes minutes.
 const PATIENCE: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use types::config::Free;
+
+    use super::*;
+
+    #[test]
+    fn gpus_are_named_to_the_engine_that_computes_on_them_alone() {
+        let settings = EngineSettings { context_tokens: Free(2048), threads_decode: Free(4), threads_prefill: Free(8) };
+        let line = |weights: &Weights, gpus| {
+            let (path, arguments) = command(&settings, weights, gpus);
+            let words = arguments.iter().map(|word| word.to_str().unwrap());
+            [path].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+        };
+        let answers = Weights::Answers("/run/model/m.gguf".into());
+        let common = "--model /run/model/m.gguf --context 2048 --threads-decode 4 --threads-prefill 8";
+        let socket = "--socket /run/engine/engine.sock";
+        assert_eq!(line(&answers, None), format!("/bin/engine {common} {socket}"));
+        assert_eq!(line(&answers, Some(2)), format!("/gpu/usr/bin/engine {common} --gpus 2 {socket}"));
+        let vectors = line(&Weights::Vectors("/run/model".into()), None);
+        assert_eq!(vectors, format!("/bin/embedder --model /run/model --context 2048 --threads 8 {socket}"));
+    }
+}

@@ -12,18 +12,14 @@ use attested_channel::gpu_nonce;
 use gpu_protocol::{CallError, FailureKind, SET_READY, collect, set_ready};
 use linux_sys::{
     SysError,
-    landlock::{Access, Reach},
+    landlock::Reach,
     process::{End, Program, start, start_administrator, wait_for},
 };
 use types::{GpuEvidence, Hex32, Role};
 
 use super::judge::Expected;
 use crate::boot::{Code, Fails as _};
-use crate::{
-    boot::Failure,
-    gpus::{ROOT, device_files},
-    users,
-};
+use crate::{boot::Failure, gpus, users};
 
 /// Evidence of all devices for a nonce of this boot's key.
 pub(super) fn evidence(
@@ -61,19 +57,16 @@ impl Process {
         let (socket, theirs) = UnixStream::pair().map_err(Code::GpuDriverFailed.because())?;
         socket.set_read_timeout(Some(PATIENCE)).map_err(Code::GpuDriverFailed.because())?;
         socket.set_write_timeout(Some(PATIENCE)).map_err(Code::GpuDriverFailed.because())?;
-        let read = [ROOT, "/proc", "/sys"].map(|path| (path.into(), Access::Read));
-        let mut paths = vec![(ROOT.into(), Access::Execute), ("/dev/null".into(), Access::Device)];
-        paths.extend(read);
-        paths.extend(device_files().into_iter().map(|path| (path, Access::Device)));
         let program = Program {
             path: PROGRAM,
             arguments: arguments.iter().map(OsString::from).collect(),
             uid: users::GPU,
             gid: users::GPU,
+            groups: Vec::new(),
             descriptors: vec![OwnedFd::from(theirs)],
             without_network: true,
             locks_memory: false,
-            reach: Reach { paths, tcp_listen: None }.with_randomness(),
+            reach: Reach { paths: gpus::reach(), tcp_listen: None },
             // It confines itself once its libraries are loaded.
             filter: None,
             inherits_stderr,
