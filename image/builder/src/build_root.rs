@@ -99,15 +99,21 @@ impl BuildRoot {
 
     fn assemble(&self, tree: &Path, sources: &Sources, progress: &dyn Progress) -> Result<(), RootError> {
         let mut growing = Growing::new(tree);
-        let locks: Vec<_> = self.sets.iter().flat_map(NamedSet::locks).collect();
-        for (count, lock) in locks.iter().enumerate() {
+        let locks: Vec<_> =
+            self.sets.iter().flat_map(|set| set.locks().into_iter().map(move |lock| (set, lock))).collect();
+        for (count, (set, lock)) in locks.iter().enumerate() {
             let package = fetch::fetch_input(lock, sources, &Silent)?;
-            growing.debian(&package.path)?;
+            growing.debian(&package.path, set.only(&lock.lock.package))?;
             progress.advance("build root: packages", count as u64 + 1, Some(locks.len() as u64), Unit::Items);
         }
         progress.finish();
-        for (path, target) in LINKS {
+        let links =
+            self.sets.iter().flat_map(|set| &set.set.links).map(|link| (link.path.as_str(), link.target.as_str()));
+        for (path, target) in LINKS.into_iter().chain(links) {
             growing.link(path, target)?;
+        }
+        for file in self.sets.iter().flat_map(|set| &set.set.texts) {
+            growing.text(&file.path, &file.text)?;
         }
         for path in PLACES {
             growing.directory(path)?;
@@ -153,6 +159,32 @@ mod tests {
         assert!(more.versions(&["erofs-utils", "gcc-14"]).find("none").is_none());
         let twice = |name: &str| more.sets().iter().filter(|set| set.version(name).is_some()).count();
         assert!(more.sets().iter().flat_map(|set| &set.set.packages).all(|p| twice(&p.package) == 1));
+    }
+
+    /// The compiler for GPUs stands over the build root without changing it, and what is unpacked of it shapes the digest.
+    #[test]
+    fn the_tools_for_cuda_are_whole() {
+        let plain = BuildRoot::read(&locks()).unwrap();
+        let more = plain.with(&locks(), "cuda-tools").unwrap();
+        assert!(!more.versions(&["nvidia-cuda-toolkit", "nvidia-cuda-dev", "g++-13", "gcc-14"]).contains("none"));
+        let set = &more.sets()[1];
+        assert!(set.set.want.iter().all(|name| set.version(name).is_some()));
+        assert_eq!(set.set.want.len(), set.set.packages.len());
+        assert!(set.locks().iter().all(|lock| lock.lock.sha256 != Sha256Digest::ZERO && lock.lock.size > 0));
+        // One release of CUDA, for compiling and for running.
+        let cuda = NamedSet::read(&locks().join("cuda.toml")).unwrap();
+        let release = |version: &str| version.split('~').nth(1).map(str::to_owned);
+        let all = set.set.packages.iter().chain(&cuda.set.packages);
+        let releases: Vec<_> = all.filter_map(|package| release(&package.version)).collect();
+        assert!(releases.len() >= 5 && releases.iter().all(|one| *one == releases[0]), "{releases:?}");
+        let changed = |change: fn(&mut NamedSet)| {
+            let mut sets = more.sets().to_vec();
+            change(&mut sets[1]);
+            BuildRoot { sets }.digest()
+        };
+        assert_eq!(changed(|_| {}), more.digest());
+        assert_ne!(changed(|set| drop(set.set.only[0].paths.pop())), more.digest());
+        assert_ne!(changed(|set| drop(set.set.texts.pop())), more.digest());
     }
 
     #[test]

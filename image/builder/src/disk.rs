@@ -14,8 +14,8 @@ use types::Sha256Digest;
 
 pub use self::contents::ContentsError;
 use self::contents::{Contents, Origin};
-pub(crate) use self::recipe::DiskRecipe;
 pub use self::recipe::RecipeError;
+pub(crate) use self::recipe::{DiskProgram, DiskRecipe};
 use crate::build_root::RootError;
 use crate::cache::CacheError;
 use crate::command::{Tool, ToolError};
@@ -134,14 +134,10 @@ impl DiskRecipe {
         modules: &Modules,
         programs: &[(Program, PathBuf)],
     ) -> Result<Sha256Digest, DiskError> {
-        let mut lines = vec![
-            RECIPE_VERSION.to_owned(),
-            format!("root {}", shop.root.digest()),
-            format!("recipe {}", self.sha256),
-            format!("packages {}", self.set.content()),
-            format!("modules {}", modules.sha256),
-            format!("epoch {}", shop.source_date_epoch),
-        ];
+        let mut lines =
+            vec![RECIPE_VERSION.to_owned(), format!("root {}", shop.root.digest()), format!("recipe {}", self.sha256)];
+        lines.extend(self.sets.iter().map(|set| format!("packages {}", set.content())));
+        lines.extend([format!("modules {}", modules.sha256), format!("epoch {}", shop.source_date_epoch)]);
         for (program, file) in programs {
             lines.push(format!("program {} {}", program.path, files::sha256_file(file)?.1));
         }
@@ -156,7 +152,7 @@ impl DiskRecipe {
         programs: &[(Program, PathBuf)],
     ) -> Result<Contents, DiskError> {
         let mut contents = Contents::new();
-        for lock in self.set.locks() {
+        for lock in self.sets.iter().flat_map(NamedSet::locks) {
             let package = &lock.lock.package;
             let wanted: Vec<_> = self.files.iter().filter(|file| file.package == *package).collect();
             if wanted.is_empty() {
@@ -187,13 +183,14 @@ impl DiskRecipe {
 
     /// The lock of one of its packages; [`DiskRecipe::read`] has seen that it is there.
     fn lock(&self, package: &str) -> Result<crate::locks::NamedLock, DiskError> {
-        let missing = || RecipeError::NoPackage { package: package.to_owned(), set: self.set.name.clone() };
-        Ok(self.set.lock(package).ok_or_else(missing)?)
+        let names = || self.sets.iter().map(|set| set.name.as_str()).collect::<Vec<_>>().join(", ");
+        let missing = || RecipeError::NoPackage { package: package.to_owned(), set: names() };
+        Ok(self.sets.iter().find_map(|set| set.lock(package)).ok_or_else(missing)?)
     }
 
-    /// The set that its files come from.
-    pub(crate) fn set(&self) -> &NamedSet {
-        &self.set
+    /// The sets that its files come from.
+    pub(crate) fn sets(&self) -> &[NamedSet] {
+        &self.sets
     }
 }
 

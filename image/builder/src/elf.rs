@@ -32,12 +32,14 @@ pub(crate) struct Needs {
     pub(crate) linker: Option<String>,
     /// Libraries, by name.
     pub(crate) libraries: Vec<String>,
+    /// Whether it has them looked for in its own directory first.
+    pub(crate) beside: bool,
 }
 
 /// Reads the dynamic section of an x86-64 program or library.
 ///
 /// # Errors
-/// The rule that the file breaks; also when it brings search paths of its own.
+/// The rule that the file breaks; also when it brings search paths of its own, other than its own directory.
 pub(crate) fn needs(file: &[u8]) -> Result<Needs, &'static str> {
     if file.get(..IDENT.len()) != Some(IDENT) || number(file, 18, 2) != Some(EM_X86_64) {
         return Err("not an x86-64 ELF file");
@@ -48,7 +50,7 @@ pub(crate) fn needs(file: &[u8]) -> Result<Needs, &'static str> {
         None => None,
     };
     let Some(dynamic) = segments.iter().find(|segment| segment.kind == PT_DYNAMIC) else {
-        return Ok(Needs { linker, libraries: Vec::new() });
+        return Ok(Needs { linker, ..Needs::default() });
     };
     let dynamic = dynamic.content(file)?;
     let entries = (0..dynamic.len() / 16).map_while(|index| {
@@ -56,17 +58,23 @@ pub(crate) fn needs(file: &[u8]) -> Result<Needs, &'static str> {
         (tag != DT_NULL).then_some((tag, value))
     });
     let entries: Vec<(u64, u64)> = entries.collect();
-    if entries.iter().any(|(tag, _)| matches!(*tag, DT_RPATH | DT_RUNPATH)) {
-        return Err("it brings search paths of its own");
-    }
     let value = |wanted: u64| entries.iter().find(|(tag, _)| *tag == wanted).map(|(_, value)| *value);
     let (begin, size) = value(DT_STRTAB).zip(value(DT_STRSZ)).ok_or("its dynamic section has no names")?;
     let names = segments.iter().find_map(|segment| segment.loaded(file, begin, size));
     let names = names.ok_or("the names of its dynamic section are not in the file")?;
+    let name = |offset: u64| usize::try_from(offset).ok().and_then(|offset| text(names, offset));
+    let paths: Vec<u64> = entries.iter().filter(|(tag, _)| is_search_path(*tag)).map(|(_, offset)| *offset).collect();
+    if paths.iter().any(|offset| name(*offset).as_deref() != Some(OWN_DIRECTORY)) {
+        return Err("it brings search paths of its own");
+    }
     let wanted = entries.iter().filter(|(tag, _)| *tag == DT_NEEDED);
-    let libraries = wanted.map(|(_, offset)| usize::try_from(*offset).ok().and_then(|offset| text(names, offset)));
+    let libraries = wanted.map(|(_, offset)| name(*offset));
     let libraries = libraries.collect::<Option<Vec<_>>>().ok_or("a library's name is malformed")?;
-    Ok(Needs { linker, libraries })
+    Ok(Needs { linker, libraries, beside: !paths.is_empty() })
+}
+
+const fn is_search_path(tag: u64) -> bool {
+    matches!(tag, DT_RPATH | DT_RUNPATH)
 }
 
 /// A program header.
@@ -136,13 +144,19 @@ const DT_STRTAB: u64 = 5;
 const DT_STRSZ: u64 = 10;
 const DT_RPATH: u64 = 15;
 const DT_RUNPATH: u64 = 29;
+const OWN_DIRECTORY: &str = "$ORIGIN";
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
 
-    /// A program with a dynamic section: the linker it names, the libraries, another tag.
+    /// A program with a dynamic section: the linker it names, the libraries, another tag with an odd name.
     pub(crate) fn dynamic(linker: &str, libraries: &[&str], other: Option<u64>) -> Vec<u8> {
+        with_path(linker, libraries, other.map(|tag| (tag, "/tmp")))
+    }
+
+    /// As [`dynamic`]; the tag's name is given.
+    pub(crate) fn with_path(linker: &str, libraries: &[&str], other: Option<(u64, &str)>) -> Vec<u8> {
         let mut file = program(3, &[u8::try_from(PT_LOAD).unwrap(), 2, 3]);
         let headers = 64;
         let mut names = vec![0];
@@ -156,8 +170,10 @@ pub(crate) mod tests {
             names.extend_from_slice(library.as_bytes());
             names.push(0);
         }
-        if let Some(tag) = other {
-            entry(tag, 1);
+        if let Some((tag, path)) = other {
+            entry(tag, names.len() as u64);
+            names.extend_from_slice(path.as_bytes());
+            names.push(0);
         }
         let begin = file.len() as u64;
         entry(DT_STRTAB, ADDRESS + begin);
@@ -187,10 +203,12 @@ pub(crate) mod tests {
         let file = dynamic("/lib64/ld.so", &["liba.so.1", "libb.so"], None);
         let found = needs(&file).unwrap();
         assert_eq!(found.linker.as_deref(), Some("/lib64/ld.so"));
-        assert_eq!(found.libraries, ["liba.so.1", "libb.so"]);
+        assert_eq!((found.libraries, found.beside), (vec!["liba.so.1".to_owned(), "libb.so".to_owned()], false));
         assert_eq!(needs(&program(2, &[1])).unwrap(), Needs::default());
         for tag in [DT_RPATH, DT_RUNPATH] {
             assert_eq!(needs(&dynamic("/l", &["a"], Some(tag))), Err("it brings search paths of its own"));
+            assert!(needs(&with_path("/l", &["a"], Some((tag, "$ORIGIN/..")))).is_err());
+            assert!(needs(&with_path("/l", &["a"], Some((tag, "$ORIGIN")))).unwrap().beside);
         }
         assert!(needs(b"#!/bin/sh").is_err());
     }

@@ -329,7 +329,7 @@ impl Explain for RecipeError {
             Self::Lock(e) => return e.refusal(),
             Self::Syntax { .. } => "root",
             Self::NoPackage { package, .. } | Self::Unused { package, .. } => package,
-            Self::Name(name) => name,
+            Self::Name(name) | Self::Base(name) => name,
         };
         Refusal::new("root_refused", field, self.to_string(), "correct the file in image/roots, or its lock")
     }

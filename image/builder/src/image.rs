@@ -15,7 +15,7 @@ use self::parts::Parts;
 use crate::build_root::{BuildRoot, RootError};
 use crate::cache::{Cache, CacheError};
 use crate::crates::{self, CratesError};
-use crate::disk::{Disk, DiskError, DiskRecipe};
+use crate::disk::{Disk, DiskError, DiskProgram, DiskRecipe};
 use crate::fetch::{self, FetchError, Input, Sources};
 use crate::files::FileError;
 use crate::kernel::{Kernel, KernelError, Recipe};
@@ -142,16 +142,21 @@ pub fn build(options: &BuildOptions, progress: &dyn Progress) -> Result<Image, B
     let (firmware_lock, source_lock) = (firmware_input.lock, source.lock.clone());
     let recipe = Recipe::read(&workspace.image("kernel"), &profile.kernel, source, plan.is_some())?;
     let kernel = recipe.build(&kernel_shop)?;
-    let mut runtime = runtime::build(&shop, &profile.compile, Linking::Static, &profile.programs)?;
+    let mut runtime = runtime::build(&shop, &profile.compile, Linking::Static, None, &profile.programs)?;
     let disk = match &plan {
         Some(plan) => Some(plan.build(&shop, &kernel_shop, &profile, &kernel, &mut runtime)?),
         None => None,
     };
     progress.step("put the image together");
-    let disk_set = plan.as_ref().map(|plan| plan.recipe.set());
-    let sets = kernel_shop.root.sets();
+    let disk_sets = plan.as_ref().map_or(&[][..], |plan| plan.recipe.sets());
+    let mut sets = kernel_shop.root.sets().to_vec();
+    for set in plan.iter().flat_map(|plan| &plan.special).flat_map(|(_, root)| root.sets()) {
+        if !sets.contains(set) {
+            sets.push(set.clone());
+        }
+    }
     let mut inputs = vec![manifest_input(&firmware_lock), manifest_input(&source_lock)];
-    inputs.extend(sets.iter().chain(disk_set).map(set_input));
+    inputs.extend(sets.iter().chain(disk_sets).map(set_input));
     inputs.push(rust_input(&rust));
     let parts = Parts::new(&profile, firmware, &kernel, &runtime, disk.as_ref())?;
     let manifest = parts.write(&options.out, &inputs)?;
@@ -159,8 +164,8 @@ pub fn build(options: &BuildOptions, progress: &dyn Progress) -> Result<Image, B
         manifest: &manifest,
         firmware: &firmware_lock.lock,
         kernel: &source_lock.lock,
-        tools: sets,
-        disk: disk_set,
+        tools: &sets,
+        disk: disk_sets,
         rust: &rust.lock,
         crates: &crates::read_cargo_lock(workspace)?,
         dependencies: &runtime.dependencies,
@@ -175,6 +180,8 @@ struct DiskPlan {
     recipe: DiskRecipe,
     /// The build root with the tools for it.
     root: BuildRoot,
+    /// Programs that want tools of their own, each with the build root that has them.
+    special: Vec<(DiskProgram, BuildRoot)>,
 }
 
 impl DiskPlan {
@@ -182,7 +189,13 @@ impl DiskPlan {
         let Some(name) = &profile.disk else { return Ok(None) };
         let locks = workspace.image("locks");
         let recipe = DiskRecipe::read(&workspace.image("roots"), &locks, name).map_err(DiskError::from)?;
-        Ok(Some(Self { recipe, root: root.with(&locks, GPU_TOOLS)? }))
+        let mut special = Vec::new();
+        for program in &recipe.programs {
+            if let Some(wanted) = &program.special {
+                special.push((program.clone(), root.with(&locks, &wanted.tools)?));
+            }
+        }
+        Ok(Some(Self { recipe, root: root.with(&locks, GPU_TOOLS)?, special }))
     }
 
     /// Compiles what stands on the disk, and makes it. Its programs are described with the others of `runtime`.
@@ -196,12 +209,21 @@ impl DiskPlan {
     ) -> Result<Disk, BuildError> {
         let modules = self.recipe.modules(tools)?.build(tools, kernel).map_err(DiskError::from)?;
         let mut programs = Vec::new();
-        if !self.recipe.programs.is_empty() {
-            let compiled = runtime::build(shop, &profile.compile, Linking::Dynamic, &self.recipe.programs)?;
+        let mut keep = |compiled: Runtime| {
             runtime.dependencies.push_str(&compiled.dependencies);
             let sources = format!("{}\n{}\n", runtime.sources, compiled.sources);
             runtime.sources = Sha256Digest::of(sources.as_bytes());
-            programs = compiled.programs;
+            programs.extend(compiled.programs);
+        };
+        let plain = self.recipe.programs.iter().filter(|program| program.special.is_none());
+        let plain: Vec<_> = plain.map(DiskProgram::program).collect();
+        if !plain.is_empty() {
+            keep(runtime::build(shop, &profile.compile, Linking::Dynamic, None, &plain)?);
+        }
+        for (program, root) in &self.special {
+            let shop = Shop { root, ..*shop };
+            let (special, one) = (program.special.as_ref(), [program.program()]);
+            keep(runtime::build(&shop, &profile.compile, Linking::Dynamic, special, &one)?);
         }
         Ok(self.recipe.build(tools, &modules, &programs)?)
     }

@@ -62,7 +62,8 @@ pub use inputs::{
 pub use kernel::{Difference, Fragment, Kernel, KernelError, Recipe, RequirementError};
 pub use lock_update::{Change, UpdateError, Updated, update_locks};
 pub use locks::{
-    Kind, Linked, Lock, LockError, LockedPackage, Member, NamedLock, NamedSet, PackageSet, read_all, read_sets,
+    Kind, Linked, Lock, LockError, LockedPackage, Member, NamedLock, NamedSet, Only, PackageSet, TreeLink, TreeText,
+    read_all, read_sets,
 };
 pub use model::{Model, ModelError, fetch_model, fetch_model_directory};
 pub use modules::ModulesError;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use types::Sha256Digest;
 
-pub use self::set::{Linked, LockedPackage, NamedSet, PackageSet, read_sets};
+pub use self::set::{Linked, LockedPackage, NamedSet, Only, PackageSet, TreeLink, TreeText, read_sets};
 use crate::files::{self, FileError};
 
 /// Why a lock file was refused.

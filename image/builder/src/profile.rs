@@ -229,8 +229,11 @@ mod tests {
         for (production, simulated) in [("cpu", "sim"), ("gpu", "gpu-sim")] {
             let read = |name| Profile::read(&directory(), name).unwrap();
             let (production, simulated) = (read(production), read(simulated));
-            let links = |profile: &Profile| (profile.disk.clone(), profile.links.clone(), profile.directories.clone());
+            let links = |profile: &Profile| (profile.links.clone(), profile.directories.clone());
             assert_eq!(links(&production), links(&simulated));
+            // The engine for GPUs takes hours to compile and would find none where GPUs are simulated.
+            let disk = simulated.disk.as_deref().map(|disk| disk.replace("nvidia", "cuda"));
+            assert_eq!(production.disk, disk);
             let fragments = [production.kernel.as_slice(), &["emulation.config".to_owned()]].concat();
             assert_eq!(simulated.kernel, fragments);
             let words = production.command_line.replace(&production.name, &simulated.name);

@@ -2,9 +2,11 @@
 //! Compiles the guest's programs in the build root, for one processor level: static, but for those that stand on the verified
 //! disk beside the libraries that they load.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Deserialize;
 use types::Sha256Digest;
 
 use crate::build_root::RootError;
@@ -89,9 +91,13 @@ pub(crate) fn build(
     shop: &Shop<'_>,
     compile: &Compile,
     linking: Linking,
+    special: Option<&Special>,
     programs: &[Program],
 ) -> Result<Runtime, RuntimeError> {
-    let settings = Settings::new(compile, linking, shop.source_date_epoch);
+    let mut settings = Settings::new(compile, linking, shop.source_date_epoch);
+    if let Some(special) = special {
+        settings.apply(special);
+    }
     let mut attempts = 1..ATTEMPTS;
     loop {
         match build_once(shop, &settings, programs) {
@@ -196,10 +202,26 @@ impl Linking {
     }
 }
 
+/// How a program is compiled that wants more than the others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Special {
+    /// The set of packages that stands over the build root for it.
+    pub(crate) tools: String,
+    /// Cargo features of its package.
+    pub(crate) features: Vec<String>,
+    /// Shared libraries that it is linked with beside those that its packages name.
+    pub(crate) libraries: Vec<String>,
+    /// Variables of the compilation.
+    pub(crate) variables: BTreeMap<String, String>,
+}
+
 /// Flags and variables of a build.
 struct Settings {
     processor: String,
     linking: Linking,
+    /// Cargo features of the programs' packages.
+    features: Vec<String>,
     flags: Vec<String>,
     variables: Vec<(String, String)>,
 }
@@ -219,12 +241,24 @@ impl Settings {
         for (name, on) in &compile.ggml {
             variables.push((format!("GGML_{name}"), if *on { "ON" } else { "OFF" }.to_owned()));
         }
-        Self { processor: compile.target_cpu.clone(), linking, flags, variables }
+        Self { processor: compile.target_cpu.clone(), linking, features: Vec::new(), flags, variables }
+    }
+
+    fn apply(&mut self, special: &Special) {
+        self.features.clone_from(&special.features);
+        self.flags.extend(special.libraries.iter().map(|library| format!("-Clink-arg=-l{library}")));
+        self.variables.extend(special.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
     /// What of the settings shapes the result.
     fn described(&self) -> String {
-        format!("{RECIPE_VERSION} {:?} {:?}", self.flags, self.variables)
+        let plain = format!("{RECIPE_VERSION} {:?} {:?}", self.flags, self.variables);
+        if self.features.is_empty() { plain } else { format!("{plain} {:?}", self.features) }
+    }
+
+    /// Cargo's words for the features.
+    fn feature_words(&self) -> Vec<String> {
+        if self.features.is_empty() { Vec::new() } else { vec!["--features".to_owned(), self.features.join(",")] }
     }
 
     /// Cargo's own directory between builds. Cargo judges by times and paths, and every tree has the same path in the room:
@@ -234,8 +268,12 @@ impl Settings {
         let key = key(&[&tree, &shop.root.digest().to_string(), &shop.rust.lock.sha256.to_string()]).to_string();
         let short = key.get(..16).unwrap_or(&key);
         let linking = match self.linking {
-            Linking::Static => "",
-            Linking::Dynamic => "dynamic-",
+            Linking::Static => String::new(),
+            Linking::Dynamic if self.features.is_empty() => "dynamic-".to_owned(),
+            // Cargo does not see that variables changed which a package's own build reads.
+            Linking::Dynamic => {
+                format!("{}-{:.8}-", self.features.join("-"), Sha256Digest::of(self.described().as_bytes()).to_string())
+            }
         };
         Ok(shop.sources.cache.work(&format!("cargo-{}-{linking}{short}", self.processor))?)
     }
@@ -259,6 +297,7 @@ impl Settings {
             for package in group {
                 tool = tool.args(["--package", package]);
             }
+            let tool = tool.args(self.feature_words());
             tool.run("programs: packages compiled", shop.progress)?;
         }
         Ok(())
@@ -271,7 +310,7 @@ impl Settings {
         for package in packages {
             tool = tool.args(["--package", package]);
         }
-        Ok(tool.output()?)
+        Ok(tool.args(self.feature_words()).output()?)
     }
 
     /// Cargo with everything that shapes the guest's programs.
@@ -333,6 +372,35 @@ mod tests {
         // What this says is in the cache's keys: see that it stays as long as the programs do.
         let flags = r#"["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Ctarget-cpu=x86-64-v2", "-Clink-arg=-Wl,--build-id=none"]"#;
         assert!(described(Linking::Static).starts_with(&format!("programs/3 {flags} ")));
+    }
+
+    #[test]
+    fn special_settings_shape_a_program_and_no_other() {
+        let compile = Compile { target_cpu: "x86-64-v2".into(), ggml: BTreeMap::new() };
+        let plain = || Settings::new(&compile, Linking::Dynamic, 1);
+        assert!(plain().feature_words().is_empty());
+        let special = |change: fn(&mut Special)| {
+            let variables = [("CMAKE_CUDA_ARCHITECTURES".to_owned(), "90-real".to_owned())].into();
+            let (features, libraries) = (vec!["cuda".to_owned()], vec!["cublas".to_owned()]);
+            let mut special = Special { tools: "t".into(), features, libraries, variables };
+            change(&mut special);
+            let mut settings = plain();
+            settings.apply(&special);
+            settings
+        };
+        let settings = special(|_| {});
+        assert_eq!(settings.feature_words(), ["--features", "cuda"]);
+        assert!(settings.flags.contains(&"-Clink-arg=-lcublas".to_owned()));
+        let mut seen = vec![plain().described(), settings.described()];
+        for change in [
+            (|special: &mut Special| special.features.push("x".into())) as fn(&mut Special),
+            |special| special.libraries.clear(),
+            |special| drop(special.variables.insert("CMAKE_CUDA_ARCHITECTURES".into(), "90".into())),
+        ] {
+            let described = special(change).described();
+            assert!(!seen.contains(&described), "{described}");
+            seen.push(described);
+        }
     }
 
     #[test]

@@ -79,8 +79,8 @@ pub(crate) struct Origins<'a> {
     pub(crate) kernel: &'a Lock,
     /// What compiled it: sets of packages.
     pub(crate) tools: &'a [NamedSet],
-    /// The set that files of the verified disk come from.
-    pub(crate) disk: Option<&'a NamedSet>,
+    /// The sets that files of the verified disk come from.
+    pub(crate) disk: &'a [NamedSet],
     pub(crate) rust: &'a RustLock,
     pub(crate) crates: &'a [LockedCrate],
     /// What [`crate::runtime::Runtime`] keeps of `cargo tree`.
@@ -94,7 +94,7 @@ pub(crate) struct Origins<'a> {
 pub(crate) fn bill(origins: &Origins<'_>) -> Result<Bill, SbomError> {
     let Origins { manifest, firmware, kernel, tools, disk, rust, crates, dependencies } = *origins;
     let mut parts = vec![debian(firmware, Relation::Contained), debian(kernel, Relation::Contained)];
-    parts.extend(disk.iter().flat_map(|set| set.locks()).map(|lock| debian(&lock.lock, Relation::Contained)));
+    parts.extend(disk.iter().flat_map(NamedSet::locks).map(|lock| debian(&lock.lock, Relation::Contained)));
     parts.extend(programs(manifest));
     parts.extend(rust_packages(dependencies, crates)?);
     parts.push(Part {

@@ -125,6 +125,10 @@ impl Contents {
     fn check_needs(&self, path: &str, content: &Content) -> Result<(), ContentsError> {
         let needs = elf::needs(&content.bytes)
             .map_err(|reason| ContentsError::NotLoadable { file: path.to_owned(), reason })?;
+        if needs.beside && !LIBRARIES.iter().any(|place| Path::new(path).parent() == Some(Path::new(place))) {
+            let reason = "it looks beside itself, and does not stand with the libraries";
+            return Err(ContentsError::NotLoadable { file: path.to_owned(), reason });
+        }
         let is_there = |path: &String| matches!(self.nodes.get(path), Some(Some(_)));
         let is_program = |path: &String| matches!(self.nodes.get(path), Some(Some(found)) if found.executable);
         if let Some(loader) = needs.linker.filter(|loader| !is_program(loader)) {
@@ -215,7 +219,7 @@ const FIRMWARE: &str = "/lib/firmware/";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elf::tests::dynamic;
+    use crate::elf::tests::{dynamic, with_path};
 
     /// A disk with a program, its loader and its library, and two modules in order.
     fn contents(without: &str, order: &str) -> Contents {
@@ -251,6 +255,17 @@ mod tests {
         let mut broken = contents("/usr/bin/program", "a.ko\nb.ko\n");
         broken.add("/usr/bin/program", true, Origin::Build, b"\x7fELF\x02\x01".to_vec()).unwrap();
         assert!(matches!(broken.check(), Err(ContentsError::NotLoadable { .. })));
+    }
+
+    #[test]
+    fn only_libraries_look_beside_themselves() {
+        let beside = with_path("/lib64/ld.so.2", &["liba.so.1"], Some((29, "$ORIGIN")));
+        for (path, good) in [("/usr/lib/x86_64-linux-gnu/libc.so.1", true), ("/usr/lib/other/libc.so.1", false)] {
+            let mut contents = contents("", "a.ko\nb.ko\n");
+            contents.add(path, false, Origin::Build, beside.clone()).unwrap();
+            let checked = contents.check();
+            assert_eq!(checked.is_ok(), good, "{path}: {checked:?}");
+        }
     }
 
     #[test]

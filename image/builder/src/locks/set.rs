@@ -36,6 +36,15 @@ pub struct PackageSet {
     /// Packages of which parts enter an image: linked into its programs, or whole files.
     #[serde(default)]
     pub linked: Vec<Linked>,
+    /// Packages that are not unpacked whole.
+    #[serde(default)]
+    pub only: Vec<Only>,
+    /// Symbolic links that stand in the tree beside what the packages bring.
+    #[serde(default, rename = "link")]
+    pub links: Vec<TreeLink>,
+    /// Files with a fixed text, likewise.
+    #[serde(default, rename = "text")]
+    pub texts: Vec<TreeText>,
     /// The whole set, sorted by name.
     pub packages: Vec<LockedPackage>,
 }
@@ -50,6 +59,36 @@ pub struct Linked {
     pub licence: String,
     /// Which parts.
     pub parts: String,
+}
+
+/// What is unpacked of a package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Only {
+    /// Package name.
+    pub package: String,
+    /// Files, and directories with all below them. Each must be in the package.
+    pub paths: Vec<String>,
+}
+
+/// A symbolic link of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeLink {
+    /// Its place, relative to the tree's root.
+    pub path: String,
+    /// Where it leads.
+    pub target: String,
+}
+
+/// A file of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeText {
+    /// Its place, relative to the tree's root.
+    pub path: String,
+    /// What it says.
+    pub text: String,
 }
 
 /// A package of a set.
@@ -91,11 +130,23 @@ impl NamedSet {
         Ok(Self { name, set, lock_sha256: Sha256Digest::of(&bytes) })
     }
 
-    /// A digest over the packages alone: comments and reasons change nothing that is built.
+    /// A digest over the packages, and over what is unpacked of them and beside them where a set says so: comments and
+    /// reasons change nothing that is built.
     #[must_use]
     pub fn content(&self) -> Sha256Digest {
         let line = |p: &LockedPackage| format!("{} {} {}\n", p.package, p.version, p.sha256);
-        Sha256Digest::of(self.set.packages.iter().map(line).collect::<String>().as_bytes())
+        let mut text: String = self.set.packages.iter().map(line).collect();
+        let only = |only: &Only| format!("only {} {:?}\n", only.package, only.paths);
+        text.extend(self.set.only.iter().map(only));
+        text.extend(self.set.links.iter().map(|link| format!("link {:?} {:?}\n", link.path, link.target)));
+        text.extend(self.set.texts.iter().map(|file| format!("text {:?} {:?}\n", file.path, file.text)));
+        Sha256Digest::of(text.as_bytes())
+    }
+
+    /// What is unpacked of a package; `None` stands for all.
+    #[must_use]
+    pub fn only(&self, package: &str) -> Option<&[String]> {
+        self.set.only.iter().find(|only| only.package == package).map(|only| only.paths.as_slice())
     }
 
     /// The locked version of one of its packages.
@@ -172,6 +223,18 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<PackageSet, LockError> {
     if set.linked.iter().any(|l| !names.contains(&l.package.as_str()) || l.licence.trim().is_empty()) {
         return refuse("linked", "must stand in packages and state its licence");
     }
+    let mut parted: Vec<&str> = set.only.iter().map(|only| only.package.as_str()).collect();
+    parted.sort_unstable();
+    if parted.windows(2).any(|pair| pair.first() == pair.last()) || parted.iter().any(|name| !names.contains(name)) {
+        return refuse("only", "must stand in packages, each once");
+    }
+    if set.only.iter().any(|only| only.paths.is_empty() || !only.paths.iter().all(|path| is_plain_path(path))) {
+        return refuse("only", "must name paths of plain components");
+    }
+    let places = set.links.iter().map(|link| &link.path).chain(set.texts.iter().map(|file| &file.path));
+    if !places.into_iter().all(|path| is_plain_path(path)) {
+        return refuse("link, text", "must be paths of plain components");
+    }
     for package in &set.packages {
         if !is_word(&package.package) || !is_word(&package.version) {
             return refuse("packages", "name and version must be letters, digits and .+-_~:");
@@ -229,6 +292,11 @@ parts = "a.o"
             ("pool/b_2.deb", "pool/../b_2.deb", "packages.path"),
             ("path = \"pool/b_2.deb\", size = 5", "path = \"pool/b_2.deb\", size = 0", "packages.size"),
             ("[[linked]]\npackage = \"a\"", "[[linked]]\npackage = \"d\"", "linked"),
+            ("[[linked]]", "[[only]]\npackage = \"d\"\npaths = [\"usr\"]\n[[linked]]", "only"),
+            ("[[linked]]", "[[only]]\npackage = \"a\"\npaths = []\n[[linked]]", "only"),
+            ("[[linked]]", "[[only]]\npackage = \"a\"\npaths = [\"usr/../etc\"]\n[[linked]]", "only"),
+            ("[[linked]]", "[[link]]\npath = \"/usr/a\"\ntarget = \"b\"\n[[linked]]", "link, text"),
+            ("[[linked]]", "[[text]]\npath = \"../a\"\ntext = \"b\"\n[[linked]]", "link, text"),
         ] {
             assert!(GOOD.contains(from), "{from}");
             let error = read(&GOOD.replacen(from, to, 1)).unwrap_err();
@@ -246,6 +314,18 @@ parts = "a.o"
         };
         assert_eq!(named(GOOD).content(), named(&GOOD.replace("reason = \"r\"", "reason = \"s\"")).content());
         assert_ne!(named(GOOD).content(), named(&GOOD.replace("1:2", "1:3")).content());
+        let mut seen = vec![named(GOOD).content()];
+        for more in [
+            "[[only]]\npackage = \"a\"\npaths = [\"usr/a\"]",
+            "[[only]]\npackage = \"a\"\npaths = [\"usr/b\"]",
+            "[[link]]\npath = \"usr/l\"\ntarget = \"a\"",
+            "[[link]]\npath = \"usr/l\"\ntarget = \"b\"",
+            "[[text]]\npath = \"usr/l\"\ntext = \"a\"",
+        ] {
+            let content = named(&format!("{GOOD}\n{more}\n")).content();
+            assert!(!seen.contains(&content), "{more}");
+            seen.push(content);
+        }
         let locks = named(GOOD).locks();
         assert_eq!((locks[0].name.as_str(), locks[0].lock.licence.as_str()), ("s/a", "MIT"));
     }

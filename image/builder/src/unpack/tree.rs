@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Unpacks whole packages into a tree: Debian packages one over the other, Rust packages each by itself.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,18 +28,26 @@ impl<'a> Growing<'a> {
         Self { root, directories: BTreeSet::new() }
     }
 
-    /// Unpacks the files of a Debian package, but its documentation. Maintainer scripts are not run.
+    /// Unpacks the files of a Debian package, but its documentation, or exactly those at and below the paths that are named:
+    /// each must be there. Maintainer scripts are not run.
     ///
     /// # Errors
     /// [`UnpackError`], also for a device, or a file that another package has brought.
-    pub(crate) fn debian(&mut self, package: &Path) -> Result<(), UnpackError> {
+    pub(crate) fn debian(&mut self, package: &Path, only: Option<&[String]>) -> Result<(), UnpackError> {
         let file = File::open(package).map_err(|e| FileError::at(package, e))?;
         let mut outer = ar::Archive::new(io::BufReader::new(file));
         let format = |source| UnpackError::Format { package: package.to_owned(), source };
         while let Some(part) = outer.next_entry() {
             let part = part.map_err(format)?;
             match part.header().identifier() {
-                b"data.tar.xz" => return self.archive(XzDecoder::new(part), debian_path).map_err(format),
+                b"data.tar.xz" => {
+                    let reader = XzDecoder::new(part);
+                    return match only {
+                        None => self.archive(reader, debian_path),
+                        Some(paths) => self.parts(reader, paths),
+                    }
+                    .map_err(format);
+                }
                 name if name.starts_with(b"data.tar") => {
                     let name = String::from_utf8_lossy(name).into_owned();
                     return Err(format(io::Error::other(format!("{name} is not compressed with xz"))));
@@ -73,12 +82,39 @@ impl<'a> Growing<'a> {
             .map_err(|e| FileError::at(&place, e).into())
     }
 
+    /// A file with a fixed text.
+    ///
+    /// # Errors
+    /// When something stands there.
+    pub(crate) fn text(&mut self, path: &str, text: &str) -> Result<(), UnpackError> {
+        let place = self.root.join(path);
+        let write = || {
+            let mut file = File::options().write(true).create_new(true).mode(0o644).open(&place)?;
+            io::Write::write_all(&mut file, text.as_bytes())
+        };
+        self.parents(Path::new(path)).and_then(|()| write()).map_err(|e| FileError::at(&place, e).into())
+    }
+
     /// A directory.
     ///
     /// # Errors
     /// When it cannot be made.
     pub(crate) fn directory(&mut self, path: &str) -> Result<(), UnpackError> {
         self.real_directory(Path::new(path)).map_err(|e| FileError::at(&self.root.join(path), e).into())
+    }
+
+    /// Unpacks what stands at and below `paths`.
+    fn parts(&mut self, reader: impl Read, paths: &[String]) -> io::Result<()> {
+        let missing = RefCell::new(paths.iter().map(Path::new).collect::<BTreeSet<_>>());
+        self.archive(reader, |path| {
+            let wanted = paths.iter().map(Path::new).find(|wanted| path.starts_with(wanted))?;
+            missing.borrow_mut().remove(wanted);
+            merged(path)
+        })?;
+        match missing.borrow().first() {
+            None => Ok(()),
+            Some(path) => Err(io::Error::other(format!("{} is not in it", path.display()))),
+        }
     }
 
     fn archive(&mut self, reader: impl Read, place: impl Fn(&Path) -> Option<PathBuf>) -> io::Result<()> {
@@ -146,18 +182,20 @@ impl<'a> Growing<'a> {
     }
 }
 
-/// Where a path of a Debian package goes: `/usr` holds everything (merged `/usr`), documentation is left out.
-fn debian_path(path: &Path) -> Option<PathBuf> {
+/// Where a path of a Debian package goes: `/usr` holds everything (merged `/usr`).
+fn merged(path: &Path) -> Option<PathBuf> {
     let merged = ["bin", "sbin", "lib", "lib64"];
-    let path = match path.components().next()? {
+    match path.components().next()? {
         Component::Normal(first) if merged.iter().any(|name| first == *name) => {
-            if path.components().count() == 1 {
-                return None;
-            }
-            Path::new("usr").join(path)
+            (path.components().count() > 1).then(|| Path::new("usr").join(path))
         }
-        _ => path.to_owned(),
-    };
+        _ => Some(path.to_owned()),
+    }
+}
+
+/// As [`merged`]; documentation is left out.
+fn debian_path(path: &Path) -> Option<PathBuf> {
+    let path = merged(path)?;
     let left_out = LEFT_OUT.iter().any(|directory| path.starts_with(directory));
     (!left_out).then_some(path)
 }
@@ -238,6 +276,26 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!((mode("usr/lib/a") & 0o100, mode("usr/lib/b") & 0o7111), (0o100, 0));
+    }
+
+    #[test]
+    fn only_what_is_named_is_unpacked_and_all_of_it_must_be_there() {
+        let items = [
+            Item::File("./etc/settings", 0o644, b"s"),
+            Item::File("./usr/lib/a/one", 0o644, b"1"),
+            Item::File("./usr/lib/ab", 0o644, b"2"),
+            Item::File("./lib/two", 0o644, b"3"),
+        ];
+        let parts = |paths: &[&str]| {
+            let dir = tempfile::tempdir().unwrap();
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            let result = Growing::new(dir.path()).parts(tar(&items).as_slice(), &paths);
+            result.map(|()| files::list_files(dir.path()).unwrap())
+        };
+        let found = parts(&["etc/settings", "usr/lib/a", "lib/two"]).unwrap();
+        assert_eq!(found, ["etc/settings", "usr/lib/a/one", "usr/lib/two"].map(PathBuf::from));
+        let error = parts(&["usr/lib/a", "usr/lib/b"]).unwrap_err();
+        assert_eq!(error.to_string(), "usr/lib/b is not in it");
     }
 
     #[test]
