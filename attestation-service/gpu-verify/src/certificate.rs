@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One X.509 certificate (RFC 5280) with an ECDSA P-384 key, and the PEM text that chains come in.
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use der::{Decode as _, Reader as _, SliceReader, oid::ObjectIdentifier};
+use ecdsa_verify::Scheme;
 use types::Sha256Digest;
 use x509_cert::{
     Certificate, TbsCertificate,
@@ -63,14 +63,12 @@ impl Cert {
 
     /// Verifies a signature in DER.
     pub(crate) fn verifies_der(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.uses_p384()
-            && UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, self.key()).verify(message, signature).is_ok()
+        self.uses_p384() && Scheme::P384Der.verifies(self.key(), message, signature)
     }
 
     /// Verifies a signature of 96 bytes: r, then s.
     pub(crate) fn verifies_fixed(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.uses_p384()
-            && UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, self.key()).verify(message, signature).is_ok()
+        self.uses_p384() && Scheme::P384Fixed.verifies(self.key(), message, signature)
     }
 
     pub(crate) fn extensions(&self) -> &[Extension] {

@@ -5,11 +5,11 @@
 //! certificate of that issuer (section 4.2.2.2) signed it, and between its `thisUpdate` and `nextUpdate`.
 //! A stored answer has no nonce: how old it may be is what `nextUpdate` says.
 
-use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, digest};
 use der::{
     Decode as _, Encode as _, Header, Reader, SliceReader, Tag, TagNumber,
     asn1::{BitString, GeneralizedTime, ObjectIdentifier, OctetStringRef},
 };
+use ecdsa_verify::Hash;
 
 use crate::certificate::{Cert, ECDSA_SHA384};
 
@@ -59,7 +59,7 @@ struct Answer {
 }
 
 struct Single {
-    algorithm: &'static Algorithm,
+    algorithm: Hash,
     name_hash: Vec<u8>,
     key_hash: Vec<u8>,
     serial: Vec<u8>,
@@ -133,8 +133,8 @@ impl Single {
     fn is_about(&self, certificate: &Cert, issuer: &Cert) -> bool {
         let name = issuer.tbs().subject().to_der().unwrap_or_default();
         self.serial == certificate.tbs().serial_number().as_bytes()
-            && self.name_hash == digest(self.algorithm, &name).as_ref()
-            && self.key_hash == digest(self.algorithm, issuer.key()).as_ref()
+            && self.name_hash == self.algorithm.digest(&name)
+            && self.key_hash == self.algorithm.digest(issuer.key())
     }
 }
 
@@ -242,8 +242,8 @@ const BASIC_RESPONSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5
 const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 const OCSP_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
 /// Names of certificates in answers. SHA-1 stands in for no signature here.
-static HASHES: [(ObjectIdentifier, &Algorithm); 3] = [
-    (ObjectIdentifier::new_unwrap("1.3.14.3.2.26"), &SHA1_FOR_LEGACY_USE_ONLY),
-    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1"), &SHA256),
-    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2"), &SHA384),
+static HASHES: [(ObjectIdentifier, Hash); 3] = [
+    (ObjectIdentifier::new_unwrap("1.3.14.3.2.26"), Hash::Sha1),
+    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1"), Hash::Sha256),
+    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2"), Hash::Sha384),
 ];

@@ -6,7 +6,7 @@
 //! last child of the document element, so what is read is what is signed: there is no identifier to point
 //! elsewhere, no second signature and no other transform.
 
-use aws_lc_rs::digest;
+use ecdsa_verify::Hash;
 use roxmltree::Node;
 use subtle::ConstantTimeEq as _;
 
@@ -54,7 +54,7 @@ pub(crate) fn read(root: Node<'_, '_>, signature: Node<'_, '_>) -> Result<Signat
     let canonical = |node, left_out| xml::canonical(node, left_out).ok_or("has no canonical form");
     Ok(Signature {
         signed_info: canonical(signed_info, None)?,
-        document: digest::digest(&digest::SHA384, &canonical(root, Some(signature))?).as_ref().to_vec(),
+        document: Hash::Sha384.digest(&canonical(root, Some(signature))?),
         expected: decode_base64(expected).map_err(|rule| format!("has a digest that {rule}"))?,
         value: decode_base64(text(value).unwrap_or_default()).map_err(|rule| format!("has a signature that {rule}"))?,
         certificates,

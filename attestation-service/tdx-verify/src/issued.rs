@@ -4,8 +4,8 @@
 //! This decides what is worth keeping. It replaces nothing: [`crate::verify`] judges the same bytes again, with the
 //! quote, by `dcap-qvl`.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use der::{Decode as _, Document, Encode as _, Reader as _, SliceReader, oid::ObjectIdentifier};
+use ecdsa_verify::Scheme;
 use serde::{Deserialize, Serialize};
 use types::Refusal;
 use x509_cert::{
@@ -107,9 +107,8 @@ impl Collateral {
             let (signer, _) = check.chain(chain, Usage::Signer)?;
             check.not_revoked(&signer, &revoked)?;
             ends.push(signer.validity().1);
-            let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, signer.key());
-            key.verify(text.as_bytes(), signature)
-                .map_err(|_| check.fault(ChainRule::CollateralSignature, "its signature does not verify"))
+            let fault = || check.fault(ChainRule::CollateralSignature, "its signature does not verify");
+            Scheme::P256Fixed.verifies(signer.key(), text.as_bytes(), signature).then_some(()).ok_or_else(fault)
         };
         signed("tcb_info", &inner.tcb_info_issuer_chain, &inner.tcb_info, &inner.tcb_info_signature)?;
         signed("qe_identity", &inner.qe_identity_issuer_chain, &inner.qe_identity, &inner.qe_identity_signature)?;
@@ -265,7 +264,7 @@ impl Cert {
 
     /// Whether the holder of this certificate's key signed `message`: ECDSA, P-256, SHA-256 and nothing else.
     fn signed(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.key()).verify(message, signature).is_ok()
+        Scheme::P256Der.verifies(self.key(), message, signature)
     }
 
     fn is_issued_by(&self, issuer: &Self) -> bool {

@@ -6,8 +6,8 @@
 //! rules of Intel's quote verification library ("Intel TDX DCAP Quoting Library API" and `QuoteVerifier.cpp`,
 //! `TDRelaunch`, `convergeTcbStatuses` there). Tests and fuzzing demand the same verdict from both paths.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use dcap_qvl::TcbStatus;
+use ecdsa_verify::Scheme;
 use tdx_spec::{Quote, QuoteBody, TdAttributes, TdReport10};
 use types::Sha256Digest;
 
@@ -213,7 +213,7 @@ fn library_gives_no_claims(body: &QuoteBody) -> bool {
 }
 
 fn signed_by(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, public_key).verify(message, signature).is_ok()
+    Scheme::P256Fixed.verifies(public_key, message, signature)
 }
 
 /// x ‖ y as an uncompressed point.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The layer check: a crate depends on lower layers only, or on siblings of layer 1, 2 or 4; nothing that is released
-//! depends on a development-only crate; the simulator shares no code with what it checks.
+//! depends on a development-only crate; the simulator shares no code with what it checks; the verifying core has no effects.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -33,13 +33,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
         .output()
         .context("cargo metadata")?;
     anyhow::ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    let packages = read(&serde_json::from_slice(&output.stdout)?)?;
+    let metadata = serde_json::from_slice(&output.stdout)?;
+    let packages = read(&metadata)?;
     let mut faults = faults(&packages);
     faults.extend(hardware_faults()?);
+    faults.extend(crate::purity::faults(&metadata)?);
     for fault in &faults {
         eprintln!("layers: {fault}");
     }
-    anyhow::ensure!(faults.is_empty(), "layers: {} dependencies point the wrong way", faults.len());
+    anyhow::ensure!(faults.is_empty(), "layers: {} faults", faults.len());
     eprintln!("layers: {} crates depend on lower layers only", packages.len());
     Ok(())
 }

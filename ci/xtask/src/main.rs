@@ -7,11 +7,13 @@ mod fuzz;
 mod labels;
 mod layers;
 mod process;
+mod purity;
 mod repro;
 mod schemathesis;
 mod setup;
 mod stock_verifier;
 mod test;
+mod wasm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench measure\n  cargo xtask fuzz quote --seconds 600"
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench measure\n  cargo xtask fuzz quote --seconds 600\n  cargo xtask wasm --release"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -37,12 +39,14 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Formatting, lints, layers, unit, integration and end-to-end tests.
     Test(test::TestArgs),
-    /// Check that crates depend only on lower layers.
+    /// Check that crates depend only on lower layers, and that the verifying core has no effects.
     Layers,
     /// Have npm's @sigstore/verify judge a bundle made here, and changed copies of it.
     StockVerifier,
     /// Have schemathesis hold the running attestation service against its OpenAPI description.
     Schemathesis,
+    /// Build the page verifier for WebAssembly, and hold it against native code.
+    Wasm(wasm::WasmArgs),
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
     /// Build images twice with everything different that must not matter, and compare every byte.
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Task::Layers => layers::run(),
         Task::StockVerifier => stock_verifier::run(),
         Task::Schemathesis => schemathesis::run(),
+        Task::Wasm(args) => wasm::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Repro(args) => match repro::run(&args) {
             Ok(true) => Ok(()),

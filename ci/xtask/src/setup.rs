@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Installing what building and running need: on Debian, by package.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 
-use crate::process;
+use crate::{process, wasm};
 
 /// Debian packages, each with what it is for.
 const PACKAGES: &[(&str, &str)] = &[
@@ -27,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) fn run() -> anyhow::Result<()> {
     let missing: Vec<_> = PACKAGES.iter().filter(|(name, _)| !installed(name)).collect();
     install_nextest()?;
+    install_wasm_target()?;
     if missing.is_empty() {
         eprintln!("setup: everything is installed");
         return Ok(());
@@ -68,6 +70,23 @@ fn install_nextest() -> anyhow::Result<()> {
     process::run(
         "setup: cargo install cargo-nextest",
         process::command("cargo").args(["install", "--locked", "cargo-nextest", "--version", "0.9.143"]),
+    )
+}
+
+/// The standard library for WebAssembly. It is no part of the toolchain file, which is an input of images: they need none of it.
+pub(crate) fn install_wasm_target() -> anyhow::Result<()> {
+    let root = crate::workspace::root()?;
+    let mut rustc = process::command("rustc");
+    rustc.args(["--print", "target-libdir", "--target", wasm::TARGET]).current_dir(&root);
+    let output = rustc.output().context("rustc --print target-libdir")?;
+    if output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    anyhow::ensure!(on_path("rustup"), "install the standard library of this Rust version for {}", wasm::TARGET);
+    eprintln!("setup: the target {} is missing (the page verifier)", wasm::TARGET);
+    process::run(
+        "setup: rustup target add",
+        process::command("rustup").args(["target", "add", wasm::TARGET]).current_dir(root),
     )
 }
 

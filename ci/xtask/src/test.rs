@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::{labels, layers, process, schemathesis, setup, workspace};
+use crate::{labels, layers, process, schemathesis, setup, wasm, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -53,10 +53,16 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         step("engine tests", || process::run("engine tests", &mut engine(&["nextest", "run"], &[])?))?;
     }
     let schemathesis = schemathesis::install()?;
+    let mut modules = None;
+    step("WebAssembly", || {
+        modules = Some(wasm::build(false)?);
+        Ok(())
+    })?;
     step("tests", || {
         let mut command =
             cargo(&["nextest", "run", "--locked", "--workspace", "--exclude", "engine", "--no-fail-fast"])?;
         command.env(schemathesis::VARIABLE, &schemathesis);
+        command.envs(modules.map(|directory| (wasm::VARIABLE, directory)));
         if args.quick {
             command.args(["-E", "not test(/^end_to_end/)"]);
         } else {
