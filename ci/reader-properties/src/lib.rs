@@ -16,42 +16,52 @@
 )]
 
 mod answers;
+mod api;
 mod archive;
 mod audit;
 mod bundle;
+mod certificate;
 mod collateral;
 mod document;
 mod ear;
 mod event_log;
 mod explanation;
 mod firmware;
+mod frames;
 mod gpu;
 mod kernel;
+mod pack;
 mod policy;
 mod quote;
 mod rules;
 pub mod seeds;
 mod service;
+mod stream;
 mod tile_log;
 mod verification;
 mod wrapping;
 
 pub use self::answers::answers;
+pub use self::api::api;
 pub use self::archive::archive;
 pub use self::audit::audit;
 pub use self::bundle::{bundle, statement};
+pub use self::certificate::certificate;
 pub use self::collateral::collateral;
 pub use self::document::document;
 pub use self::ear::ear;
 pub use self::event_log::event_log;
 pub use self::explanation::explanation;
 pub use self::firmware::firmware;
+pub use self::frames::frames;
 pub use self::gpu::gpu;
 pub use self::kernel::kernel;
+pub use self::pack::pack;
 pub use self::policy::policy;
 pub use self::quote::quote;
 pub use self::rules::rules;
 pub use self::service::service;
+pub use self::stream::stream;
 pub use self::tile_log::tile_log;
 pub use self::verification::verification;
 pub use self::wrapping::wrapping;
@@ -60,7 +70,7 @@ pub use self::wrapping::wrapping;
 pub type Property = fn(&[u8]) -> bool;
 
 /// Every check by the name of its fuzz target.
-pub const ALL: [(&str, Property); 20] = [
+pub const ALL: [(&str, Property); 25] = [
     ("quote", quote),
     ("event_log", event_log),
     ("kernel", kernel),
@@ -81,6 +91,11 @@ pub const ALL: [(&str, Property); 20] = [
     ("ear", ear),
     ("rules", rules),
     ("wrapping", wrapping),
+    ("api", api),
+    ("pack", pack),
+    ("certificate", certificate),
+    ("frames", frames),
+    ("stream", stream),
 ];
 
 /// A little-endian number, where the bytes reach that far.

@@ -195,7 +195,7 @@ fn names() -> String {
     TARGETS.map(|target| target.name).join(", ")
 }
 
-const TARGETS: [Target; 20] = [
+const TARGETS: [Target; 25] = [
     Target { name: "quote", max_len: 6000 },
     Target { name: "event_log", max_len: 8192 },
     Target { name: "kernel", max_len: 4096 },
@@ -216,6 +216,11 @@ const TARGETS: [Target; 20] = [
     Target { name: "ear", max_len: 4096 },
     Target { name: "rules", max_len: 2048 },
     Target { name: "wrapping", max_len: 2048 },
+    Target { name: "api", max_len: 4096 },
+    Target { name: "pack", max_len: 4096 },
+    Target { name: "certificate", max_len: 4096 },
+    Target { name: "frames", max_len: 4096 },
+    Target { name: "stream", max_len: 4096 },
 ];
 /// An input may take 20 s, 1 GiB in all and 256 MiB at once.
 const LIMITS: [&str; 4] = ["-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=256", "-print_final_stats=1"];

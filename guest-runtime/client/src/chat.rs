@@ -50,6 +50,39 @@ pub fn question(model: &ModelId, text: &str, max_tokens: u32) -> Value {
     })
 }
 
+/// What a streamed answer came to, before its receipt is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Streamed {
+    /// What each choice says, as a guest signs it.
+    pub choices: Vec<SaidChoice>,
+    /// The bytes that a receipt's hash must cover.
+    pub response: Vec<u8>,
+    /// The receipt. Nothing of it has been verified: [`check_receipt`] does that.
+    pub receipt: Option<DeliveredReceipt>,
+    /// Code of the error object that ended it.
+    pub failed: Option<String>,
+}
+
+/// Reads the body of a streamed answer in pieces as they came, by the rules of [`chat`].
+///
+/// # Errors
+/// [`ClientError::Refused`] for a stream that no guest sends.
+pub fn read_streamed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Streamed, ClientError> {
+    let (mut blocks, mut reading, mut failed) = (Blocks::default(), Reading::default(), None);
+    'pieces: for piece in pieces {
+        blocks.push(piece);
+        while let Some(block) = next_block(&mut blocks)? {
+            if let Seen::Failed(code) = reading.take(&block)? {
+                failed = Some(code);
+                break 'pieces;
+            }
+        }
+    }
+    let response = reading.response()?;
+    let Reading { said, receipt, .. } = reading;
+    Ok(Streamed { choices: openai::as_signed(said), response, receipt, failed })
+}
+
 /// Sends a chat completion request (a JSON object, as [`question`] makes one), streams the answer to `on_text`, and
 /// verifies the receipt. An error after some text means that the text has no valid receipt.
 ///

@@ -30,10 +30,11 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::Parser as _;
 use tdx_verify::TrustAnchors;
 
-pub use chat::{Answer, chat, question};
+pub use chat::{Answer, Streamed, chat, question, read_streamed};
 pub use connection::{AttestedConnection, connect};
 pub use error::ClientError;
 pub use folder::FolderError;
+pub use openai::response_of;
 pub use policy::{ClientPolicy, PolicyFile, PolicyFileError};
 pub use receipts::{BookError, ReceiptBook, Session, check_receipt};
 pub use sse::{Block, BlockError, Blocks};

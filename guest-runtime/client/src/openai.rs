@@ -206,8 +206,9 @@ impl ErrorObject {
     }
 }
 
-/// What a receipt's hash covers of a whole answer. `None` when it is no answer.
-pub(crate) fn response_of(answer: &[u8]) -> Option<Vec<u8>> {
+/// What a receipt's hash covers of a whole answer, as it came in JSON. `None` when it is no answer.
+#[must_use]
+pub fn response_of(answer: &[u8]) -> Option<Vec<u8>> {
     match serde_json::from_slice::<Completion>(answer) {
         Ok(completion) => response_bytes(&completion.said()?).ok(),
         Err(_) => serde_json::from_slice::<Embeddings>(answer).ok()?.signed(),

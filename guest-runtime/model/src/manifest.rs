@@ -57,8 +57,12 @@ impl Manifest {
     }
 
     /// Reads a manifest and checks it by itself and against the pack that held it: each object belongs to one file and
-    /// has the length that this file's part makes.
-    pub(crate) fn parse(bytes: &[u8], index: &PackIndex) -> Result<Self, PackError> {
+    /// has the length that this file's part makes. Who wrote it is not said by that: [`crate::open_manifest`] compares the
+    /// model's identity.
+    ///
+    /// # Errors
+    /// [`PackError`] names the rule.
+    pub fn parse(bytes: &[u8], index: &PackIndex) -> Result<Self, PackError> {
         let manifest = Self::from_canonical(bytes).map_err(PackError::manifest)?;
         manifest.check_files()?;
         manifest.check_objects(index)?;

@@ -70,6 +70,11 @@ impl EmbeddingRequest {
         Ok(Self { model, inputs: embed.inputs, encoding, dimensions })
     }
 
+    /// What the engine is asked, with its id still 0.
+    pub(crate) fn into_embed(self) -> Embed {
+        Embed { id: 0, inputs: self.inputs }
+    }
+
     /// What depends on the model's vectors.
     fn check(&self, dimensions: u32, answer_bytes: usize) -> Result<(), ApiError> {
         if self.dimensions.is_some_and(|asked| asked != dimensions) {

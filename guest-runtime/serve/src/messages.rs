@@ -105,7 +105,7 @@ fn message_content(at: &str, value: Json) -> Result<String, ApiError> {
 }
 
 fn text_part(at: &str, part: Json) -> Result<String, ApiError> {
-    let refuse = || ApiError::invalid_value(at, "only parts {\"type\":\"text\",\"text\":…} are supported");
+    let refuse = || ApiError::invalid_value(at, "only parts {\"type\":\"text\",\"text\":\"...\"} are supported");
     let Json::Object(fields) = part else { return Err(refuse()) };
     let mut text = None;
     for (name, value) in fields {

@@ -7,6 +7,7 @@ mod attestation;
 mod binary;
 mod documents;
 mod gpu;
+mod guest;
 mod service;
 
 use std::sync::OnceLock;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(attestation::all());
     seeds.extend(gpu::all());
     seeds.extend(service::all());
+    seeds.extend(guest::all());
     seeds
 }
 
