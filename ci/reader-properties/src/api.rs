@@ -30,11 +30,12 @@ pub fn api(bytes: &[u8]) -> bool {
             return false;
         }
     };
-    match &command {
-        Command::Generate(generate) => assert_eq!(generate.check(), Ok(()), "the engine would refuse it"),
-        Command::Embed(embed) => assert_eq!(embed.check(), Ok(()), "the engine would refuse it"),
-        Command::Cancel { .. } | Command::Forget { .. } => panic!("a body orders work alone"),
-    }
+    let checked = match &command {
+        Command::Generate(generate) => Some(generate.check()),
+        Command::Embed(embed) => Some(embed.check()),
+        Command::Cancel { .. } | Command::Forget { .. } => None,
+    };
+    assert_eq!(checked, Some(Ok(())), "a body orders work, by rules that the engine has, too");
     let mut decoder = Decoder::<Command>::new();
     decoder.push(&encode(&command).expect("what is accepted fits into a frame"));
     assert_eq!(decoder.next_message(), Ok(Some(command)), "the engine reads something else");

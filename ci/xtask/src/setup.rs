@@ -130,7 +130,7 @@ pub(crate) fn check_platform() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn free_gib(path: &std::path::Path) -> anyhow::Result<u64> {
+fn free_gib(path: &Path) -> anyhow::Result<u64> {
     std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     let output = Command::new("df").args(["--output=avail", "-B1G"]).arg(path).output().context("df")?;
     let text = String::from_utf8_lossy(&output.stdout);

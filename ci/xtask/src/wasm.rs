@@ -2,7 +2,7 @@
 //! `cargo xtask wasm`: the page verifier as WebAssembly. A module may import nothing and export only what is known; then
 //! the tests demand that it decides as native code does.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
