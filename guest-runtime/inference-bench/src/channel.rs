@@ -19,8 +19,8 @@ use crate::{Measure, guest, policy, programs::Programs};
 
 pub(crate) async fn measure(arguments: &Measure) -> anyhow::Result<Value> {
     let directory = tempfile::tempdir()?;
-    let programs = Programs::start(arguments, directory.path())?;
-    let upstream = Upstream::new("127.0.0.1", programs.attested.port());
+    let programs = Programs::start(&arguments.binaries, directory.path())?;
+    let upstream = Upstream::new("127.0.0.1", programs.attested.address.port());
     let guest = Guest { programs, upstream, verifier: policy::verifier(directory.path())? };
     let quick = arguments.quick;
     let start = guest.programs.memory()?;

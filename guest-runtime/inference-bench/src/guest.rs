@@ -29,6 +29,7 @@ pub(crate) fn attester(directory: &Path) -> anyhow::Result<()> {
     let platform = Arc::new(SimulatedPlatform::generate(now)?);
     std::fs::write(directory.join(policy::COLLATERAL), platform.collateral(now, None)?.to_json())?;
     std::fs::write(directory.join(policy::ROOT), platform.root_der())?;
+    std::fs::write(directory.join(policy::LAUNCHED), now.to_string())?;
     let config = policy::guest_config()?.to_canonical()?;
     let mr_config_id = GuestConfig::mr_config_id(&config);
     let registers = sample_release::registers(&policy::statement(now)?.predicate, &policy::shape()?, mr_config_id);

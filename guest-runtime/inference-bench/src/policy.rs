@@ -23,6 +23,8 @@ use types::{
 /// Files that the attester's process leaves for clients.
 pub(crate) const COLLATERAL: &str = "collateral.json";
 pub(crate) const ROOT: &str = "root.der";
+/// When the guest was launched: its release is from then.
+pub(crate) const LAUNCHED: &str = "launched";
 
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -75,11 +77,11 @@ pub(crate) fn attested_time(now: u64) -> anyhow::Result<TimeState> {
 
 /// A client's verifier, for the platform whose files are in `directory`.
 pub(crate) fn verifier(directory: &Path) -> anyhow::Result<Arc<Verifier>> {
-    let now = now();
-    let (bundle, trust) = sample_release::publish(&statement(now)?, now);
+    let launched = std::fs::read_to_string(directory.join(LAUNCHED))?.parse()?;
+    let (bundle, trust) = sample_release::publish(&statement(launched)?, launched);
     let policy = ClientPolicy {
         appraisal: Policy { models: Some(vec![model()?]), service_pins: Some(vec![pin()]), ..Policy::any_release() },
-        releases: vec![VerifiedRelease::verify(&bundle, &trust, now)?],
+        releases: vec![VerifiedRelease::verify(&bundle, &trust, now())?],
         collateral: vec![Collateral::from_json(&std::fs::read(directory.join(COLLATERAL))?)?],
         gpu_rims: Default::default(),
         gpu_ocsp: Vec::new(),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::Measure;
+use crate::Binaries;
 use crate::guest::SOCKET;
 
 /// A process of the guest.
@@ -21,6 +21,9 @@ pub(crate) struct Program {
 
 impl Program {
     fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
+        // Without a limit glibc counts processors when threads meet, and opens a file for that, which the filter of `serve`
+        // forbids. The guest's programs have another allocator.
+        command.env("MALLOC_ARENA_MAX", "2");
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(name)?;
         Ok(Self { name, child })
     }
@@ -34,8 +37,31 @@ impl Program {
         Ok(line.trim().to_owned())
     }
 
+    /// Whether it still runs.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Processor time that it has taken, in ticks of the kernel's clock (a hundredth of a second).
+    pub(crate) fn ticks(&self) -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Behind the name, which may hold anything: proc_pid_stat(5), fields 14 and 15.
+        let (_, fields) = text.rsplit_once(')').context("stat")?;
+        fields
+            .split_ascii_whitespace()
+            .skip(11)
+            .take(2)
+            .try_fold(0_u64, |sum, field| sum.checked_add(field.parse()?).context("stat"))
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> anyhow::Result<usize> {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        Ok(std::fs::read_dir(&folder).context("its descriptors are root's to see")?.count())
+    }
+
     /// Its resident memory now and at most, in bytes.
-    fn memory(&self) -> anyhow::Result<(u64, u64)> {
+    pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> anyhow::Result<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).context("memory")?;
@@ -53,43 +79,66 @@ impl Drop for Program {
     }
 }
 
-/// A guest that serves, and the peer without attestation.
-pub(crate) struct Programs {
-    pub(crate) attested: SocketAddr,
-    pub(crate) plain: SocketAddr,
-    attester: Program,
-    serve: Program,
-    engine: Program,
-    _plain: Program,
-    _engine: Program,
+/// Sizes of the engine, in tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Of one conversation.
+    pub(crate) context: u32,
+    /// Of all together.
+    pub(crate) cache: u32,
 }
 
-impl Programs {
-    pub(crate) fn start(arguments: &Measure, directory: &Path) -> anyhow::Result<Self> {
+/// A guest that serves.
+pub(crate) struct Attested {
+    pub(crate) address: SocketAddr,
+    pub(crate) attester: Program,
+    pub(crate) serve: Program,
+    pub(crate) engine: Program,
+}
+
+impl Attested {
+    pub(crate) fn start(binaries: &Binaries, directory: &Path, room: Room) -> anyhow::Result<Self> {
         let this = std::env::current_exe()?;
         let mut attester =
             Program::start("attester", Command::new(&this).arg("attester").arg("--directory").arg(directory))?;
         attester.line()?;
-        let (engine, socket) = start_engine(arguments, directory, "engine.sock")?;
-        let (other, other_socket) = start_engine(arguments, directory, "other.sock")?;
+        let (engine, socket) = start_engine(binaries, room, directory, "engine.sock")?;
         let mut serve = Program::start(
             "serve",
-            Command::new(&arguments.serve)
+            Command::new(&binaries.serve)
                 .arg("--attester-socket")
                 .arg(directory.join(SOCKET))
                 .arg("--engine-socket")
                 .arg(&socket)
                 .args(["--listen", "127.0.0.1:0", "--print-address"]),
         )?;
-        let mut plain =
-            Program::start("plain", Command::new(&this).arg("plain").arg("--engine-socket").arg(&other_socket))?;
-        let (attested, plain_address) = (serve.line()?.parse()?, plain.line()?.parse()?);
-        Ok(Self { attested, plain: plain_address, attester, serve, engine, _plain: plain, _engine: other })
+        let address = serve.line()?.parse()?;
+        Ok(Self { address, attester, serve, engine })
+    }
+}
+
+/// A guest that serves, and the peer without attestation.
+pub(crate) struct Programs {
+    pub(crate) attested: Attested,
+    pub(crate) plain: SocketAddr,
+    _plain: Program,
+    _engine: Program,
+}
+
+impl Programs {
+    pub(crate) fn start(binaries: &Binaries, directory: &Path) -> anyhow::Result<Self> {
+        let this = std::env::current_exe()?;
+        let attested = Attested::start(binaries, directory, ROOM)?;
+        let (engine, socket) = start_engine(binaries, ROOM, directory, "other.sock")?;
+        let mut plain = Program::start("plain", Command::new(&this).arg("plain").arg("--engine-socket").arg(&socket))?;
+        let address = plain.line()?.parse()?;
+        Ok(Self { attested, plain: address, _plain: plain, _engine: engine })
     }
 
-    /// Bytes of memory: of serve and attester together, now and at most, and of the engine.
+    /// Bytes of memory: of serve and attester, now and at most, and of the engine.
     pub(crate) fn memory(&self) -> anyhow::Result<Value> {
-        let (serve, attester, engine) = (self.serve.memory()?, self.attester.memory()?, self.engine.memory()?);
+        let Attested { serve, attester, engine, .. } = &self.attested;
+        let (serve, attester, engine) = (serve.memory()?, attester.memory()?, engine.memory()?);
         Ok(json!({
             "serve": serve.0, "serve_most": serve.1, "attester": attester.0, "attester_most": attester.1,
             "engine": engine.0,
@@ -97,18 +146,21 @@ impl Programs {
     }
 }
 
-fn start_engine(arguments: &Measure, directory: &Path, name: &str) -> anyhow::Result<(Program, PathBuf)> {
+fn start_engine(binaries: &Binaries, room: Room, directory: &Path, name: &str) -> anyhow::Result<(Program, PathBuf)> {
     let socket = directory.join(name);
-    let threads = arguments.threads.to_string();
-    let mut command = Command::new(&arguments.engine);
-    command.arg("--model").arg(&arguments.model).arg("--socket").arg(&socket).args(["--context", "1024"]);
-    command.args(["--cache", "8192", "--threads-decode", &threads, "--threads-prefill", &threads]);
+    let (threads, context, cache) = (binaries.threads.to_string(), room.context.to_string(), room.cache.to_string());
+    let mut command = Command::new(&binaries.engine);
+    command.arg("--model").arg(&binaries.model).arg("--socket").arg(&socket).args(["--context", &context]);
+    command.args(["--cache", &cache, "--threads-decode", &threads, "--threads-prefill", &threads]);
     let mut engine = Program::start("engine", &mut command)?;
     let started = Instant::now();
     while !socket.exists() {
-        anyhow::ensure!(engine.child.try_wait()?.is_none(), "the engine ended");
+        anyhow::ensure!(engine.is_alive(), "the engine ended");
         anyhow::ensure!(started.elapsed() < Duration::from_secs(60), "the engine does not listen");
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok((engine, socket))
 }
+
+/// Of the engines that are compared.
+const ROOM: Room = Room { context: 1024, cache: 8192 };
