@@ -23,7 +23,8 @@ pub(crate) struct FakeEngine {
 
 impl FakeEngine {
     /// Answers "Par", "is", "." to everything but the prompts `overflow` (refused), `hang` (starts and says no more until it
-    /// is cancelled) and `flood` (says more than a connection holds, then hangs).
+    /// is cancelled), `flood` (says more than a connection holds, then hangs), and those that begin with `say `: what follows,
+    /// in pieces that `|` ends.
     pub(crate) fn start(path: &Path) -> Self {
         Self::working(path, Work::Generate)
     }
@@ -186,7 +187,10 @@ fn pieces(request: &Generate, prompt: &str) -> Vec<String> {
             let call = format!("<tool_call>\n{{\"name\":\"{}\",\"arguments\":{{}}}}\n</tool_call>", name(schema));
             format!("I ask.\n{call}\n{call}")
         }
-        Form::Free | Form::ToolCalls(_) => return ["Par", "is", "."].map(str::to_owned).to_vec(),
+        Form::Free | Form::ToolCalls(_) => {
+            let said = prompt.strip_prefix("say ").unwrap_or("Par|is|.");
+            return said.split('|').map(str::to_owned).collect();
+        }
     };
     // In pieces of a few bytes, as tokens are.
     text.as_bytes().chunks(5).map(|piece| String::from_utf8(piece.to_vec()).unwrap()).collect()

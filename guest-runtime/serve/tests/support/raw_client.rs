@@ -49,17 +49,22 @@ impl Client {
         (ConnectionProof::from_canonical(&body).unwrap(), self.channel.binding(&challenge).unwrap())
     }
 
-    pub(crate) async fn start(&mut self, method: Method, path: &str, body: String) -> http::Response<Incoming> {
+    pub(crate) async fn start(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> http::Response<Incoming> {
         let request = http::Request::builder().method(method).uri(path).header("host", "guest");
         self.sender.ready().await.unwrap();
-        self.sender.send_request(request.body(Full::from(body)).unwrap()).await.unwrap()
+        self.sender.send_request(request.body(Full::from(body.into())).unwrap()).await.unwrap()
     }
 
     pub(crate) async fn send(
         &mut self,
         method: Method,
         path: &str,
-        body: String,
+        body: impl Into<Bytes>,
     ) -> (StatusCode, http::HeaderMap, Bytes) {
         let response = self.start(method, path, body).await;
         let (head, body) = response.into_parts();
