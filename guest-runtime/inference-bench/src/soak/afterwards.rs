@@ -120,17 +120,15 @@ pub(crate) async fn all_cells_are_free(world: &World) -> anyhow::Result<Check> {
     for _ in 0..conversations {
         connections.push(connect(&world.upstream, &world.verifier).await?);
     }
-    let first = connections.first_mut().context("no conversation")?;
     // So many words that the prompt nearly fills the context, each a token.
-    let (some, _) = ask(world, first, 0, 100).await?;
+    let (some, _) = ask_among(world, &mut connections, 0, 100).await?;
     let words = u64::from(ROOM.context).saturating_sub(SPARE).saturating_sub(some).saturating_add(100);
     let (mut taken, mut found) = (0, Vec::new());
-    for (number, connection) in connections.iter_mut().enumerate() {
-        taken += ask(world, connection, number, words).await?.0;
+    for number in 0..connections.len() {
+        taken += ask_among(world, &mut connections, number, words).await?.0;
     }
-    for (number, connection) in connections.iter_mut().enumerate() {
-        let (prompt, cached) = ask(world, connection, number, words).await?;
-        found.push((prompt, cached));
+    for number in 0..connections.len() {
+        found.push(ask_among(world, &mut connections, number, words).await?);
     }
     let kept = found.iter().filter(|(prompt, cached)| cached.saturating_add(AGAIN) >= *prompt).count();
     let most = u64::from(ROOM.cache);
@@ -138,6 +136,32 @@ pub(crate) async fn all_cells_are_free(world: &World) -> anyhow::Result<Check> {
     let detail =
         format!("{kept} of {} conversations are still there; together they have {taken} of {most} tokens", found.len());
     Ok(Check { name: "cells_free", passed: fills && kept == found.len(), detail })
+}
+
+/// Asks on one of the connections, and keeps the others open meanwhile: `serve` closes one that waits too long.
+async fn ask_among(
+    world: &World,
+    connections: &mut Vec<AttestedConnection>,
+    number: usize,
+    words: u64,
+) -> anyhow::Result<(u64, u64)> {
+    let mut own = connections.remove(number);
+    let answer = {
+        let asking = ask(world, &mut own, number, words);
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                answer = &mut asking => break answer?,
+                () = tokio::time::sleep(STAY) => {}
+            }
+            for other in connections.iter_mut() {
+                let models = other.send(Method::GET, "/v1/models", HeaderMap::new(), bytes::Bytes::new()).await?;
+                talk::whole(models).await?;
+            }
+        }
+    };
+    connections.insert(number, own);
+    Ok(answer)
 }
 
 /// Asks for one token behind so many words, and gives the prompt's tokens and how many of them were there already.
@@ -214,5 +238,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SPARE: u64 = 12;
 /// Tokens of a known prompt that are computed again.
 const AGAIN: u64 = 8;
+/// How often a connection that waits is used; `serve` closes one after 75 s.
+const STAY: Duration = Duration::from_secs(15);
 /// How often receipts are asked for at the end.
 const ROUNDS: usize = 3;
