@@ -6,6 +6,7 @@
 
 mod canary;
 mod chat;
+mod clients;
 pub(crate) mod guest;
 pub(crate) mod programs;
 mod recorder;
@@ -24,10 +25,14 @@ use report::Report;
 use scene::{Machine, Scene};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cargo xtask demo --keep\n  cargo xtask demo --clients --json")]
 pub(crate) struct DemoArgs {
     /// Leave everything running and print how to talk to it; Ctrl-C ends it.
     #[arg(long)]
     keep: bool,
+    /// Have the official Python and JavaScript clients ask the guest, too: some minutes, since it is emulated.
+    #[arg(long)]
+    clients: bool,
     /// Print one JSON document as the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -59,6 +64,9 @@ fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report
     let conversation = chat::ask(programs, scene, &guest, &args.question, report)?;
     canary::run(scene, &guest, &conversation, report)?;
     scene.show_release_decision(programs, report)?;
+    if args.clients {
+        clients::run(scene, &conversation, report)?;
+    }
     if args.keep {
         report.finish(measured_from.elapsed())?;
         return keep(scene, &guest, &conversation);

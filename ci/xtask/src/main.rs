@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tasks of this repository: set-up, demo, test, bench, fuzz.
+//! Tasks of this repository: set-up, demo, test, bench, soak, fuzz.
 
 mod bench;
 mod demo;
 mod fuzz;
+mod guest_programs;
 mod labels;
 mod layers;
+mod openai_clients;
+mod packages;
 mod process;
 mod purity;
 mod repro;
 mod schemathesis;
 mod setup;
+mod soak;
 mod stock_verifier;
 mod test;
 mod wasm;
@@ -24,7 +28,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench measure\n  cargo xtask fuzz quote --seconds 600\n  cargo xtask wasm --release"
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --keep\n  cargo xtask test\n  cargo xtask bench measure\n  cargo xtask soak inference --minutes 30\n  cargo xtask fuzz quote --seconds 600\n  cargo xtask wasm --release"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -49,6 +53,8 @@ enum Task {
     Wasm(wasm::WasmArgs),
     /// Measure, and write target/bench/NAME.json.
     Bench(bench::BenchArgs),
+    /// Put load of all kinds on a guest's processes for some minutes, and look at what must have stayed as it was.
+    Soak(soak::SoakArgs),
     /// Build images twice with everything different that must not matter, and compare every byte.
     Repro(repro::ReproArgs),
     /// Give invented bytes to every reader of hostile bytes, for so much processor time each.
@@ -66,9 +72,14 @@ fn main() -> ExitCode {
         Task::Schemathesis => schemathesis::run(),
         Task::Wasm(args) => wasm::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Soak(args) => match soak::run(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(REFUSED),
+            Err(error) => Err(error),
+        },
         Task::Repro(args) => match repro::run(&args) {
             Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::from(NOT_IDENTICAL),
+            Ok(false) => return ExitCode::from(REFUSED),
             Err(error) => Err(error),
         },
         Task::Fuzz(args) => fuzz::run(&args),
@@ -83,4 +94,4 @@ fn main() -> ExitCode {
 }
 
 /// What was judged and refused, as everywhere.
-const NOT_IDENTICAL: u8 = 2;
+const REFUSED: u8 = 2;

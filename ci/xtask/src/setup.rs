@@ -107,7 +107,8 @@ fn substitute(package: &str) -> bool {
     }
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether a program can be started by its name.
+pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::{labels, layers, process, schemathesis, setup, wasm, workspace};
+use crate::openai_clients::Clients;
+use crate::{guest_programs, labels, layers, process, schemathesis, setup, wasm, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -58,17 +59,23 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         modules = Some(wasm::build(false)?);
         Ok(())
     })?;
+    let clients = Clients::install()?;
     step("tests", || {
         let mut command =
             cargo(&["nextest", "run", "--locked", "--workspace", "--exclude", "engine", "--no-fail-fast"])?;
         command.env(schemathesis::VARIABLE, &schemathesis);
         command.envs(modules.map(|directory| (wasm::VARIABLE, directory)));
+        clients.name_in(&mut command);
         if args.quick {
             command.args(["-E", "not test(/^end_to_end/)"]);
         } else {
             let image = image_directory("sim")?;
             command.env("CHRYSALIS_OVMF", image.join("firmware.fd")).env("CHRYSALIS_KERNEL", image.join("vmlinuz"));
             command.env("CHRYSALIS_TEST_EMBEDDING_MODEL", embedding_model()?);
+            let engine = guest_programs::engine("sim", &["--bin", "engine"])?;
+            command
+                .env("CHRYSALIS_ENGINE", engine.join("engine"))
+                .env("CHRYSALIS_TEST_MODEL", guest_programs::model()?);
         }
         if !(args.quick || args.no_gpu) {
             command.env("CHRYSALIS_GPU_IMAGE", image_directory("gpu-sim")?);

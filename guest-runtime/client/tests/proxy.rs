@@ -319,6 +319,25 @@ async fn an_answer_without_a_valid_receipt_is_not_complete() {
     assert!(proxy.receipts().is_empty());
 }
 
+/// Attack 61: the receipt of one answer in the place of the next one's, though both say the same to the same question.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_is_good_for_one_answer() {
+    let world = World::start().await;
+    let proxy = Proxy::start(&world).await;
+    let mut first = None;
+    world.lie_in_answers(move |answer| {
+        if let ServingAnswer::Receipt { .. } = answer {
+            *answer = first.get_or_insert_with(|| answer.clone()).clone();
+        }
+    });
+    assert_eq!(proxy.chat("hi", false).await.0, 200);
+    let (status, body) = proxy.chat("hi", false).await;
+    assert_eq!((status, json(&body)["error"]["code"].as_str().unwrap()), (502, "receipt_request_mismatch"));
+    let (_, body) = proxy.chat("hi", true).await;
+    assert!(!body.contains("[DONE]") && body.contains("\"code\":\"receipt_request_mismatch\""), "{body}");
+    assert_eq!(proxy.receipts().len(), 1);
+}
+
 /// Passes connections on to a guest, and can cut all of them.
 struct Cable {
     upstream: client::Upstream,
@@ -428,13 +447,15 @@ async fn official_client(world: World, mut command: std::process::Command, scrip
     assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The interpreter that `CHRYSALIS_PYTHON` names, where it has the package `openai`.
+/// Python with the packages of the folder that `CHRYSALIS_PYTHON_PACKAGES` names, and no others of the user's.
 fn python() -> Option<std::process::Command> {
-    let python = std::env::var_os("CHRYSALIS_PYTHON");
-    if python.is_none() {
-        println!("SKIPPED: the official Python client (CHRYSALIS_PYTHON is not set)");
-    }
-    python.map(std::process::Command::new)
+    let Some(packages) = std::env::var_os("CHRYSALIS_PYTHON_PACKAGES") else {
+        println!("SKIPPED: the official Python client (CHRYSALIS_PYTHON_PACKAGES is not set)");
+        return None;
+    };
+    let mut python = std::process::Command::new("python3");
+    python.args(["-s", "-B"]).env("PYTHONPATH", packages);
+    Some(python)
 }
 
 /// A folder with a script and the packages of the folder that `CHRYSALIS_NODE_MODULES` names, where it has the package

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::plot::Chart;
 use super::{Figure, Outcome};
-use crate::{process, workspace};
+use crate::{guest_programs, process, workspace};
 
 /// How to measure.
 #[derive(Debug, Clone, Copy)]
@@ -58,27 +58,16 @@ struct Programs {
 
 impl Programs {
     fn build(profile: &str, quick: bool) -> anyhow::Result<Self> {
-        let root = workspace::root()?;
-        let image = |arguments: &[&str]| {
-            let mut command = process::command("cargo");
-            command.args(["run", "--locked", "--quiet", "--package", "image", "--", "--json"]).args(arguments);
-            command.current_dir(&root);
-            process::json_with_progress("image", &mut command)
-        };
-        let path = |document: &Value, field: &str| {
-            document.get(field).and_then(Value::as_str).map(PathBuf::from).with_context(|| format!("image: no {field}"))
-        };
-        let cargo = ["cargo", "--profile", profile, "--", "build", "--package", "engine"];
-        let built = image(&[&cargo[..], &["--bin", "engine", "--example", "speed"]].concat())?;
-        let model = image(&["model"])?;
+        let engine = guest_programs::engine(profile, &["--bin", "engine", "--example", "speed"])?;
+        let model = guest_programs::model()?;
         let mut build = process::command("cargo");
         build.args(["build", "--locked", "--package", "inference-bench", "--package", "serve", "--bins"]);
         if !quick {
             build.arg("--release");
         }
-        process::run("build of the bench", build.current_dir(&root))?;
+        process::run("build of the bench", build.current_dir(workspace::root()?))?;
         let native = workspace::target()?.join(if quick { "debug" } else { "release" });
-        Ok(Self { engine: path(&built, "built")?, native, model: path(&model, "weights")? })
+        Ok(Self { engine, native, model })
     }
 
     fn speed(&self, quick: bool) -> std::process::Command {

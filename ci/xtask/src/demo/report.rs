@@ -25,6 +25,8 @@ pub(crate) struct Report {
     pub(crate) image: Option<Value>,
     /// What was searched for what clients and guest said.
     pub(crate) canary: Option<Value>,
+    /// What became of each official client.
+    pub(crate) clients: Vec<Value>,
     /// Resident memory of all processes of the guest, the model in it.
     pub(crate) memory_kib: Option<u64>,
     /// Size of the model's weights.
@@ -46,6 +48,7 @@ impl Report {
             decision: None,
             image: None,
             canary: None,
+            clients: Vec::new(),
             memory_kib: None,
             model_kib: 0,
         }
@@ -113,6 +116,7 @@ impl Report {
             "decision": self.decision,
             "image": self.image,
             "canary": self.canary,
+            "clients": self.clients,
             "guest_memory_kib": self.memory_kib,
             "guest_overhead_kib": self.memory_kib.map(|kib| kib.saturating_sub(self.model_kib)),
             "steps": self.steps,
