@@ -21,9 +21,9 @@ pub(crate) struct Program {
 
 impl Program {
     fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
-        // Without a limit glibc counts processors when threads meet, and opens a file for that, which the filter of `serve`
-        // forbids. The guest's programs have another allocator.
-        command.env("MALLOC_ARENA_MAX", "2");
+        // With more than one arena glibc opens files now and then: to count processors, and to see whether memory may be given
+        // back. The filter of `serve` kills it for that. The guest's programs have another allocator.
+        command.env("MALLOC_ARENA_MAX", "1");
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(name)?;
         Ok(Self { name, child })
     }
@@ -64,7 +64,8 @@ impl Program {
     pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| -> anyhow::Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("memory")?;
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let line = line.with_context(|| format!("{} has ended", self.name))?;
             Ok(line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<u64>()?.saturating_mul(1024))
         };
         Ok((field("VmRSS")?, field("VmHWM")?))
