@@ -10,7 +10,7 @@ use llama_cpp_2::token::LlamaToken;
 /// How conversations are written.
 pub(crate) enum Template {
     /// The model's own template. With it, what stands before each text of the model if the tokenizer puts it there, too.
-    Own(ChatTemplate, Option<String>),
+    Own(Box<ChatTemplate>, Option<String>),
     /// llama.cpp's rendering of the family that it takes the template for.
     Known(LlamaChatTemplate),
 }
@@ -33,7 +33,7 @@ impl Template {
         let own = ChatTemplate::parse(template.to_str().ok()?, bos, text(vocab.eos())).ok()?;
         own.render(&[Turn { role: "user", content: "x" }]).ok()?;
         let twice = (vocab.should_add_bos() && !bos.is_empty()).then(|| bos.to_owned());
-        Some(Self::Own(own, twice))
+        Some(Self::Own(Box::new(own), twice))
     }
 }
 
