@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Model packs: the public part, the list of files, and encrypted objects.
 
-use std::io::Read;
 use std::path::{Component, Path};
 use std::sync::OnceLock;
 
-use model::{Key, KeyName, Labels, Limits, Manifest, Object, PackError, PackIndex, Source, create, verify};
+use model::{
+    Ciphertexts, Key, KeyName, Labels, Limits, Manifest, Object, PackError, PackIndex, ReadAt, Source, create, verify,
+};
 use types::{Blake3Digest, Document as _, ModelId};
 
 use crate::u16_at;
@@ -84,7 +85,7 @@ fn changed(changes: &[u8]) -> bool {
         return false;
     };
     let source = Memory { index, objects };
-    let opened = verify(&source, &Key::new(&KEY), &made.model, &|_| {});
+    let opened = verify(&source, &Key::new(&KEY), &made.model, Ciphertexts::Hashed, &|_| {});
     assert_eq!(opened.is_ok(), source.objects == made.objects, "objects that were changed, or those that were made");
     opened.is_ok()
 }
@@ -100,7 +101,7 @@ impl Source for Memory {
         &self.index
     }
 
-    fn open(&self, object: &Object) -> Result<Box<dyn Read + Send + '_>, PackError> {
+    fn open(&self, object: &Object) -> Result<Box<dyn ReadAt + '_>, PackError> {
         let bytes = usize::try_from(object.index).ok().and_then(|index| self.objects.get(index));
         Ok(Box::new(bytes.map(Vec::as_slice).unwrap_or_default()))
     }

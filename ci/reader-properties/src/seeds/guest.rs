@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is said inside a guest, to it, and by it.
 
-use attested_channel::{CertificateEvidence, DeliveredReceipt, Receipt, SignedReceipt, certificate::OID_ARCS};
+use attested_channel::{
+    CertificateEvidence, DeliveredReceipt, Receipt, SignedReceipt, certificate::OID_ARCS, receipt::Unset,
+};
 use attester_protocol::{
-    ControlAnswer, ControlRequest, Failure, Outcome, Request, Response, ServingAnswer, ServingRequest,
+    ControlAnswer, ControlRequest, Failure, Outcome, Request, Response, ServingAnswer, ServingRequest, TlsSide,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey as _};
@@ -138,8 +140,13 @@ fn frames() -> Vec<Seed> {
     ];
     let serving = [
         ServingRequest::Identity {},
-        ServingRequest::SignTls { scheme: 0x0807, message: Base64::new(vec![32; 64]).expect("short") },
-        ServingRequest::Prove { kind: FreshnessKind::Tls, challenge: some, binding: some },
+        ServingRequest::SignTls {
+            key: Sha256Digest::ZERO,
+            side: TlsSide::Server,
+            scheme: 0x0807,
+            message: Base64::new(vec![32; 64]).expect("short"),
+        },
+        ServingRequest::Prove { key: Sha256Digest::ZERO, kind: FreshnessKind::Tls, challenge: some, binding: some },
     ];
     let signature = Base64::new(vec![1; 64]).expect("64 bytes");
     let serving_answers = [
@@ -252,8 +259,12 @@ fn receipt() -> Vec<u8> {
         request: digest,
         response: digest,
         model: model(),
+        launch: digest,
         prompt_tokens: 1,
         completion_tokens: 2,
+        price_unit: Unset,
+        payment_channel: Unset,
+        cumulative_amount: Unset,
         channel: digest,
         evidence: digest,
         instance_key: Hex32::new([24; 32]),

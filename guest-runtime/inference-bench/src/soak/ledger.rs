@@ -92,6 +92,7 @@ const TRIES: u8 = 3;
 
 #[cfg(test)]
 mod tests {
+    use attested_channel::receipt::Unset;
     use ed25519_dalek::SigningKey;
     use types::{Blake3Digest, Hex32, ModelId};
 
@@ -108,8 +109,12 @@ mod tests {
                 request: Sha256Digest::of(b"q"),
                 response: Sha256Digest::of(b"a"),
                 model: ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap(),
+                launch: Sha256Digest::of(b"l"),
                 prompt_tokens: 1,
                 completion_tokens: 1,
+                price_unit: Unset,
+                payment_channel: Unset,
+                cumulative_amount: Unset,
                 channel: Sha256Digest::of(b"c"),
                 evidence: Sha256Digest::of(b"e"),
                 instance_key: Hex32::new(key.verifying_key().to_bytes()),
