@@ -37,7 +37,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     json: bool,
     /// What to ask. Short: the machine is emulated.
-    #[arg(long, default_value = "What is the capital of France?")]
+    #[arg(long, default_value = "What is the capital city of France?")]
     question: String,
 }
 

@@ -129,7 +129,13 @@ impl<D: QuoteDevice> Batches<D> {
     fn renew(&mut self) -> Result<(), Failure> {
         let Self { device, receipts, generations, facts, events, instance_key, .. } = self;
         let key = TlsKey::generate().map_err(|_| Failure::Internal)?;
-        generations.replace(Generation::new(device, facts, events, key, *instance_key, receipts.head())?);
+        let next = Generation::new(device, facts, events, key, *instance_key, receipts.head())?;
+        // Registers of the launch do not change while a guest runs: a quote with others was changed on its way, and receipts
+        // under it would be refused later.
+        if next.launch != generations.launch() {
+            return Err(Failure::Device);
+        }
+        generations.replace(next);
         Ok(())
     }
 

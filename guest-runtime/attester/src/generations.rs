@@ -69,6 +69,7 @@ impl Generation {
 /// All TLS keys of a guest that serves.
 pub(crate) struct Generations {
     facts: Arc<Facts>,
+    launch: Sha256Digest,
     inner: Mutex<Inner>,
 }
 
@@ -94,9 +95,14 @@ struct Old {
 
 impl Generations {
     pub(crate) fn new(facts: Arc<Facts>, first: Generation) -> Self {
-        let evidence = VecDeque::from([first.shown.evidence]);
+        let (launch, evidence) = (first.launch, VecDeque::from([first.shown.evidence]));
         let inner = Inner { newest: first, number: 0, old: VecDeque::new(), evidence, waiting: Vec::new() };
-        Self { facts, inner: Mutex::new(inner) }
+        Self { facts, launch, inner: Mutex::new(inner) }
+    }
+
+    /// What the first quote shows of the launch.
+    pub(crate) fn launch(&self) -> Sha256Digest {
+        self.launch
     }
 
     /// Who the guest is, by its newest key.

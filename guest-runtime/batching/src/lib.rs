@@ -21,7 +21,7 @@ pub use engine::{Batching, Engine, Refused, form};
 pub use model::{Model, Vocabulary};
 pub use sampler::{NoToken, Sampler};
 pub use scheduler::{Capacity, Change, Entry, Key, Plan, Scheduler};
-pub use text::Answer;
+pub use text::{Answer, Held};
 
 /// A token of the model's vocabulary.
 pub type Token = u32;

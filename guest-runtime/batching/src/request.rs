@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A request in work: its answers as they grow.
 
-use crate::{Answer, NoToken, Sampler, Token, Vocabulary, sampler::logprobs};
+use crate::{Answer, Held, NoToken, Sampler, Token, Vocabulary, sampler::logprobs};
 use engine_protocol::{Event, FinishReason, Generate, TokenLogprobs};
 use output_schema::Matcher;
 
@@ -21,7 +21,7 @@ struct Choice {
     sampler: Sampler,
     answer: Answer,
     /// Of tokens whose text is not certain yet.
-    held: Vec<TokenLogprobs>,
+    held: Held<TokenLogprobs>,
     ended: bool,
 }
 
@@ -41,7 +41,7 @@ impl Request {
         let choice = |number: u16| Choice {
             sampler: Sampler::new(request.sampling, number, form.cloned()),
             answer: Answer::new(request.stop.clone()),
-            held: Vec::new(),
+            held: Held::default(),
             ended: false,
         };
         Self {
@@ -75,14 +75,16 @@ impl Request {
             self.end(number, FinishReason::Stop, events);
             return Progress::Ended;
         }
-        choice.held.extend(wanted.map(|top| logprobs(logits, token, top, vocabulary)));
-        let (text, stopped) = choice.answer.push(vocabulary.text(token));
+        let bytes = vocabulary.text(token);
+        if let Some(top) = wanted {
+            choice.held.push(logprobs(logits, token, top, vocabulary), bytes.len());
+        }
+        let (text, stopped) = choice.answer.push(bytes);
         if stopped {
             // The tokens of the stop text are no part of the answer.
             choice.held.clear();
         }
-        // All of the text is out: so may be what stands behind it.
-        let logprobs = if choice.answer.is_clear() { std::mem::take(&mut choice.held) } else { Vec::new() };
+        let logprobs = choice.held.certain(choice.answer.pending());
         if !(text.is_empty() && logprobs.is_empty()) {
             events.push(Event::Token { id, choice: number, text, logprobs });
         }
@@ -101,7 +103,7 @@ impl Request {
             return;
         }
         choice.ended = true;
-        let (text, logprobs) = (choice.answer.finish(), std::mem::take(&mut choice.held));
+        let (text, logprobs) = (choice.answer.finish(), choice.held.certain(0));
         if !(text.is_empty() && logprobs.is_empty()) {
             events.push(Event::Token { id, choice: number, text, logprobs });
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the bytes of tokens to the text of an answer.
 
+use std::collections::VecDeque;
+
 /// The text of one answer as it grows: whole UTF-8 characters only, ended by the first stop text.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
@@ -36,10 +38,10 @@ impl Answer {
         (std::mem::replace(&mut self.held, rest), false)
     }
 
-    /// Whether all text so far was given.
+    /// Bytes of text that were not given yet.
     #[must_use]
-    pub fn is_clear(&self) -> bool {
-        self.partial.is_empty() && self.held.is_empty()
+    pub fn pending(&self) -> usize {
+        self.partial.len().saturating_add(self.held.len())
     }
 
     /// What is left when the model ended its answer by itself.
@@ -88,10 +90,84 @@ impl Answer {
     }
 }
 
+/// What belongs to pieces of an answer's text, such as log probabilities, until the text of the piece is certain. It holds
+/// few: as many as there are bytes of text that are not certain, however long the answer becomes.
+#[derive(Debug, Clone)]
+pub struct Held<T> {
+    /// With the bytes of each piece.
+    pieces: VecDeque<(T, usize)>,
+}
+
+impl<T> Default for Held<T> {
+    fn default() -> Self {
+        Self { pieces: VecDeque::new() }
+    }
+}
+
+impl<T> Held<T> {
+    /// Adds what belongs to the newest piece, which has so many bytes.
+    pub fn push(&mut self, what: T, bytes: usize) {
+        self.pieces.push_back((what, bytes));
+    }
+
+    /// What belongs to text that was given: all but the newest pieces that make up the last `pending` bytes. Bytes that are
+    /// no UTF-8 become longer as text; then something is given later than it could be, never earlier.
+    pub fn certain(&mut self, pending: usize) -> Vec<T> {
+        let (mut kept, mut bytes) = (0_usize, 0_usize);
+        for (_, length) in self.pieces.iter().rev() {
+            if bytes >= pending {
+                break;
+            }
+            bytes = bytes.saturating_add(*length);
+            kept = kept.saturating_add(1);
+        }
+        let given = self.pieces.len().saturating_sub(kept);
+        self.pieces.drain(..given).map(|(what, _)| what).collect()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// An answer that repeats the start of a stop text is never without text that waits. What belongs to its tokens must
+    /// not wait with it.
+    #[test]
+    fn what_belongs_to_certain_text_does_not_wait_for_the_rest() {
+        let mut answer = Answer::new(vec![" a!".to_owned()]);
+        let (mut held, mut given) = (Held::default(), Vec::new());
+        for number in 0..5000 {
+            held.push(number, 2);
+            let (_, stopped) = answer.push(b" a");
+            assert!(!stopped && answer.pending() == 2);
+            given.extend(held.certain(answer.pending()));
+            assert_eq!(given.len(), number, "all but the newest");
+        }
+        // The stop text: its own tokens are forgotten, none was given before.
+        held.push(5000, 1);
+        assert_eq!(answer.push(b"!"), (String::new(), true));
+        held.clear();
+        assert_eq!((given.len(), held.certain(0).len()), (4999, 0));
+    }
+
+    #[test]
+    fn a_piece_is_certain_when_all_of_its_text_is() {
+        let mut held = Held::default();
+        held.push('a', 4);
+        held.push('b', 0);
+        held.push('c', 3);
+        assert_eq!(held.certain(8), []);
+        assert_eq!(held.certain(4), []);
+        assert_eq!(held.certain(3), ['a', 'b']);
+        assert_eq!(held.certain(1), []);
+        assert_eq!(held.certain(0), ['c']);
+    }
 
     fn run(stops: &[&str], pieces: &[&[u8]]) -> (Vec<String>, bool) {
         let mut answer = Answer::new(stops.iter().map(ToString::to_string).collect());

@@ -48,7 +48,7 @@ pub enum RenderError {
     /// The template fails or takes too many steps.
     #[error("the chat template failed")]
     Failed,
-    /// More than [`MAX_EXPANSION`] times the conversation and the template together.
+    /// More than [`MAX_EXPANSION`] times the conversation and the template together, and [`MAX_WRAPPING`] for each message.
     #[error("the chat template writes too much")]
     TooLong,
 }
@@ -90,7 +90,8 @@ impl ChatTemplate {
             eos_token => self.eos.as_str(),
         };
         let length = turns.iter().fold(template.source().len(), |sum, turn| sum.saturating_add(turn.content.len()));
-        let mut out = Bounded { text: Vec::new(), most: length.saturating_mul(MAX_EXPANSION) };
+        let wrapping = turns.len().saturating_mul(MAX_WRAPPING);
+        let mut out = Bounded { text: Vec::new(), most: length.saturating_mul(MAX_EXPANSION).saturating_add(wrapping) };
         match template.render_captured_to(values, &mut out) {
             Ok(_) => String::from_utf8(out.text).map_err(|_| RenderError::Failed),
             Err(error) if error.kind() == ErrorKind::WriteFailure => Err(RenderError::TooLong),
@@ -131,6 +132,8 @@ impl std::io::Write for Bounded {
 pub const MAX_TEMPLATE: usize = 256 << 10;
 /// A rendering is at most so many times as long as conversation and template together.
 pub const MAX_EXPANSION: usize = 8;
+/// Bytes that may stand around each message besides.
+pub const MAX_WRAPPING: usize = 1024;
 /// Steps of one rendering. A conversation of a thousand messages takes some hundred thousand.
 const MAX_STEPS: u64 = 5_000_000;
 const MAX_DEPTH: usize = 64;
@@ -202,6 +205,12 @@ mod tests {
         assert_eq!(render(deep, &turns).unwrap_err(), RenderError::Failed);
         assert_eq!(ChatTemplate::parse(&"x".repeat(MAX_TEMPLATE + 1), "", "").unwrap_err(), ParseError::TooLong);
         assert_eq!(ChatTemplate::parse("{% for %}", "", "").unwrap_err(), ParseError::Syntax);
+    }
+
+    #[test]
+    fn many_short_messages_are_written() {
+        let turns: Vec<_> = (0..256).map(|number| turn(["user", "assistant"][number % 2], "1")).collect();
+        assert!(render(CHATML, &turns).unwrap().len() > 256 * 30);
     }
 
     #[test]

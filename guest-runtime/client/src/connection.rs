@@ -159,6 +159,20 @@ impl AttestedConnection {
         Ok(())
     }
 
+    /// Asks for a new proof where the last one has expired.
+    ///
+    /// # Errors
+    /// As [`Self::send`], which does this, too.
+    pub(crate) async fn cover(&mut self) -> Result<(), ClientError> {
+        if self.is_covered() {
+            return Ok(());
+        }
+        self.renew().await.map_err(|error| match error {
+            ClientError::Broken(_) => ClientError::Unsent,
+            other => other,
+        })
+    }
+
     /// Sends a request and gives the head of the answer, after a new proof where the last one has expired.
     ///
     /// # Errors
@@ -171,12 +185,7 @@ impl AttestedConnection {
         headers: http::HeaderMap,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
-        if !self.is_covered() {
-            self.renew().await.map_err(|error| match error {
-                ClientError::Broken(_) => ClientError::Unsent,
-                other => other,
-            })?;
-        }
+        self.cover().await?;
         self.wire.check_tickets()?;
         self.receipts_before = self.verifier.book().known().count(self.proven.accepted.instance_key());
         self.wire.send(method, path, headers, body).await

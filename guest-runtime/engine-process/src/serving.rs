@@ -2,7 +2,8 @@
 //! One client, one engine: commands come in on one thread, work and events happen on the other.
 
 use crate::Worker;
-use engine_protocol::{Command, Decoder, EncodeError, Event, FrameError, PROTOCOL_VERSION, encode};
+use engine_protocol::{Command, Decoder, EncodeError, Event, Failure, FrameError, PROTOCOL_VERSION, encode};
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, sync_channel};
@@ -69,6 +70,8 @@ fn work(
 ) -> Result<(), ServeError> {
     send(&mut client, &Event::Hello { version: PROTOCOL_VERSION, model: engine.facts() })?;
     let (mut events, mut inbox) = (Vec::new(), Inbox { commands, held: None, admitted: false });
+    // Requests that were told to have failed, and have not ended here yet.
+    let mut given_up = HashSet::new();
     loop {
         match inbox.next(engine.is_idle()) {
             Ok(command) => engine.obey(command?, &mut events),
@@ -78,12 +81,31 @@ fn work(
             }
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
+        let mut too_long = Vec::new();
         for event in events.drain(..) {
-            match send(&mut client, &event) {
+            if let Some(id) = event.id().filter(|id| given_up.contains(id)) {
+                if event.is_last() {
+                    given_up.remove(&id);
+                }
+                continue;
+            }
+            let sent = match (send(&mut client, &event), event.id()) {
+                // One request's event is no reason to end what others wait for.
+                (Err(ServeError::Event(_)), Some(id)) => {
+                    if !event.is_last() {
+                        given_up.insert(id);
+                        too_long.push(id);
+                    }
+                    send(&mut client, &Event::Failed { id, code: Failure::EngineFailed, prompt_tokens: None })
+                }
+                (sent, _) => sent,
+            };
+            match sent {
                 Err(ServeError::Socket(error)) if is_hang_up(&error) => return Ok(()),
                 sent => sent?,
             }
         }
+        too_long.into_iter().for_each(|id| engine.obey(Command::Cancel { id }, &mut events));
     }
 }
 

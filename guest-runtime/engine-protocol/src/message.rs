@@ -201,6 +201,28 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The request that it belongs to.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        match *self {
+            Self::Hello { .. } => None,
+            Self::Started { id, .. }
+            | Self::Token { id, .. }
+            | Self::Vector { id, .. }
+            | Self::Ended { id, .. }
+            | Self::Done { id, .. }
+            | Self::Failed { id, .. } => Some(id),
+        }
+    }
+
+    /// Whether nothing more comes of its request.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Failed { .. })
+    }
+}
+
 /// What the loaded model can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,7 @@
 //! Conversations as tokens.
 
 use crate::Weights;
-use chat_template::{ChatTemplate, Turn};
+use chat_template::{ChatTemplate, RenderError, Turn};
 use engine_protocol::{Failure, Message};
 use llama_cpp_2::model::{LlamaChatMessage, LlamaChatTemplate, LlamaModel};
 use llama_cpp_2::token::LlamaToken;
@@ -31,7 +31,16 @@ impl Template {
         };
         let bos = text(vocab.bos());
         let own = ChatTemplate::parse(template.to_str().ok()?, bos, text(vocab.eos())).ok()?;
-        own.render(&[Turn { role: "user", content: "x" }]).ok()?;
+        let turn = |role| Turn { role, content: "x" };
+        own.render(&[turn("user")]).ok()?;
+        // Others it may refuse, but not fail at.
+        for turns in [&["system", "user"][..], &["user", "assistant", "user"], &["system", "user", "assistant", "user"]]
+        {
+            let turns: Vec<_> = turns.iter().copied().map(turn).collect();
+            if !matches!(own.render(&turns), Ok(_) | Err(RenderError::Refused)) {
+                return None;
+            }
+        }
         let twice = (vocab.should_add_bos() && !bos.is_empty()).then(|| bos.to_owned());
         Some(Self::Own(Box::new(own), twice))
     }
@@ -66,8 +75,10 @@ impl Weights {
         let vocab = self.model.vocab();
         let rendered = self.render(messages)?;
         let skeleton = self.render(&placeholders(messages))?;
-        // The same ones in the same order: a template may leave out one of its own for what a message says.
-        if self.controls_in(&rendered) == self.controls_in(&skeleton) {
+        // Where no message spells one out, all are the template's. Equal numbers would not say so: a template may leave out
+        // one of its own for what a message says, or for an empty one.
+        let is_spelled = messages.iter().any(|message| !self.controls_in(&message.content).is_empty());
+        if !is_spelled && self.controls_in(&rendered) == self.controls_in(&skeleton) {
             return Ok(vocab.tokenize(rendered.as_bytes(), true, true));
         }
         let mut tokens = Vec::new();
@@ -105,9 +116,13 @@ enum Part<'a> {
 
 /// The conversation with a mark in the place of each text.
 fn placeholders(messages: &[Message]) -> Vec<Message> {
+    // A template may leave out a message without text: so it does here.
     let mark = |(index, message): (usize, &Message)| Message {
         role: message.role,
-        content: format!("{MARK_START}{index}{MARK_END}"),
+        content: match message.content.trim() {
+            "" => message.content.clone(),
+            _ => format!("{MARK_START}{index}{MARK_END}"),
+        },
     };
     messages.iter().enumerate().map(mark).collect()
 }

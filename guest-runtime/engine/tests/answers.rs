@@ -182,7 +182,7 @@ fn wild(seed: u64) -> Sampling {
 fn a_question_is_answered_the_same_way_twice() {
     let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
-    let question = "What is the capital of France?";
+    let question = "What is the capital city of France?";
     let first = session.ask(request(1, question));
     assert!(first.text().contains("Paris"), "{}", first.text());
     assert_eq!(first.reasons[&0], FinishReason::Stop);
@@ -252,7 +252,7 @@ fn what_cannot_be_answered_is_refused_at_once_and_harms_nobody() {
     assert_eq!(refused.0, Failure::InvalidRequest);
     let refused = session.ask(Generate { form: Form::JsonSchema("{".into()), ..request(5, "Hi") }).failure();
     assert_eq!(refused.0, Failure::InvalidRequest);
-    assert!(session.ask(request(6, "What is the capital of France?")).text().contains("Paris"));
+    assert!(session.ask(request(6, "What is the capital city of France?")).text().contains("Paris"));
     session.close();
 }
 
@@ -320,7 +320,8 @@ fn answers_have_the_form_that_was_asked_for() {
 fn logprobs_tell_what_a_greedy_answer_preferred() {
     let Some(model) = model::model(TESTS) else { return };
     let mut session = Session::open(&model);
-    session.send(&Command::Generate(Generate { logprobs: Some(3), ..request(1, "What is the capital of France?") }));
+    session
+        .send(&Command::Generate(Generate { logprobs: Some(3), ..request(1, "What is the capital city of France?") }));
     let (mut text, mut bytes) = (String::new(), Vec::new());
     loop {
         match session.next() {

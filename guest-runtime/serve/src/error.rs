@@ -128,9 +128,10 @@ impl ApiError {
                 "Conversation and max_tokens together are longer than the model's context.",
             )
             .with_param("messages"),
-            Failure::TemplateFailed => {
-                Self::invalid_value("messages", "the model's chat template refuses this order of roles")
-            }
+            Failure::TemplateFailed => Self::invalid_value(
+                "messages",
+                "the model's chat template cannot write this conversation, for example this order of roles",
+            ),
             Failure::UnbrokenText => {
                 let message = "A text has thousands of characters without white space, or of it, which this model's \
                                tokenizer cannot read. Break it up.";

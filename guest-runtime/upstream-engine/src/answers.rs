@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the server's chunks to events, and what is checked on the way.
 
-use batching::Answer;
+use batching::{Answer, Held};
 use engine_protocol::{Event, Failure, FinishReason, Generate, TokenLogprob, TokenLogprobs};
 use output_schema::Matcher;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ struct Choice {
     text: Answer,
     form: Option<Matcher>,
     /// Of tokens whose text is not certain yet.
-    held: Vec<TokenLogprobs>,
+    held: Held<TokenLogprobs>,
     /// Tokens that came with logprobs.
     tokens: u32,
     has_text: bool,
@@ -39,7 +39,7 @@ impl Answers {
         let choice = |_| Choice {
             text: Answer::new(request.stop.clone()),
             form: form.cloned(),
-            held: Vec::new(),
+            held: Held::default(),
             tokens: 0,
             has_text: false,
             ended: None,
@@ -125,7 +125,10 @@ impl Answers {
             if choice.tokens > max_tokens {
                 return Err(Failure::EngineFailed);
             }
-            choice.held.extend(entries);
+            for entry in entries {
+                let bytes = entry.token.bytes.len();
+                choice.held.push(entry, bytes);
+            }
         }
         let (mut text, stopped) = choice.text.push(piece.text.as_bytes());
         if stopped {
@@ -142,8 +145,7 @@ impl Answers {
             text.push_str(&choice.text.finish());
         }
         choice.follow(&text)?;
-        let is_clear = reason.is_some() || choice.text.is_clear();
-        let logprobs = if is_clear { std::mem::take(&mut choice.held) } else { Vec::new() };
+        let logprobs = choice.held.certain(choice.text.pending());
         if !(text.is_empty() && logprobs.is_empty()) {
             choice.has_text |= !text.is_empty();
             events.push(Event::Token { id, choice: piece.index, text, logprobs });

@@ -10,7 +10,13 @@ use batching::Refused;
 use engine_protocol::{
     Command, Decoder, Event, Failure, FrameError, Generate, ModelFacts, PROTOCOL_VERSION, Work, encode,
 };
-use std::{cell::RefCell, collections::HashMap, io, pin::pin, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    io,
+    pin::pin,
+    rc::Rc,
+};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -178,9 +184,25 @@ async fn read(mut reader: OwnedReadHalf, counter: &Counter) -> Result<(), RunErr
 }
 
 async fn write(mut writer: OwnedWriteHalf, mut events: mpsc::Receiver<Event>) -> Result<(), RunError> {
+    // Requests that were told to have failed, and have not ended here yet.
+    let mut given_up = HashSet::new();
     while let Some(event) = events.recv().await {
-        // What does not fit a frame came from a line of the server's, which is shorter.
-        let frame = Zeroizing::new(encode(&event).map_err(|_| io::Error::other("an event is too long"))?);
+        if let Some(id) = event.id().filter(|id| given_up.contains(id)) {
+            if event.is_last() {
+                given_up.remove(&id);
+            }
+            continue;
+        }
+        let frame = match (encode(&event), event.id()) {
+            (Err(_), Some(id)) => {
+                if !event.is_last() {
+                    given_up.insert(id);
+                }
+                encode(&Event::Failed { id, code: Failure::EngineFailed, prompt_tokens: None })
+            }
+            (frame, _) => frame,
+        };
+        let frame = Zeroizing::new(frame.map_err(|_| io::Error::other("an event is too long"))?);
         match writer.write_all(&frame).await {
             Err(error) if is_hang_up(&error) => return Ok(()),
             written => written?,

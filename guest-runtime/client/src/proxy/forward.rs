@@ -95,19 +95,30 @@ struct Ask {
 /// sent again: the guest may have answered it, and have the answer paid for.
 async fn send(shared: &Shared, ask: &Ask) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
     if let Some(connection) = shared.pool.idle() {
-        match send_on(connection, ask, shared.patience).await {
+        match send_on(shared, connection, ask).await {
             Err(ClientError::Unsent) => {}
             other => return other,
         }
     }
-    send_on(shared.pool.fresh().await?, ask, shared.patience).await
+    match send_on(shared, shared.pool.fresh().await?, ask).await {
+        // Its verdict may have become void before anything was sent. Once more, and no oftener: the guest decides about it, too.
+        Err(ClientError::Unsent) => send_on(shared, shared.pool.fresh().await?, ask).await,
+        other => other,
+    }
 }
 
 async fn send_on(
+    shared: &Shared,
     mut connection: AttestedConnection,
     ask: &Ask,
-    patience: Duration,
 ) -> Result<(AttestedConnection, Response<Incoming>), ClientError> {
+    let patience = shared.patience;
+    // A new proof takes a while, in which the policy may have been replaced.
+    let covering = tokio::time::timeout(patience, connection.cover()).await;
+    covering.map_err(|_| ClientError::Broken("a proof was awaited"))??;
+    if !shared.pool.is_of_now(&connection) {
+        return Err(ClientError::Unsent);
+    }
     let sending = connection.send(ask.method.clone(), &ask.path, ask.headers.clone(), ask.body.clone());
     let response = tokio::time::timeout(patience, sending).await;
     let response = response.map_err(|_| ClientError::Broken("an answer was awaited"))??;

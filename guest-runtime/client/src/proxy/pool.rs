@@ -59,6 +59,7 @@ impl Pool {
         // In one step: who looks for a waiting connection finds none of before.
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         *self.verifier.lock().unwrap_or_else(PoisonError::into_inner) = verifier;
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = json!({"accepted": false, "reasons": []});
         idle.clear();
     }
 
@@ -66,7 +67,8 @@ impl Pool {
         Arc::clone(&self.verifier.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn is_of_now(&self, connection: &AttestedConnection) -> bool {
+    /// Whether it was judged by the policy that is in force.
+    pub(crate) fn is_of_now(&self, connection: &AttestedConnection) -> bool {
         Arc::ptr_eq(connection.verifier(), &self.verifier())
     }
 
