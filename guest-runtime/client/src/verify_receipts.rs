@@ -73,6 +73,8 @@ struct Found {
 struct Committed {
     instance_key: Hex32,
     commitment: Commitment,
+    /// Digest of the guest's evidence document.
+    evidence: Sha256Digest,
     model: Option<ModelId>,
     launch: Option<Sha256Digest>,
     appraised: Appraised,
@@ -239,17 +241,17 @@ impl Committed {
         Self {
             instance_key: evidence.instance_key,
             commitment: Commitment::of(with_quote),
+            evidence: evidence.digest().unwrap_or(Sha256Digest::ZERO),
             model: GuestConfig::parse(evidence.guest_config.as_slice()).map(|config| config.model.0).ok(),
             launch: Quoted::read(with_quote.quote.as_slice()).map(|quoted| quoted.launch).ok(),
             appraised,
         }
     }
 
-    /// What a receipt of this guest must say of it.
+    /// What a receipt that names this evidence must say of the guest.
     fn check(&self, signed: &SignedReceipt) -> Option<Refusal> {
         let receipt = &signed.receipt;
-        // Model and launch are the same under all evidence of one boot.
-        if receipt.instance_key != self.instance_key {
+        if receipt.evidence != self.evidence {
             return None;
         }
         let (code, field) = if self.model.as_ref() != Some(&receipt.model) {

@@ -84,7 +84,7 @@ codes! {
     ModelFileDigest = 107 "model_file_digest_mismatch" "a decrypted file is not the one of the manifest";
     ModelTooLarge = 108 "model_too_large" "the model does not fit into the guest's memory";
     ModelIo = 109 "model_io_failed" "reading the model disk or writing to memory failed";
-    ModelNoWeights = 110 "model_no_weights" "the model has neither exactly one GGUF file nor exactly one `model.safetensors`, or has both";
+    ModelNoWeights = 110 "model_no_weights" "the model has neither exactly one GGUF file nor weights in safetensors in one directory (one `model.safetensors`, or several files with their index and `generation_config.json`), or has both";
     EngineNotStarted = 120 "engine_not_started" "the engine could not be started or did not bind its socket in time";
     ServeNotStarted = 121 "serve_not_started" "the API could not be started or did not listen in time";
     AttesterEnded = 122 "attester_ended" "the attester ended";

@@ -151,13 +151,14 @@ fn without_a_good_proof_nothing_is_complete() {
 }
 
 #[test]
-fn receipts_of_a_guest_must_say_what_its_evidence_says() {
+fn receipts_that_name_the_evidence_must_say_what_it_says() {
     let signed = delivered(0, Sha256Digest::ZERO, "a").signed();
     let receipt = &signed.receipt;
     let code = |change: fn(&mut Committed)| {
         let mut committed = Committed {
             instance_key: receipt.instance_key,
             commitment: Commitment { count: 1, head: Sha256Digest::ZERO },
+            evidence: receipt.evidence,
             model: Some(receipt.model.clone()),
             launch: Some(receipt.launch),
             appraised: Appraised::Not,
@@ -168,8 +169,8 @@ fn receipts_of_a_guest_must_say_what_its_evidence_says() {
     assert_eq!(code(|_| ()), None);
     assert_eq!(code(|c| c.model = None).as_deref(), Some("receipt_model_mismatch"));
     assert_eq!(code(|c| c.launch = Some(Sha256Digest::ZERO)).as_deref(), Some("receipt_launch_mismatch"));
-    // Of another guest nothing is said. Which of its evidence documents a receipt names does not matter.
-    assert_eq!(code(|c| (c.instance_key, c.launch) = (Hex32::new([9; 32]), None)), None);
+    // Of evidence that was renewed since, its own document says it.
+    assert_eq!(code(|c| (c.evidence, c.launch) = (Sha256Digest::ZERO, None)), None);
 }
 
 /// For whoever settles by the month: the receipts of a month lead from one proof to the next.
