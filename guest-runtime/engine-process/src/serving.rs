@@ -58,7 +58,7 @@ pub enum ServeError {
     /// The socket failed.
     #[error("socket of the client failed")]
     Socket(#[from] io::Error),
-    /// An event was too long to send: a bug of this process.
+    /// An event that belongs to no request was too long to send: a bug of this process.
     #[error("event does not fit a frame")]
     Event(#[from] EncodeError),
 }
@@ -205,11 +205,11 @@ mod tests {
     use super::*;
     use batching::{Engine, Refused};
     use engine_protocol::{
-        Embed, Failure, FinishReason, Form, Generate, Input, ModelFacts, Prompt, Sampling, Tenant, Work,
+        Embed, Failure, FinishReason, Form, Generate, Input, MAX_FRAME, ModelFacts, Prompt, Sampling, Tenant, Work,
     };
     use std::collections::VecDeque;
 
-    /// Says "x" for each token asked for; refuses ids from 100.
+    /// Says "x" for each token asked for, but request 77 more than fits a frame; refuses ids from 100.
     #[derive(Default)]
     struct Counter {
         waiting: VecDeque<(u64, u32, u32)>,
@@ -239,7 +239,7 @@ mod tests {
 
         fn step(&mut self, events: &mut Vec<Event>) {
             let Some((id, left, made)) = self.waiting.front_mut() else { return };
-            events.push(x(*id));
+            events.push(if *id == 77 { too_long(*id) } else { x(*id) });
             *left -= 1;
             *made += 1;
             if *left == 0 {
@@ -255,6 +255,10 @@ mod tests {
 
     fn x(id: u64) -> Event {
         Event::Token { id, choice: 0, text: "x".into(), logprobs: vec![] }
+    }
+
+    fn too_long(id: u64) -> Event {
+        Event::Token { id, choice: 0, text: "x".repeat(MAX_FRAME + 1), logprobs: vec![] }
     }
 
     fn done(id: u64, completion_tokens: u32) -> [Event; 2] {
@@ -328,6 +332,26 @@ mod tests {
             assert_eq!(events, [Event::Started { id: 1, prompt_tokens: 1 }, x(1), x(1), ended, all]);
         });
         assert!(ended.is_ok(), "{ended:?}");
+    }
+
+    /// Once while it would go on, and once in its last step.
+    #[test]
+    fn an_event_that_fits_no_frame_ends_its_request_alone_and_once() {
+        for max_tokens in [3, 1] {
+            let ended = with_engine(|client| {
+                client.send(&generate(77, max_tokens));
+                client.send(&generate(1, 2));
+                let mut events = Vec::new();
+                while !events.contains(&done(1, 2)[1]) {
+                    events.push(client.next().unwrap());
+                }
+                let of_long: Vec<_> = events.iter().filter(|event| event.id() == Some(77)).collect();
+                let failed = Event::Failed { id: 77, code: Failure::EngineFailed, prompt_tokens: None };
+                assert_eq!(of_long, [&Event::Started { id: 77, prompt_tokens: 1 }, &failed]);
+                assert_eq!(events.iter().filter(|event| **event == x(1)).count(), 2);
+            });
+            assert!(ended.is_ok(), "{ended:?}");
+        }
     }
 
     #[test]
