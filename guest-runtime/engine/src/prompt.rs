@@ -168,4 +168,13 @@ mod tests {
             .collect();
         assert_eq!(joined, ["T:<s>", "C:\u{e000}1\u{e001}", "T:</s><s>", "C:two", "T:</s>"]);
     }
+
+    /// A template may leave out a message without text; with a mark it would not.
+    #[test]
+    fn a_message_without_text_gets_no_mark() {
+        let content = |text: &str| Message { role: Role::User, content: text.into() };
+        let messages = [content("a"), content(""), content(" \n"), content("b")];
+        let skeleton: Vec<_> = placeholders(&messages).into_iter().map(|message| message.content).collect();
+        assert_eq!(skeleton, ["\u{e000}0\u{e001}", "", " \n", "\u{e000}3\u{e001}"]);
+    }
 }
