@@ -9,8 +9,8 @@ mod token;
 mod work;
 
 pub use hpke::rand_core::{CryptoRng, UnwrapErr};
-pub use message::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE};
+pub use message::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, Sealed};
 pub use release::log::EntryProof;
-pub use seal::{Kem, ModelKey, ReleaseKeyPair, SealContext, SealError, open_key, seal, seal_key};
+pub use seal::{Kem, ModelKey, Opened, ReleaseKeyPair, SealContext, SealError, open_key, seal, seal_key};
 pub use token::Token;
 pub use work::{MAX_WORK_BITS, Search, Work, is_solution};

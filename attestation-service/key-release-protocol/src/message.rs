@@ -2,8 +2,8 @@
 //! What goes over the wire (`docs/protocol.md`, "Attestation service").
 
 use release::log::EntryProof;
-use serde::{Deserialize, Serialize};
-use types::{Base64, Document, Hex32, ModelId, canonical};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use types::{Base64, CanonicalError, Document, Hex32, ModelId, Tenants, canonical};
 
 use crate::{Token, Work};
 
@@ -37,11 +37,12 @@ pub struct KeyReleaseRequest {
     pub work: Option<u64>,
 }
 
-/// Answer to a key release (`chrysalis/key-release/v1`).
+/// Answer to a key release: `chrysalis/key-release/v1` for a key alone; `chrysalis/key-release/v2` where the document of
+/// the model's tenants is sealed with it, so that guests which know nothing of tenants refuse it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyReleaseAnswer {
-    /// `chrysalis/key-release/v1`.
+    /// What [`KeyReleaseAnswer::schema_of`] says.
     pub schema: String,
     /// The model whose key this is.
     pub model: ModelId,
@@ -49,11 +50,60 @@ pub struct KeyReleaseAnswer {
     pub key_version: u32,
     /// HPKE's encapsulated key.
     pub enc: Hex32,
-    /// The sealed key: 32 bytes and the tag.
-    #[serde(with = "hex::serde")]
-    pub ciphertext: [u8; 48],
+    /// What is sealed.
+    pub ciphertext: Sealed,
     /// Proof that the release was authorised on the audit log before the key was sealed.
     pub audit: EntryProof,
+}
+
+/// A sealed key: 32 bytes, the document of tenants where there is one, and a tag of 16 bytes. Written in hexadecimal.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(Vec<u8>);
+
+impl Sealed {
+    /// Wraps bytes; `None` where they are too few or too many.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Option<Self> {
+        (Self::LEAST..=Self::MOST).contains(&bytes.len()).then_some(Self(bytes))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether a document of tenants is sealed with the key.
+    #[must_use]
+    pub fn has_tenants(&self) -> bool {
+        self.0.len() > Self::LEAST
+    }
+
+    /// Fewest bytes: a key and the tag.
+    pub const LEAST: usize = 48;
+    /// Most bytes.
+    pub const MOST: usize = Self::LEAST + Tenants::MAX_BYTES;
+}
+
+impl core::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Sealed({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for Sealed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sealed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Upper case is refused with the form, which is written in lower case.
+        let bytes = if text.len() > 2 * Self::MOST { None } else { hex::decode(&text).ok() };
+        bytes.and_then(Self::new).ok_or_else(|| de::Error::custom("not the hexadecimal digits of a sealed key"))
+    }
 }
 
 impl KeyReleaseRequest {
@@ -88,12 +138,31 @@ impl Document for KeyReleaseRequest {
 }
 
 impl Document for KeyReleaseAnswer {
+    /// Of an answer with a key alone.
     const SCHEMA: &'static str = "chrysalis/key-release/v1";
-    const MAX_BYTES: usize = 64 * 1024;
+    /// Two digits for each sealed byte, and the rest.
+    const MAX_BYTES: usize = 2 * Sealed::MOST + 64 * 1024;
 
     fn schema(&self) -> &str {
         &self.schema
     }
+
+    fn from_canonical(bytes: &[u8]) -> Result<Self, CanonicalError> {
+        let answer: Self = canonical::from_bytes(bytes, Self::MAX_BYTES)?;
+        let expected = Self::schema_of(&answer.ciphertext);
+        if answer.schema == expected { Ok(answer) } else { Err(CanonicalError::Schema { expected }) }
+    }
+}
+
+impl KeyReleaseAnswer {
+    /// The schema of an answer in which this is sealed.
+    #[must_use]
+    pub fn schema_of(sealed: &Sealed) -> &'static str {
+        if sealed.has_tenants() { Self::WITH_TENANTS } else { Self::SCHEMA }
+    }
+
+    /// Of an answer with a key and the document of its model's tenants.
+    pub const WITH_TENANTS: &'static str = "chrysalis/key-release/v2";
 }
 
 /// Most bytes of an evidence document.
@@ -128,5 +197,41 @@ mod tests {
         assert_eq!(KeyReleaseRequest::end_of(&[0xff; 300]), None);
         let other = format!("{{\"token\":\"{}\",\"x\":1}}", "ab".repeat(Token::LEN));
         assert_eq!(KeyReleaseRequest::end_of(other.as_bytes()), None);
+    }
+
+    /// A guest that knows one version alone refuses the other by its name, before it opens anything.
+    #[test]
+    fn what_is_sealed_decides_the_schema() {
+        let audit = EntryProof {
+            index: 0,
+            leaf: types::Sha256Digest::of(b"leaf"),
+            tree_size: 1,
+            path: vec![],
+            checkpoint: "note".to_owned(),
+        };
+        let answer = |schema: &str, length: usize| KeyReleaseAnswer {
+            schema: schema.to_owned(),
+            model: ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap(),
+            key_version: 1,
+            enc: Hex32::new([1; 32]),
+            ciphertext: Sealed::new(vec![0xab; length]).unwrap(),
+            audit: audit.clone(),
+        };
+        let (one, two) = (KeyReleaseAnswer::SCHEMA, KeyReleaseAnswer::WITH_TENANTS);
+        for (schema, length, good) in
+            [(one, 48, true), (two, 48, false), (one, 49, false), (two, 49, true), (two, Sealed::MOST, true)]
+        {
+            let answer = answer(schema, length);
+            let bytes = answer.to_canonical().unwrap();
+            let read = KeyReleaseAnswer::from_canonical(&bytes);
+            assert_eq!(read.is_ok(), good, "{schema} {length}");
+            assert!(read.is_err() || read == Ok(answer));
+        }
+        assert!(Sealed::new(vec![0; 47]).is_none() && Sealed::new(vec![0; Sealed::MOST + 1]).is_none());
+        let good = String::from_utf8(answer(one, 48).to_canonical().unwrap()).unwrap();
+        let digits = "ab".repeat(48);
+        for bad in [digits.to_uppercase(), digits[2..].to_owned(), digits[1..].to_owned(), format!("zz{digits}")] {
+            assert!(KeyReleaseAnswer::from_canonical(good.replace(&digits, &bad).as_bytes()).is_err(), "{bad}");
+        }
     }
 }

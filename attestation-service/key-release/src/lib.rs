@@ -12,11 +12,11 @@ mod token;
 pub use import::{ImportContext, ImportKeyPair, ServiceKeys};
 pub use key_release_protocol::{
     ChallengeAnswer, CryptoRng, EntryProof, KeyReleaseAnswer, KeyReleaseRequest, MAX_EVIDENCE, MAX_WORK_BITS, ModelKey,
-    ReleaseKeyPair, SealContext, SealError, Search, Token, UnwrapErr, Work,
+    Opened, ReleaseKeyPair, SealContext, SealError, Sealed, Search, Token, UnwrapErr, Work,
 };
 pub use owner::{
-    AdmitSuccessor, ImportKey, MAX_COSIGNATURES, OwnerAction, OwnerCommand, OwnerSignature, Revoke, SignedOwnerCommand,
-    owner_public_key,
+    AdmitSuccessor, ImportKey, MAX_COSIGNATURES, OwnerAction, OwnerCommand, OwnerSignature, Revoke, SetTenants,
+    SignedOwnerCommand, owner_public_key,
 };
 pub use state::{Appraised, AuthoriseError, Authorised, Challenged, Checked, Entered, Grounds};
 pub use token::{TokenError, TokenKey};

@@ -3,7 +3,7 @@
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
-use types::{Base64, CanonicalError, Document, Hex32, ModelId, Refusal, Sha256Digest};
+use types::{Base64, CanonicalError, Document, Hex32, ModelId, Refusal, Sha256Digest, Tenants};
 
 /// What the owner of a model demands (`chrysalis/owner-command/v1`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,18 @@ pub enum OwnerAction {
     AdmitSuccessor(AdmitSuccessor),
     /// A new version of the model's key.
     ImportKey(ImportKey),
+    /// Who may ask the model, from each guest's next start on.
+    SetTenants(SetTenants),
+}
+
+/// The tenants of the model: guests get them with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetTenants {
+    /// Canonical `chrysalis/tenants/v1` for the command's model; without it the model has no tenants, and guests answer
+    /// whoever has proven them to himself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub document: Option<Base64<{ Tenants::MAX_BYTES }>>,
 }
 
 /// A release that follows one that the owner's policy lists. Its own statement must name the same predecessor.
@@ -276,9 +288,21 @@ mod tests {
         for changed in [
             text.replace("{\"revoke\":{}}", "{\"revoke\":{\"x\":1}}"),
             text.replace("revoke", "release"),
+            text.replace("{\"revoke\":{}}", "{\"set_tenants\":{\"tenants\":[]}}"),
             text.replacen('{', "{\"a\":1,", 1),
         ] {
             assert!(changed != text && OwnerCommand::from_canonical(changed.as_bytes()).is_err(), "{changed}");
         }
+    }
+
+    /// The largest documents fit into the messages that hold them.
+    #[test]
+    fn the_largest_document_of_tenants_can_be_commanded() {
+        let document = Base64::new(vec![b' '; Tenants::MAX_BYTES]);
+        let largest =
+            OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..command() };
+        let signed = largest.sign(&[1; 32]).unwrap();
+        assert!(SignedOwnerCommand::from_canonical(&signed.to_canonical().unwrap()).is_ok());
+        assert_eq!(signed.unverified(), Ok(largest));
     }
 }

@@ -38,6 +38,7 @@ pub struct Appraised {
 pub struct Entered {
     accepted: Accepted,
     key_version: u32,
+    tenants: Option<Vec<u8>>,
     entry: Vec<u8>,
 }
 
@@ -46,6 +47,7 @@ pub struct Entered {
 pub struct Authorised {
     accepted: Accepted,
     key_version: u32,
+    tenants: Option<Vec<u8>>,
     audit: EntryProof,
 }
 
@@ -195,11 +197,12 @@ impl Appraised {
         self.accepted.platform()
     }
 
-    /// Makes the audit entry for a key of version `key_version` at `now`.
+    /// Makes the audit entry at `now` for a key of version `key_version` and the document of its model's tenants, which
+    /// is named by its digest.
     ///
     /// # Errors
     /// [`CanonicalError`] when `now` is out of range.
-    pub fn enter(self, key_version: u32, now: u64) -> Result<Entered, CanonicalError> {
+    pub fn enter(self, key_version: u32, tenants: Option<Vec<u8>>, now: u64) -> Result<Entered, CanonicalError> {
         let entry = KeyReleaseEntry {
             schema: KeyReleaseEntry::SCHEMA.to_owned(),
             unix: now,
@@ -210,9 +213,10 @@ impl Appraised {
             evidence: *self.accepted.evidence(),
             challenge: Sha256Digest::of(self.accepted.challenge()),
             platform: *self.accepted.platform(),
+            tenants: tenants.as_deref().map(Sha256Digest::of),
         };
         let entry = entry.to_canonical()?;
-        Ok(Entered { accepted: self.accepted, key_version, entry })
+        Ok(Entered { accepted: self.accepted, key_version, tenants, entry })
     }
 }
 
@@ -232,17 +236,19 @@ impl Entered {
             return Err(AuthoriseError::Leaf);
         }
         log.verify(&audit)?;
-        Ok(Authorised { accepted: self.accepted, key_version: self.key_version, audit })
+        let Self { accepted, key_version, tenants, entry: _ } = self;
+        Ok(Authorised { accepted, key_version, tenants, audit })
     }
 }
 
 impl Authorised {
-    /// Seals the key to the guest. Ends the protocol.
+    /// Seals the key to the guest, with the document that the entry names. Ends the protocol.
     ///
     /// # Errors
-    /// [`SealError::PublicKey`] when the guest's key can't be used.
+    /// [`SealError::PublicKey`] when the guest's key can't be used; [`SealError::Tenants`] for a document of a size that
+    /// none has.
     pub fn release(self, key: &ModelKey, random: &mut impl CryptoRng) -> Result<KeyReleaseAnswer, SealError> {
-        let Self { accepted, key_version, audit } = self;
+        let Self { accepted, key_version, tenants, audit } = self;
         let context = SealContext {
             challenge: accepted.challenge(),
             model: accepted.model(),
@@ -250,9 +256,9 @@ impl Authorised {
             evidence: accepted.evidence(),
             audit_leaf: &audit.leaf,
         };
-        let (enc, ciphertext) = seal(key, accepted.hpke_key(), &context, random)?;
+        let (enc, ciphertext) = seal(key, tenants.as_deref(), accepted.hpke_key(), &context, random)?;
         Ok(KeyReleaseAnswer {
-            schema: KeyReleaseAnswer::SCHEMA.to_owned(),
+            schema: KeyReleaseAnswer::schema_of(&ciphertext).to_owned(),
             model: accepted.model().clone(),
             key_version,
             enc,

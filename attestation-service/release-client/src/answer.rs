@@ -4,8 +4,8 @@
 
 use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signature, VerifyingKey};
-use key_release_protocol::{ChallengeAnswer, KeyReleaseAnswer, ReleaseKeyPair, SealContext};
-use types::{Document as _, Hex32, ModelId, Sha256Digest, canonical, evidence::AttestedTime, refusal::Refusals};
+use key_release_protocol::{ChallengeAnswer, KeyReleaseAnswer, Opened, ReleaseKeyPair, SealContext};
+use types::{Document as _, Hex32, ModelId, Sha256Digest, Tenants, canonical, evidence::AttestedTime, refusal::Refusals};
 
 use crate::{ClientError, OwnerAnswer, Released};
 
@@ -42,7 +42,8 @@ pub fn challenge(body: &[u8]) -> Result<ChallengeAnswer, ClientError> {
     canonical::from_bytes(body, SMALL).map_err(|e| malformed(CHALLENGE, &e))
 }
 
-/// The key of `model` that was sealed to `key` for this challenge and the evidence with this digest.
+/// The key of `model` that was sealed to `key` for this challenge and the evidence with this digest, and the document of
+/// its tenants.
 ///
 /// # Errors
 /// [`ClientError::Answer`], [`ClientError::Audit`] or [`ClientError::Seal`].
@@ -60,8 +61,11 @@ pub fn released(
     answer.audit.verify_path_only().map_err(|e| ClientError::Audit(e.to_string()))?;
     let (key_version, audit_leaf) = (answer.key_version, &answer.audit.leaf);
     let context = SealContext { challenge, model, key_version, evidence, audit_leaf };
-    let key = key.open(&answer.enc, &answer.ciphertext, &context)?;
-    Ok(Released { key, key_version, audit: answer.audit })
+    let Opened { key, tenants } = key.open(&answer.enc, &answer.ciphertext, &context)?;
+    // Judged here, so that nobody serves by a document of another model.
+    let tenants = tenants.map(|bytes| Tenants::read(&bytes, model).map(|_| bytes)).transpose();
+    let tenants = tenants.map_err(|e| ClientError::Answer { step: RELEASE, rule: format!("tenants: {e}") })?;
+    Ok(Released { key, tenants, key_version, audit: answer.audit })
 }
 
 /// A command that was carried out.

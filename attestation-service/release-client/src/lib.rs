@@ -26,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 use types::{Base64, Document, Hex32, ModelId, Sha256Digest, evidence::AttestedTime};
+use zeroize::Zeroizing;
 
 use answer::SMALL;
 pub use error::ClientError;
@@ -58,6 +59,9 @@ pub struct Challenge {
 pub struct Released {
     /// The key, zeroized when dropped.
     pub key: ModelKey,
+    /// The document of the model's tenants, which holds to its rules and is for this model; `None` where the model has
+    /// none. Zeroized when dropped.
+    pub tenants: Option<Zeroizing<Vec<u8>>>,
     /// Its version.
     pub key_version: u32,
     /// Proof that the release stands in the service's audit log. Its path was verified; the log's signature was

@@ -319,6 +319,12 @@ pub(crate) enum OwnerCommandLine {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Make an API key of a tenant; prints its SHA-256, which the document of tenants names.
+    TenantKey {
+        /// The file that the key goes to, which must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Register the owner of a model (by its identity), for good.
     Register {
         #[command(flatten)]
@@ -416,6 +422,12 @@ pub(crate) struct SignArgs {
     /// The service's keys, as `service-keys` wrote them.
     #[arg(long, value_name = "FILE", requires = "import_key")]
     pub(crate) service_keys: Option<PathBuf>,
+    /// Let these tenants ask the model, and nobody else (`chrysalis/tenants/v1`, as JSON in any form).
+    #[arg(long, value_name = "FILE", group = "action")]
+    pub(crate) set_tenants: Option<PathBuf>,
+    /// Let whoever proves a guest ask the model again.
+    #[arg(long, group = "action")]
+    pub(crate) clear_tenants: bool,
     /// Where the signed command goes.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

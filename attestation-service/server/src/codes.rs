@@ -44,6 +44,7 @@ pub(crate) const OWNERS: Step = (
         "owner_key_sealed",
         "key_exists",
         "owner_model_revoked",
+        "tenants_malformed",
     ],
 );
 

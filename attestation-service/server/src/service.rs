@@ -12,11 +12,11 @@ use appraise::Policy;
 use attestation_result::{KeySet, ResultKey};
 use http::StatusCode;
 use key_release::{
-    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, ServiceKeys, Token, UnwrapErr,
-    Work,
+    Appraised, ChallengeAnswer, Checked, Grounds, KeyReleaseAnswer, KeyReleaseRequest, SealError, ServiceKeys, Token,
+    UnwrapErr, Work,
 };
 use release::{TrustPolicy, VerifiedRelease, log::ProofVerifier};
-use store::{Generation, KeyStoreError, RedeemError, RefusalEntry, ReplicaId, Store, WrapError};
+use store::{Generation, KeyStoreError, ModelKey, RedeemError, RefusalEntry, ReplicaId, Store, WrapError};
 use tdx_verify::{Collateral, KnownPlatforms, TrustAnchors, Uses};
 use types::{CanonicalError, Document as _, Hex32, Refusal, Sha256Digest, evidence::AttestedTime};
 
@@ -422,14 +422,20 @@ impl Service {
             }
             Err(error) => return Err(unable(&error)),
         };
-        let entered = appraised.enter(key.version, now).map_err(|e| unable(&e))?;
+        let ModelKey { version, key, tenants, settled } = key;
+        let entered = appraised.enter(version, tenants, now).map_err(|e| unable(&e))?;
         let audit = |e: &dyn core::fmt::Display| Refused::unable("audit_unavailable", e);
         let started = Instant::now();
-        let proof = self.store.append_entry(entered.entry(), key.settled).map_err(|e| audit(&e))?;
+        let proof = self.store.append_entry(entered.entry(), settled).map_err(|e| audit(&e))?;
         self.gauges.entries.observe(started.elapsed());
         let authorised = entered.authorised(proof, &self.audit).map_err(|e| audit(&e))?;
-        let answer = authorised.release(&key.key, &mut UnwrapErr(getrandom::SysRng));
-        answer.map_err(|e| refuse("hpke_key", "hpke_key", &e.to_string(), "make a new X25519 key for the release"))
+        authorised.release(&key, &mut UnwrapErr(getrandom::SysRng)).map_err(|error| match error {
+            // No command sets such a document: somebody wrote the database.
+            SealError::Tenants => unable(&error),
+            SealError::PublicKey | SealError::Open => {
+                refuse("hpke_key", "hpke_key", &error.to_string(), "make a new X25519 key for the release")
+            }
+        })
     }
 }
 

@@ -105,7 +105,7 @@ async fn keys_are_released_over_streams_of_one_connection() {
             evidence: &digest,
             audit_leaf: &answer.audit.leaf,
         };
-        Ok(*key.open(&answer.enc, &answer.ciphertext, &context).unwrap())
+        Ok(*key.open(&answer.enc, &answer.ciphertext, &context).unwrap().key)
     };
     let (one, two, three) = tokio::join!(
         release(&connection, &connection),

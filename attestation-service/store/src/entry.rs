@@ -77,7 +77,7 @@ pub struct OperatorEntry {
     /// of a command), the name of a policy. 1 to 256 characters.
     pub subject: String,
     /// SHA-256 of what was set: of a release's bundle, of a policy, of owners' sorted keys behind their threshold in 4
-    /// bytes. A key has none.
+    /// bytes, of the document of tenants that an owner's command set. A key has none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub content: Option<Sha256Digest>,
 }

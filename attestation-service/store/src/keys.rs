@@ -20,12 +20,14 @@ pub struct StoredKey {
     pub version: u32,
 }
 
-/// A model's key, out of its wrapping. Zeroized when dropped.
+/// A model's key, out of its wrapping, and what goes with it. The key is zeroized when dropped.
 pub struct ModelKey {
     /// Its version.
     pub version: u32,
     /// The key.
     pub key: Zeroizing<[u8; 32]>,
+    /// The document of the model's tenants, which guests get with the key; `None` where the model has none.
+    pub tenants: Option<Vec<u8>>,
     /// Whether the log had every change that was seen when the key was read.
     pub settled: Settled,
 }
@@ -106,22 +108,25 @@ impl Store {
         before: impl FnOnce(&mut Tx<'_>) -> Result<(), KeyStoreError>,
     ) -> Result<Option<ModelKey>, KeyStoreError> {
         let name = model.to_string();
-        let (row, settled) = self.database.read(|tx| {
+        let identity = model.identity().to_string();
+        let (row, tenants, settled) = self.database.read(|tx| {
             before(tx)?;
             let sql = "SELECT version, wrapped, kek FROM model_keys WHERE model = ?1 ORDER BY version DESC LIMIT 1";
             let row = tx.first(sql, &[Value::Text(&name)])?;
+            let tenants = tx.first("SELECT document FROM tenants WHERE model = ?1", &[Value::Text(&identity)])?;
+            let tenants = tenants.map(|mut row| row.blob(0)).transpose()?;
             // Last, so that a revocation that came before the answer counts, and no change was seen above that is not
             // seen to wait here.
-            let last = tx.first(LAST_LOOK, &[Value::Text(&model.identity().to_string())])?;
+            let last = tx.first(LAST_LOOK, &[Value::Text(&identity)])?;
             let last = last.ok_or(DatabaseError::Row(LAST_LOOK))?;
-            if last.int(0)? > 0 { Err(KeyStoreError::Revoked) } else { Ok((row, Settled(last.int(1)? == 0))) }
+            if last.int(0)? > 0 { Err(KeyStoreError::Revoked) } else { Ok((row, tenants, Settled(last.int(1)? == 0))) }
         })?;
         let Some(mut row) = row else { return Ok(None) };
         let malformed = || KeyStoreError::Malformed(name.clone());
         let version = u32::try_from(row.int(0)?).map_err(|_| malformed())?;
         let opened = self.kek.unwrap(&row.text(2)?, &row.blob(1)?, &key_context(model, version))?;
         let key = opened.as_slice().try_into().map_err(|_| malformed())?;
-        Ok(Some(ModelKey { version, key: Zeroizing::new(key), settled }))
+        Ok(Some(ModelKey { version, key: Zeroizing::new(key), tenants, settled }))
     }
 
     /// Which keys there are, sorted by model and version.

@@ -39,6 +39,8 @@ pub enum OwnerChange {
         /// The key.
         key: Zeroizing<[u8; 32]>,
     },
+    /// Guests get this document of tenants with the model's key from now on; `None`: none.
+    Tenants(Option<Vec<u8>>),
 }
 
 /// A release that an owner admitted.
@@ -184,9 +186,19 @@ impl Store {
                     keys::import_in(tx, model, *version, wrapped)?;
                 }
                 OwnerChange::Revoke => releases::revoke_model_in(tx, &identity)?,
+                OwnerChange::Tenants(None) => {
+                    tx.execute("DELETE FROM tenants WHERE model = ?1", &[Value::Text(&identity)])?;
+                }
+                OwnerChange::Tenants(Some(document)) => {
+                    let sql = "INSERT INTO tenants (model, document) VALUES (?1, ?2)
+                        ON CONFLICT (model) DO UPDATE SET document = excluded.document";
+                    tx.execute(sql, &[Value::Text(&identity), Value::Blob(document)])?;
+                }
             }
             // Counted as the operator's own changes are: a store that was set back to before it is found by its log.
-            Ok(changes::queue(tx, OperatorAct::OwnerCommanded, &format!("{identity}/{sequence}"), None)?)
+            let content = if let OwnerChange::Tenants(Some(document)) = change { Some(document) } else { None };
+            let content = content.map(|document| Sha256Digest::of(document));
+            Ok(changes::queue(tx, OperatorAct::OwnerCommanded, &format!("{identity}/{sequence}"), content)?)
         })
     }
 

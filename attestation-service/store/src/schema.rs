@@ -119,4 +119,11 @@ CREATE TABLE operator_changes (number INTEGER PRIMARY KEY, entry BLOB NOT NULL) 
 ",
         postgres: "",
     },
+    // 7: who may ask a model, by its identity.
+    Step {
+        both: "
+CREATE TABLE tenants (model TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT, WITHOUT ROWID;
+",
+        postgres: "",
+    },
 ];

@@ -82,6 +82,12 @@ pub(crate) const TABLES: &[Table] = &[
         insert: "INSERT INTO successors (model, sequence, predecessor, successor) VALUES (?1, ?2, ?3, ?4)",
     },
     Table {
+        name: "tenants",
+        kinds: &[Kind::Text, Kind::Blob],
+        select: "SELECT model, document FROM tenants ORDER BY model",
+        insert: "INSERT INTO tenants (model, document) VALUES (?1, ?2)",
+    },
+    Table {
         name: "operator_changes",
         kinds: &[Kind::Int, Kind::Blob],
         select: "SELECT number, entry FROM operator_changes ORDER BY number",

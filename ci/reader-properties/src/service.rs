@@ -7,7 +7,7 @@ use key_release::{
 };
 use release::log::LogSigner;
 use release_client::key_release_protocol::is_solution;
-use types::{Document, Hex32, KeyReleaseEntry, Sha256Digest, canonical};
+use types::{Document, Hex32, KeyReleaseEntry, Sha256Digest, Tenants, canonical};
 
 use crate::{
     document::{canonical_form, read},
@@ -29,7 +29,19 @@ fn any(bytes: &[u8]) -> bool {
         | read::<KeyReleaseEntry>(bytes)
         | command(bytes)
         | service_keys(bytes)
+        | tenants(bytes)
         | token(bytes)
+}
+
+/// What is read holds to the rules, and is its own canonical form.
+fn tenants(bytes: &[u8]) -> bool {
+    let model = seeds::model();
+    let Ok(read) = Tenants::read(bytes, &model) else { return false };
+    assert_eq!(Tenants::canonical_of(bytes, &model).as_deref(), Ok(bytes), "one spelling");
+    let keys: Vec<_> = read.tenants.iter().flat_map(|tenant| &tenant.keys).collect();
+    let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+    assert_eq!(keys.len(), distinct.len(), "a key of two tenants");
+    true
 }
 
 fn request(bytes: &[u8]) -> bool {

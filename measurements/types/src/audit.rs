@@ -26,6 +26,9 @@ pub struct KeyReleaseEntry {
     pub challenge: Sha256Digest,
     /// The platform's name: SHA-256("chrysalis/platform/v1" ‖ PPID).
     pub platform: Sha256Digest,
+    /// SHA-256 of the document of the model's tenants that is sealed with the key; absent where the model has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tenants: Option<Sha256Digest>,
     /// `authorised`.
     pub decision: Authorised,
 }

@@ -109,6 +109,18 @@ pub fn from_bytes<T: Serialize + DeserializeOwned>(bytes: &[u8], max: usize) -> 
     Ok(value)
 }
 
+/// Reads a value from at most `max` bytes of JSON in any form, with the further rules kept: for what people write. Its digest
+/// is that of the canonical form, not of these bytes.
+///
+/// # Errors
+/// [`CanonicalError`] names the rule.
+pub fn from_any_form<T: DeserializeOwned>(bytes: &[u8], max: usize) -> Result<T, CanonicalError> {
+    if bytes.len() > max {
+        return Err(CanonicalError::TooLarge { max, found: bytes.len() });
+    }
+    serde_json::from_slice(bytes).map_err(|e| CanonicalError::Malformed(position_of(&e)))
+}
+
 /// What serde says, without any of the document's own text beyond field names.
 fn position_of(error: &serde_json::Error) -> String {
     format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())

@@ -16,6 +16,7 @@ pub mod refusal;
 pub mod register;
 pub mod role;
 pub mod shape;
+pub mod tenants;
 
 pub use audit::KeyReleaseEntry;
 pub use bytes::{Base64, Hex32};
@@ -30,3 +31,4 @@ pub use refusal::{Refusal, Refusals};
 pub use register::{RegisterName, Registers};
 pub use role::Role;
 pub use shape::{Device, MachineShape, QemuVersion};
+pub use tenants::Tenants;

@@ -6,14 +6,15 @@ mod cosign;
 use std::{io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path};
 
 use anyhow::Context as _;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use key_release::{
-    AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, Revoke, ServiceKeys, SignedOwnerCommand,
-    UnwrapErr, owner_public_key,
+    AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, Revoke, ServiceKeys, SetTenants,
+    SignedOwnerCommand, UnwrapErr, owner_public_key,
 };
 use release_client::{ClientError, ServiceConnection};
 use serde_json::json;
 use store::OwnerError;
-use types::{Base64, Document as _, Refusal, Sha256Digest};
+use types::{Base64, Document as _, Refusal, Sha256Digest, Tenants, tenants::API_KEY_PREFIX};
 use zeroize::Zeroizing;
 
 use super::{entered, open_beside, policy};
@@ -26,6 +27,7 @@ use crate::{
 pub(super) fn run(command: &OwnerCommandLine) -> anyhow::Result<Outcome> {
     match command {
         OwnerCommandLine::Keygen { out } => keygen(out),
+        OwnerCommandLine::TenantKey { out } => tenant_key(out),
         OwnerCommandLine::Register { store, model, owner, threshold } => {
             let store = open_beside(store)?;
             match store.register_owners(model, owner, *threshold) {
@@ -102,18 +104,38 @@ fn read_service_keys(bytes: &[u8], pin: &Sha256Digest) -> anyhow::Result<Result<
 }
 
 fn keygen(out: &Path) -> anyhow::Result<Outcome> {
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(seed.as_mut_slice()).map_err(|_| anyhow::anyhow!("the system gave no randomness"))?;
+    let seed = random()?;
+    write_secret(out, &Zeroizing::new(hex::encode(seed.as_slice())))?;
+    let owner = owner_public_key(&seed);
+    Ok(Outcome::accepted(vec![owner.to_string()], json!({ "owner": owner })))
+}
+
+/// The key itself is shown nowhere: it goes from the file to the tenant.
+fn tenant_key(out: &Path) -> anyhow::Result<Outcome> {
+    let digits = Zeroizing::new(URL_SAFE_NO_PAD.encode(random()?.as_slice()));
+    let key = Zeroizing::new([API_KEY_PREFIX, digits.as_str()].concat());
+    write_secret(out, &key)?;
+    let digest = Sha256Digest::of(key.as_bytes());
+    let lines = vec![format!("{digest} is the SHA-256 of the key in {}", out.display())];
+    Ok(Outcome::accepted(lines, json!({ "sha256": digest })))
+}
+
+fn random() -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(|_| anyhow::anyhow!("the system gave no randomness"))?;
+    Ok(bytes)
+}
+
+/// Into a file that nobody else reads, and that was not there.
+fn write_secret(out: &Path, text: &str) -> anyhow::Result<()> {
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(out)
         .with_context(|| format!("could not make {}", out.display()))?;
-    file.write_all(Zeroizing::new(hex::encode(seed.as_slice())).as_bytes())?;
-    file.sync_all()?;
-    let owner = owner_public_key(&seed);
-    Ok(Outcome::accepted(vec![owner.to_string()], json!({ "owner": owner })))
+    file.write_all(text.as_bytes())?;
+    Ok(file.sync_all()?)
 }
 
 fn sign(args: &SignArgs) -> anyhow::Result<Outcome> {
@@ -162,6 +184,21 @@ fn other_action(args: &SignArgs) -> anyhow::Result<Result<OwnerAction, Outcome>>
             .seal(&input::read_key(key)?, &keys.import_key, &mut random)
             .context("the service's import_key can't be used")?;
         return Ok(Ok(OwnerAction::ImportKey(ImportKey { version, enc, ciphertext })));
+    }
+    if let Some(path) = &args.set_tenants {
+        return Ok(match Tenants::canonical_of(&input::read(path, Tenants::MAX_BYTES)?, &args.model) {
+            Ok(document) => {
+                let document = Some(Base64::new(document).context("the document is too large")?);
+                Ok(OwnerAction::SetTenants(SetTenants { document }))
+            }
+            Err(error) => {
+                let fix = "correct the document; the protocol's page says what stands in it";
+                Err(Outcome::refused(vec![Refusal::new("tenants_malformed", "set_tenants", error.to_string(), fix)]))
+            }
+        });
+    }
+    if args.clear_tenants {
+        return Ok(Ok(OwnerAction::SetTenants(SetTenants { document: None })));
     }
     anyhow::ensure!(args.revoke, "no action is given");
     Ok(Ok(OwnerAction::Revoke(Revoke {})))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! JSON Schemas of what goes over the wire. The test below holds them against what the types really write.
 
-use key_release::{MAX_COSIGNATURES, MAX_EVIDENCE, MAX_WORK_BITS, OwnerCommand, Token};
+use key_release::{KeyReleaseAnswer, MAX_COSIGNATURES, MAX_EVIDENCE, MAX_WORK_BITS, OwnerCommand, Sealed, Token};
 use serde_json::{Value, json};
 
 use super::reference;
@@ -36,11 +36,20 @@ pub(super) fn all() -> Value {
             "work": integer(),
         }), &["work"]),
         "KeyReleaseAnswer": object(json!({
-            "schema": { "const": "chrysalis/key-release/v1" },
+            "schema": {
+                "enum": [<KeyReleaseAnswer as types::Document>::SCHEMA, KeyReleaseAnswer::WITH_TENANTS],
+                "description": "v2 where the document of the model's tenants is sealed with its key",
+            },
             "model": reference("ModelId"),
             "key_version": { "type": "integer", "minimum": 1, "maximum": u32::MAX },
             "enc": reference("Hex32"),
-            "ciphertext": hex(48),
+            "ciphertext": {
+                "type": "string",
+                "pattern": "^(?:[0-9a-f]{2})*$",
+                "minLength": 2 * Sealed::LEAST,
+                "maxLength": 2 * Sealed::MOST,
+                "description": "The key, the document of tenants in v2, and the tag",
+            },
             "audit": reference("EntryProof"),
         }), &[]),
         "EntryProof": object(json!({
@@ -155,7 +164,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use attestation_result::KeySet;
-    use key_release::{ChallengeAnswer, KeyReleaseAnswer, KeyReleaseRequest, OwnerSignature, SignedOwnerCommand, Work};
+    use key_release::{ChallengeAnswer, KeyReleaseRequest, OwnerSignature, SignedOwnerCommand, Work};
     use release::log::EntryProof;
     use types::{
         Base64, Blake3Digest, Document as _, Hex32, ModelId, Refusal, Sha256Digest, evidence::AttestedTime,
@@ -175,6 +184,9 @@ mod tests {
         }
         if let Some(constant) = schema.get("const") {
             assert_eq!(value, constant, "{at}");
+        }
+        if let Some(one_of) = schema["enum"].as_array() {
+            assert!(one_of.contains(value), "{at}");
         }
         match schema["type"].as_str() {
             Some("object") if schema.get("properties").is_some() => {
@@ -231,7 +243,7 @@ mod tests {
                     model: model.clone(),
                     key_version: 1,
                     enc: hex,
-                    ciphertext: [0; 48],
+                    ciphertext: Sealed::new(vec![0; 48]).unwrap(),
                     audit: proof,
                 }),
             ),
@@ -262,5 +274,6 @@ mod tests {
         assert_eq!(most("KeyReleaseRequest", "evidence"), 2_796_204);
         assert!(most("KeyReleaseRequest", "evidence") < KeyReleaseRequest::MAX_BYTES as u64);
         assert!(most("SignedOwnerCommand", "command") < SignedOwnerCommand::MAX_BYTES as u64);
+        assert!(most("KeyReleaseAnswer", "ciphertext") < KeyReleaseAnswer::MAX_BYTES as u64);
     }
 }

@@ -3,10 +3,10 @@
 
 use std::sync::PoisonError;
 
-use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SignedOwnerCommand};
+use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SetTenants, SignedOwnerCommand};
 use serde::Serialize;
 use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor, WrapError};
-use types::{Document as _, ModelId, Refusal, Sha256Digest};
+use types::{Document as _, ModelId, Refusal, Sha256Digest, Tenants};
 
 use super::{Service, malformed};
 use crate::{
@@ -135,6 +135,16 @@ impl Service {
                     return Err(key_exists(&KeyStoreError::Exists { model, version }));
                 }
                 Ok(OwnerChange::Key { version: *version, key })
+            }
+            OwnerAction::SetTenants(SetTenants { document: None }) => Ok(OwnerChange::Tenants(None)),
+            OwnerAction::SetTenants(SetTenants { document: Some(document) }) => {
+                match Tenants::read(document.as_slice(), &command.model) {
+                    Ok(_) => Ok(OwnerChange::Tenants(Some(document.as_slice().to_vec()))),
+                    Err(error) => {
+                        let fix = "correct the document and sign it with the next sequence";
+                        refuse("tenants_malformed", "command.action", error.to_string(), fix)
+                    }
+                }
             }
         }
     }

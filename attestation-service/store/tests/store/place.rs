@@ -157,6 +157,7 @@ pub(crate) fn release_entry(number: u64) -> AuditEntry {
         evidence: Sha256Digest::of(b"evidence"),
         challenge: Sha256Digest::of(&number.to_be_bytes()),
         platform: Sha256Digest::of(b"platform"),
+        tenants: None,
         decision: types::audit::Authorised::Authorised,
     })
 }

@@ -3,12 +3,13 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use key_release::{
-    ChallengeAnswer, ImportKey, KeyReleaseAnswer, KeyReleaseRequest, OwnerAction, OwnerCommand, Revoke, ServiceKeys,
-    SignedOwnerCommand, TokenKey, Work,
+    ChallengeAnswer, ImportKey, KeyReleaseAnswer, KeyReleaseRequest, OwnerAction, OwnerCommand, Revoke, Sealed,
+    ServiceKeys, SetTenants, SignedOwnerCommand, TokenKey, Work,
 };
 use serde_json::{Value, json};
 use types::{
-    Base64, Document as _, Hex32, KeyReleaseEntry, ModelId, Sha256Digest, audit::Authorised as Decision, canonical,
+    Base64, Document as _, Hex32, KeyReleaseEntry, ModelId, Sha256Digest, Tenants, audit::Authorised as Decision,
+    canonical, tenants::Tenant,
 };
 
 use super::{NOW, Seed, binary, cosigned, documents, two_entries};
@@ -57,7 +58,7 @@ fn service() -> Vec<Seed> {
         model: model(),
         key_version: 1,
         enc: Hex32::new([7; 32]),
-        ciphertext: [8; 48],
+        ciphertext: Sealed::new(vec![8; 48]).expect("a key and the tag"),
         audit,
     };
     let command: SignedOwnerCommand = owner_command().sign(&OWNER_KEY).expect("a small command");
@@ -73,7 +74,18 @@ fn service() -> Vec<Seed> {
         action: OwnerAction::ImportKey(ImportKey { version: 1, enc: Hex32::new([7; 32]), ciphertext: [8; 48] }),
         ..owner_command()
     };
+    let document = Some(Base64::new(tenants()).expect("a small document"));
+    let set_tenants =
+        OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..owner_command() };
+    let with_tenants = KeyReleaseAnswer {
+        schema: KeyReleaseAnswer::WITH_TENANTS.to_owned(),
+        ciphertext: Sealed::new(vec![8; 60]).expect("more than a key"),
+        ..answer.clone()
+    };
     let seeds = [
+        ("tenants.json", tenants()),
+        ("set-tenants.json", set_tenants.to_canonical().expect("a good command")),
+        ("answer-with-tenants.json", with_tenants.to_canonical().expect("a good answer")),
         ("request.json", request.to_canonical().expect("a good request")),
         ("answer.json", answer.to_canonical().expect("a good answer")),
         ("challenge.json", challenge),
@@ -110,7 +122,23 @@ pub(crate) fn key_release_entry() -> KeyReleaseEntry {
         evidence: Sha256Digest::of(b"evidence"),
         challenge: Sha256Digest::of(b"challenge"),
         platform: Sha256Digest::of(b"platform"),
+        tenants: Some(Sha256Digest::of(b"tenants")),
     }
+}
+
+/// Two tenants of the one model.
+pub(crate) fn tenants() -> Vec<u8> {
+    let tenant = |id: &str| Tenant {
+        id: id.to_owned(),
+        keys: vec![Sha256Digest::of(id.as_bytes())],
+        max_tokens: Some(7),
+        requests_at_once: None,
+        requests_per_minute: Some(60),
+        tokens_per_minute: None,
+    };
+    let tenants = vec![tenant("a"), tenant("b")];
+    let document = Tenants { schema: Tenants::SCHEMA.to_owned(), model: model(), tenants };
+    document.to_canonical().expect("a small document")
 }
 
 fn appraisal_policy() -> Value {

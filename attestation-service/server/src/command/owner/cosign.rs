@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use key_release::{AdmitSuccessor, ImportKey, OwnerAction, OwnerCommand, SignedOwnerCommand};
+use key_release::{AdmitSuccessor, ImportKey, OwnerAction, OwnerCommand, SetTenants, SignedOwnerCommand};
 use serde_json::{Value, json};
-use types::{Document as _, Hex32, Refusal, Sha256Digest};
+use types::{Document as _, Hex32, Refusal, Sha256Digest, Tenants};
 
 use crate::{
     command::serve::write_whole,
@@ -94,6 +94,20 @@ fn described(command: &OwnerCommand) -> Result<(String, Value), Refusal> {
             let digest = Sha256Digest::of_parts(&[enc.as_bytes(), ciphertext.as_slice()]);
             let text = format!("import version {version} of the model's key (sealed, SHA-256 {digest})");
             (text, json!({ "version": version, "sealed_sha256": digest }))
+        }
+        OwnerAction::SetTenants(SetTenants { document: None }) => {
+            ("let whoever proves a guest ask the model".to_owned(), json!({ "tenants": null }))
+        }
+        OwnerAction::SetTenants(SetTenants { document: Some(document) }) => {
+            let bytes = document.as_slice();
+            let malformed = |e: &dyn core::fmt::Display| {
+                Refusal::new("tenants_malformed", "command.action", e.to_string(), "sign no command that sets it")
+            };
+            Tenants::read(bytes, &command.model).map_err(|e| malformed(&e))?;
+            let parsed: Value = serde_json::from_slice(bytes).map_err(|e| malformed(&e))?;
+            let (digest, shown) = (Sha256Digest::of(bytes), escaped(&format!("{parsed:#}")));
+            let text = format!("let these tenants alone ask the model, SHA-256 {digest}:\n{shown}");
+            (text, json!({ "tenants": parsed, "tenants_sha256": digest }))
         }
     })
 }
