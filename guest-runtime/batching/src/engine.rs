@@ -88,7 +88,8 @@ impl<M: Model> Batching<M> {
             return Err(Failure::InvalidRequest.into());
         }
         let room = context.checked_sub(prompt_tokens).filter(|room| *room > 0).ok_or(overflow(Some(prompt_tokens)))?;
-        let max_tokens = request.max_tokens.unwrap_or(room);
+        let most = request.most_tokens.unwrap_or(room);
+        let max_tokens = request.max_tokens.unwrap_or(room.min(most));
         if max_tokens > room { Err(overflow(Some(prompt_tokens))) } else { Ok((tokens, max_tokens)) }
     }
 
@@ -164,6 +165,10 @@ impl<M: Model> Engine for Batching<M> {
             return Err(Failure::DuplicateId.into());
         }
         request.check().map_err(|_| Failure::InvalidRequest)?;
+        let vocabulary = self.model.facts().vocab;
+        if request.logit_bias.iter().any(|bias| bias.token >= vocabulary) {
+            return Err(Failure::UnknownToken.into());
+        }
         let form = form(&request.form)?;
         let (tokens, max_tokens) = self.prompt(&request)?;
         let prompt_tokens = u32::try_from(tokens.len()).map_err(|_| Failure::ContextOverflow)?;

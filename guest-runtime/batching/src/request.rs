@@ -4,6 +4,7 @@
 use crate::{Answer, Held, NoToken, Sampler, Token, Vocabulary, sampler::logprobs};
 use engine_protocol::{Event, FinishReason, Generate, TokenLogprobs};
 use output_schema::Matcher;
+use std::sync::Arc;
 
 /// A request that was admitted.
 #[derive(Debug)]
@@ -38,8 +39,9 @@ pub(crate) enum Progress {
 
 impl Request {
     pub(crate) fn new(request: &Generate, prompt_tokens: u32, form: Option<&Matcher>) -> Self {
+        let bias: Arc<[_]> = request.logit_bias.as_slice().into();
         let choice = |number: u16| Choice {
-            sampler: Sampler::new(request.sampling, number, form.cloned()),
+            sampler: Sampler::new(request.sampling, number, form.cloned()).with_bias(Arc::clone(&bias)),
             answer: Answer::new(request.stop.clone()),
             held: Held::default(),
             ended: false,

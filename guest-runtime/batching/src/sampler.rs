@@ -2,13 +2,13 @@
 //! Picks tokens.
 
 use crate::{Token, Vocabulary};
-use engine_protocol::{Sampling, TokenLogprob, TokenLogprobs};
+use engine_protocol::{Bias, Sampling, TokenLogprob, TokenLogprobs};
 use output_schema::Matcher;
-use std::{cmp::Ordering, collections::HashMap};
+use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 /// Picks the tokens of one answer. The same settings and logits give the same tokens.
 ///
-/// Order: penalties, temperature, `top_p`, then the form: among what `top_p` leaves, a token that the form does not allow
+/// Order: the request's own changes of logits, penalties, temperature, `top_p`, then the form: among what `top_p` leaves, a token that the form does not allow
 /// is drawn again; if none of them is allowed, the likeliest allowed one of all is taken. A form that is so large that
 /// its bound on work is reached counts what was not looked at as not allowed.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Sampler {
     /// How often each token stands in the answer.
     counts: HashMap<Token, u16>,
     form: Option<Matcher>,
+    /// What is added to logits.
+    bias: Arc<[Bias]>,
 }
 
 /// A token that may come, and its value.
@@ -41,7 +43,13 @@ impl Sampler {
     #[must_use]
     pub fn new(settings: Sampling, choice: u16, form: Option<Matcher>) -> Self {
         let state = settings.seed ^ u64::from(choice).wrapping_mul(CHOICE);
-        Self { settings, state, counts: HashMap::new(), form }
+        Self { settings, state, counts: HashMap::new(), form, bias: Arc::default() }
+    }
+
+    /// With the request's own changes of logits. What the form does not allow stays so, however much is added.
+    #[must_use]
+    pub fn with_bias(self, bias: Arc<[Bias]>) -> Self {
+        Self { bias, ..self }
     }
 
     /// The next token.
@@ -75,10 +83,15 @@ impl Sampler {
         self.form.as_ref().is_some_and(Matcher::must_end)
     }
 
-    /// With penalties and temperature. Where that divides, all values are at most 0: nothing overflows to infinity.
+    /// With what is added, penalties and temperature. Where that divides, all values are at most 0: nothing overflows to infinity.
     fn candidates(&self, logits: &[f32]) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> =
             (0..).zip(logits).map(|(token, logit)| Candidate { token, value: *logit }).collect();
+        for Bias { token, bias } in self.bias.iter() {
+            if let Some(candidate) = usize::try_from(*token).ok().and_then(|index| candidates.get_mut(index)) {
+                candidate.value += bias;
+            }
+        }
         let Sampling { temperature, frequency_penalty, presence_penalty, .. } = self.settings;
         if frequency_penalty != 0.0 || presence_penalty != 0.0 {
             for (token, count) in &self.counts {
@@ -336,6 +349,38 @@ mod tests {
         let picks: Vec<_> = (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters()).unwrap()).collect();
         // 3, 1.5, 0.5: then the second one is ahead.
         assert_eq!(picks, [0, 0, 1, 0]);
+    }
+
+    fn biased(temperature: f32, bias: &[(Token, f32)], form: Option<Matcher>) -> Sampler {
+        let bias = bias.iter().map(|(token, bias)| Bias { token: *token, bias: *bias });
+        Sampler::new(settings(temperature, 1.0), 0, form).with_bias(bias.collect())
+    }
+
+    #[test]
+    fn what_is_added_to_logits_counts_whether_drawn_or_greedy() {
+        let logits = [2.0, 1.0, 0.0];
+        assert_eq!(biased(0.0, &[], None).pick(&logits, &letters()), Ok(0));
+        assert_eq!(biased(0.0, &[(2, 2.5)], None).pick(&logits, &letters()), Ok(2));
+        assert_eq!(biased(0.0, &[(0, -1.5)], None).pick(&logits, &letters()), Ok(1));
+        near(&frequencies(&mut biased(1.0, &[(0, -100.0), (2, 1.0)], None), &logits, 15_000), &[0.0, 0.5, 0.5]);
+        // Before temperature: 0.5 doubles what was added, too.
+        let weights = [0.0_f32.exp(), 2.0_f32.exp()].map(|weight| f64::from(weight / (1.0 + 2.0_f32.exp())));
+        near(&frequencies(&mut biased(0.5, &[(1, 1.0)], None), &[0.0, 0.0], 15_000), &weights);
+        // One that the model does not have is nobody's.
+        assert_eq!(biased(0.0, &[(3, 100.0)], None).pick(&logits, &letters()), Ok(0));
+        // What can't come, does not.
+        assert_eq!(biased(0.0, &[(0, 100.0)], None).pick(&[f32::NEG_INFINITY, 1.0], &letters()), Ok(1));
+    }
+
+    #[test]
+    fn a_form_wins_over_what_is_added() {
+        let logits = [0.0; 9];
+        for temperature in [0.0, 1.0] {
+            // "a" is no integer, and the integer's only digits are made unlikely.
+            let bias = [(0, 100.0), (5, -100.0), (6, -100.0)];
+            let mut sampler = biased(temperature, &bias, Some(form(r#"{"type":"integer"}"#)));
+            assert!([5, 6].contains(&sampler.pick(&logits, &letters()).unwrap()));
+        }
     }
 
     #[test]

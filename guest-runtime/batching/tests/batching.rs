@@ -11,7 +11,7 @@
 mod support;
 
 use batching::{Capacity, Engine as _};
-use engine_protocol::{Event, Failure, FinishReason, Form, Generate, Prompt, Tenant};
+use engine_protocol::{Bias, Event, Failure, FinishReason, Form, Generate, Prompt, Sampling, Tenant};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use support::{CONTEXT, Outcome, alone, collect, drain, engine, request, roomy};
@@ -193,6 +193,36 @@ fn the_queue_has_an_end_and_ids_are_unique() {
     assert_eq!(engine.admit(request(6, 1, &"a".repeat(60))).unwrap_err().code, Failure::ContextOverflow);
     let form = Form::JsonSchema(r#"{"not":{}}"#.into());
     assert_eq!(engine.admit(Generate { form, ..request(7, 1, "a") }).unwrap_err().code, Failure::InvalidRequest);
+}
+
+/// A request's own changes of logits hold for each of its answers, and only for tokens that there are.
+#[test]
+fn a_token_that_is_made_likely_comes_each_time() {
+    let mut engine = engine(roomy());
+    let bias = |token, bias| vec![Bias { token, bias }];
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling { temperature, ..request(1, 1, "").sampling };
+        let asked = Generate { sampling, choices: 2, logit_bias: bias(3, 100.0), ..request(1, 1, "a") };
+        let outcome = run(&mut engine, Generate { logprobs: Some(1), ..asked });
+        assert!(outcome.texts.values().all(|text| text == "cccccccc"), "{outcome:?}");
+    }
+    let unlikely: Vec<_> = (0..11).filter(|token| *token != 4).map(|token| Bias { token, bias: -100.0 }).collect();
+    let outcome = run(&mut engine, Generate { logit_bias: unlikely, ..request(2, 1, "a") });
+    assert_eq!(outcome.texts[&0], "dddddddd");
+    assert!(engine.admit(Generate { logit_bias: bias(10, 1.0), ..request(3, 1, "a") }).is_ok());
+    let refused = engine.admit(Generate { logit_bias: bias(11, 1.0), ..request(4, 1, "a") }).unwrap_err();
+    assert_eq!(refused.code, Failure::UnknownToken);
+}
+
+/// Who names no number gets as many as the caller's limit and the context leave, and no error.
+#[test]
+fn an_answer_without_a_number_of_tokens_ends_at_the_limit() {
+    let mut engine = engine(roomy());
+    let long = Generate { logit_bias: vec![Bias { token: 3, bias: 100.0 }], max_tokens: None, ..request(1, 1, "abcd") };
+    for (most_tokens, expected) in [(Some(5), 5), (Some(1000), 60), (None, 60)] {
+        let outcome = run(&mut engine, Generate { most_tokens, ..long.clone() });
+        assert_eq!(outcome.texts[&0].len(), expected, "{most_tokens:?}");
+    }
 }
 
 /// A form that the vocabulary cannot follow is its request's own misfortune.

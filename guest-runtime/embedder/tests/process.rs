@@ -90,6 +90,8 @@ fn a_confined_process_answers_one_client_and_ends_with_it() {
         prompt: Prompt::Text("a".into()),
         choices: 1,
         max_tokens: None,
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 0 },
         stop: vec![],
         logprobs: None,

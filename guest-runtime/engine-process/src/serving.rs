@@ -276,6 +276,8 @@ mod tests {
             prompt: Prompt::Text("hi".into()),
             choices: 1,
             max_tokens: Some(max_tokens),
+            most_tokens: None,
+            logit_bias: vec![],
             sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 1 },
             stop: vec![],
             logprobs: None,

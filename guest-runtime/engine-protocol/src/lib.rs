@@ -19,7 +19,7 @@ mod message;
 pub use embed::{Embed, Input, MAX_DIMENSIONS, MAX_EMBED_TOKENS, MAX_INPUTS};
 pub use frame::{Decoder, EncodeError, FrameError, MAX_FRAME, encode};
 pub use message::{
-    Command, Event, Failure, FinishReason, Form, Generate, InvalidRequest, MAX_CHOICES, MAX_MESSAGES, MAX_SCHEMA_BYTES,
-    MAX_STOP_BYTES, MAX_STOPS, MAX_TEXT_BYTES, MAX_TOP_LOGPROBS, Message, ModelFacts, PROTOCOL_VERSION, Prompt, Role,
-    Sampling, Tenant, TokenLogprob, TokenLogprobs, Work,
+    Bias, Command, Event, Failure, FinishReason, Form, Generate, InvalidRequest, MAX_BIASES, MAX_CHOICES, MAX_MESSAGES,
+    MAX_SCHEMA_BYTES, MAX_STOP_BYTES, MAX_STOPS, MAX_TEXT_BYTES, MAX_TOP_LOGPROBS, Message, ModelFacts,
+    PROTOCOL_VERSION, Prompt, Role, Sampling, Tenant, TokenLogprob, TokenLogprobs, Work,
 };

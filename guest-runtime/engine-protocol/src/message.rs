@@ -27,7 +27,8 @@ pub enum Command {
     },
 }
 
-/// Whose request it is: 32 bytes that `serve` chooses, at random for each connection. What one tenant's prompts left in
+/// Whose request it is: 32 bytes that `serve` chooses, at random for each connection, or for each tenant that has an API key.
+/// What one tenant's prompts left in
 /// the cache never makes another tenant's request faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tenant(pub [u8; 32]);
@@ -46,8 +47,14 @@ pub struct Generate {
     pub choices: u16,
     /// Most tokens to generate for each answer, at least 1; without it, as many as the context leaves room for.
     pub max_tokens: Option<u32>,
+    /// Without `max_tokens`, no more than this for each answer, at least 1, though the context may leave room for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_tokens: Option<u32>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What is added to the logits of tokens before anything else; at most [`MAX_BIASES`], in the order of the tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logit_bias: Vec<Bias>,
     /// Each answer ends before the first of these texts; it is not part of the answer.
     pub stop: Vec<String>,
     /// With it, each token comes with its logarithmic probability and that of this many likeliest ones, at most
@@ -55,6 +62,16 @@ pub struct Generate {
     pub logprobs: Option<u8>,
     /// What an answer must look like.
     pub form: Form,
+}
+
+/// What makes a token likelier or less likely.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bias {
+    /// The token, less than the model's vocabulary has.
+    pub token: u32,
+    /// Added to its logit. -100 to 100.
+    pub bias: f32,
 }
 
 /// What to continue. Text in it never becomes a control token of the model.
@@ -320,10 +337,15 @@ impl Generate {
         if !(1..=MAX_CHOICES).contains(&self.choices) {
             return Err(InvalidRequest::Choices);
         }
-        if self.max_tokens == Some(0) {
+        if self.max_tokens == Some(0) || self.most_tokens == Some(0) {
             return Err(InvalidRequest::MaxTokensZero);
         }
         self.sampling.check()?;
+        let in_order = self.logit_bias.windows(2).all(|pair| matches!(pair, [a, b] if a.token < b.token));
+        let biases_fit = self.logit_bias.iter().all(|bias| (-100.0..=100.0).contains(&bias.bias));
+        if self.logit_bias.len() > MAX_BIASES || !in_order || !biases_fit {
+            return Err(InvalidRequest::LogitBias);
+        }
         let stops_fit = self.stop.iter().all(|stop| !stop.is_empty() && stop.len() <= MAX_STOP_BYTES);
         if self.stop.len() > MAX_STOPS || !stops_fit {
             return Err(InvalidRequest::Stop);
@@ -440,6 +462,9 @@ pub enum InvalidRequest {
     /// `presence_penalty` is out of range.
     #[error("presence_penalty: must be between -2 and 2")]
     PresencePenalty,
+    /// `logit_bias` has too many, out of range, or not in order.
+    #[error("logit_bias: at most {MAX_BIASES} tokens, each once, with numbers between -100 and 100 are allowed")]
+    LogitBias,
     /// `stop` has too many, too long or empty texts.
     #[error("stop: at most {MAX_STOPS} texts of 1 to {MAX_STOP_BYTES} bytes are allowed")]
     Stop,
@@ -532,7 +557,7 @@ impl fmt::Debug for Event {
 }
 
 /// Version of this protocol, in [`Event::Hello`].
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 /// Most messages of a conversation.
 pub const MAX_MESSAGES: usize = 1024;
 /// Most bytes of all contents of a conversation together.
@@ -541,6 +566,8 @@ pub const MAX_TEXT_BYTES: usize = 2 << 20;
 pub const MAX_STOPS: usize = 5;
 /// Longest stop text, in bytes.
 pub const MAX_STOP_BYTES: usize = 256;
+/// Most tokens whose logits are changed.
+pub const MAX_BIASES: usize = 300;
 /// Most answers of a request.
 pub const MAX_CHOICES: u16 = 8;
 /// Most likeliest tokens beside each token.
@@ -559,6 +586,7 @@ mod tests {
             prompt: Prompt::Chat(vec![message("hello")]),
             choices: 1,
             max_tokens: None,
+            most_tokens: None,
             sampling: Sampling {
                 temperature: 1.0,
                 top_p: 0.9,
@@ -566,6 +594,7 @@ mod tests {
                 presence_penalty: 0.0,
                 seed: u64::MAX,
             },
+            logit_bias: vec![Bias { token: 1, bias: -100.0 }, Bias { token: 2, bias: 100.0 }],
             stop: vec!["\n".into()],
             logprobs: None,
             form: Form::Free,
@@ -598,6 +627,13 @@ mod tests {
             (InvalidRequest::Choices, |r| r.choices = 0),
             (InvalidRequest::Choices, |r| r.choices = 1000),
             (InvalidRequest::MaxTokensZero, |r| r.max_tokens = Some(0)),
+            (InvalidRequest::MaxTokensZero, |r| r.most_tokens = Some(0)),
+            (InvalidRequest::LogitBias, |r| r.logit_bias[0].bias = -100.1),
+            (InvalidRequest::LogitBias, |r| r.logit_bias[0].bias = f32::NAN),
+            (InvalidRequest::LogitBias, |r| r.logit_bias[0].token = 2),
+            (InvalidRequest::LogitBias, |r| {
+                r.logit_bias = (0..=300).map(|token| Bias { token, bias: 1.0 }).collect();
+            }),
             (InvalidRequest::Temperature, |r| r.sampling.temperature = -0.1),
             (InvalidRequest::Temperature, |r| r.sampling.temperature = 2.1),
             (InvalidRequest::Temperature, |r| r.sampling.temperature = f32::NAN),

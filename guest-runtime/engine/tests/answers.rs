@@ -163,6 +163,8 @@ fn request(id: u64, content: &str) -> Generate {
         prompt: Prompt::Chat(vec![Message { role: Role::User, content: content.into() }]),
         choices: 1,
         max_tokens: Some(16),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: greedy(),
         stop: vec![],
         logprobs: None,

@@ -91,6 +91,8 @@ fn request(index: usize) -> Generate {
         prompt: Prompt::Text(QUESTIONS[index].into()),
         choices: 1,
         max_tokens: Some(TOKENS as u32),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 0 },
         stop: vec![],
         logprobs: None,

@@ -93,6 +93,8 @@ fn request(id: u64, tenant: u64, body: &Value) -> Option<Generate> {
         prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
         choices: 1,
         max_tokens: Some(max_tokens),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 0 },
         stop: Vec::new(),
         logprobs: None,

@@ -42,10 +42,10 @@ fn sequence(boot: &mut Boot) -> Result<Infallible, Halt> {
     boot.phase(EventName::Network, |_| phases::network::run(&config))?;
     boot.phase(EventName::Time, |boot| phases::time::run(boot, &config))?;
     boot.phase(EventName::Gpu, |boot| phases::gpu::run(boot, &config))?;
-    let key = boot.phase(EventName::Keys, |boot| phases::keys::run(boot, &config))?;
+    let (key, tenants) = boot.phase(EventName::Keys, |boot| phases::keys::run(boot, &config))?;
     boot.phase(EventName::KeysClosed, phases::keys::close)?;
     let model = boot.phase(EventName::Model, |_| phases::model::run(&config, key))?;
     boot.measure(EventName::Serve)?;
-    boot.phase_after_event(EventName::Serve, |boot| phases::serve::run(boot, &config, &model))?;
+    boot.phase_after_event(EventName::Serve, |boot| phases::serve::run(boot, &config, &model, tenants))?;
     phases::serve::supervise(boot)
 }

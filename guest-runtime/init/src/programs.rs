@@ -54,16 +54,23 @@ pub fn engine(path: &'static str, arguments: Vec<OsString>, inherits_stderr: boo
     }
 }
 
-/// The API, which listens on TCP port `port`; `drain` is the socket on which the host is heard.
+/// The API, which listens on TCP port `port`; `drain` is the socket on which the host is heard, and `tenants` holds the document
+/// of the model's tenants.
 #[must_use]
-pub fn serve(port: u16, arguments: Vec<OsString>, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
+pub fn serve(
+    port: u16,
+    arguments: Vec<OsString>,
+    drain: OwnedFd,
+    tenants: Option<OwnedFd>,
+    inherits_stderr: bool,
+) -> Program<'static> {
     Program {
         path: "/bin/serve",
         arguments,
         uid: users::SERVE,
         gid: users::SERVE,
         groups: Vec::new(),
-        descriptors: vec![drain],
+        descriptors: std::iter::once(drain).chain(tenants).collect(),
         without_network: false,
         locks_memory: false,
         reach: Reach { paths: Vec::new(), tcp_listen: Some(port) }.with_randomness(),

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use release_client::{
-    ClientError, Retries, ServiceConnection,
-    key_release_protocol::{ModelKey, ReleaseKeyPair, UnwrapErr},
+    ClientError, Released, Retries, ServiceConnection,
+    key_release_protocol::{ReleaseKeyPair, UnwrapErr},
 };
 use tokio::{
     net::UnixStream,
@@ -64,21 +64,20 @@ impl Service {
         Ok(time)
     }
 
-    /// The key of `model`. `evidence` gets challenge, exporter of this connection, and the public half of a key that
+    /// The key of `model`, and the document of its tenants. `evidence` gets challenge, exporter of this connection, and the public half of a key that
     /// exists for this try alone.
     pub(crate) fn model_key(
         &mut self,
         model: &ModelId,
         mut evidence: impl FnMut(Hex32, Hex32, Hex32) -> Result<Vec<u8>, Failure>,
-    ) -> Result<ModelKey, Failure> {
-        let released = self.ask(async |connection| {
+    ) -> Result<Released, Failure> {
+        self.ask(async |connection| {
             let challenge = connection.challenge().await.map_err(Fault::Service)?;
             let pair = ReleaseKeyPair::generate(&mut UnwrapErr(getrandom::SysRng));
             let (bytes, binding) = (Hex32::new(*challenge.challenge()), Hex32::new(*challenge.binding()));
             let evidence = evidence(bytes, binding, *pair.public()).map_err(Fault::Guest)?;
             connection.release(challenge, model, evidence, pair).await.map_err(Fault::Service)
-        })?;
-        Ok(released.key)
+        })
     }
 
     /// Asks, and asks again, all anew, while the service is busy or the connection breaks.

@@ -209,7 +209,7 @@ fn drain() -> OwnedFd {
 }
 
 fn serve_program() -> Program<'static> {
-    programs::serve(8443, Vec::new(), drain(), false)
+    programs::serve(8443, Vec::new(), drain(), None, false)
 }
 
 fn engine_program() -> Program<'static> {

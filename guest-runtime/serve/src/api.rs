@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
     time::Instant,
 };
@@ -24,11 +24,12 @@ use types::{Hex32, ModelId, Sha256Digest};
 use zeroize::Zeroizing;
 
 use crate::{
+    accounts::{Account, Accounts},
     attester::{Attester, AttesterError},
     completion,
     drain::Drain,
     embeddings,
-    engine::{Engine, Lease},
+    engine::{Asker, Engine, Lease},
     error::ApiError,
     identities::{Identities, Shown},
     limits::Limits,
@@ -45,6 +46,8 @@ pub(crate) struct State {
     pub(crate) model: ModelId,
     pub(crate) clock: Clock,
     pub(crate) receipts: Receipts,
+    /// Who may ask, where not everybody may.
+    pub(crate) accounts: Option<Accounts>,
     /// Places for receipts that are being signed.
     pub(crate) signing: Arc<Semaphore>,
     pub(crate) limits: Limits,
@@ -74,8 +77,10 @@ pub(crate) struct Connection {
     channel: Channel<TcpStream>,
     /// The key that it began with.
     pub(crate) shown: Arc<Shown>,
-    /// Whose requests come here: nobody's but this connection's.
+    /// Whose requests come here where the model has no tenants: nobody's but this connection's.
     lease: Arc<Lease>,
+    /// Whether the engine works for it.
+    is_answering: Arc<AtomicBool>,
     /// Binding of the newest proof.
     proof: Mutex<Option<[u8; 32]>>,
     /// Whether it asked for more than attestation.
@@ -84,7 +89,25 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(channel: Channel<TcpStream>, lease: Arc<Lease>, shown: Arc<Shown>) -> Self {
-        Self { channel, shown, lease, proof: Mutex::new(None), asked: watch::Sender::new(false) }
+        let (proof, asked, is_answering) = (Mutex::new(None), watch::Sender::new(false), Arc::default());
+        Self { channel, shown, lease, is_answering, proof, asked }
+    }
+
+    /// Tells whether the engine works for the connection.
+    pub(crate) fn is_answering(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_answering)
+    }
+
+    /// Who asks the engine, by a request that counts from here.
+    fn asker(&self, state: &State, account: Option<&Arc<Account>>) -> Result<Asker, ApiError> {
+        let (lease, charge) = match account {
+            Some(account) => {
+                let charge = account.enter()?;
+                (account.lease(&state.engine)?, Some(charge))
+            }
+            None => (Arc::clone(&self.lease), None),
+        };
+        Ok(Asker { lease, is_answering: self.is_answering(), charge })
     }
 
     /// The newest proof, for a request that needs one; without one nothing but attestation is answered.
@@ -147,7 +170,12 @@ pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    let mut response = route(&state, &connection, request).await.unwrap_or_else(|error| refuse(&error));
+    let mut account = None;
+    let answered = route(&state, &connection, request, &mut account).await;
+    let mut response = answered.unwrap_or_else(|error| refuse(&error));
+    if let Some(account) = account {
+        account.tell(response.headers_mut());
+    }
     if connection.shown.ends.has_begun() || state.drain.has_begun() && *connection.asked.borrow() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -158,6 +186,7 @@ async fn route(
     state: &Arc<State>,
     connection: &Connection,
     request: Request<Incoming>,
+    asks: &mut Option<Arc<Account>>,
 ) -> Result<Response<AnswerBody>, ApiError> {
     let path = request.uri().path().to_owned();
     let get = |answer: Result<Response<AnswerBody>, ApiError>| {
@@ -170,8 +199,12 @@ async fn route(
         return attest(state, connection, post(request)?).await;
     }
     let proof = connection.proven()?;
+    // Whatever is not about the guest itself is its tenants' alone, where it has some.
+    let account = state.accounts.as_ref().map(|accounts| accounts.of(request.headers())).transpose()?;
+    *asks = account.cloned();
     if let Some(id) = path.strip_prefix("/v1/receipts/") {
-        return get(state.receipts.of(id).map(|bytes| json(bytes.into())).ok_or(ApiError::not_found("receipt")));
+        let reader = account.map(|account| account.number());
+        return get(state.receipts.of(id, reader).map(|bytes| json(bytes.into())).ok_or(ApiError::not_found("receipt")));
     }
     if let Some(name) = path.strip_prefix("/v1/models/") {
         return get(names(&state.model, name).then(|| model(state)).ok_or_else(ApiError::model_not_found));
@@ -181,8 +214,9 @@ async fn route(
         "/v1/embeddings" => {
             let body = post(request)?;
             let Work::Embed { dimensions } = state.engine.facts().work else { return Err(ApiError::wrong_endpoint()) };
+            let asker = connection.asker(state, account)?;
             let body = read_body(body, &state.limits).await?;
-            embeddings::answer(state, dimensions, &connection.lease, proof, &body).await
+            embeddings::answer(state, dimensions, asker, proof, &body).await
         }
         "/v1/chat/completions" | "/v1/completions" => {
             let kind = if path == "/v1/completions" { Kind::Text } else { Kind::Chat };
@@ -190,8 +224,9 @@ async fn route(
             if state.engine.facts().work != Work::Generate {
                 return Err(ApiError::wrong_endpoint());
             }
+            let asker = connection.asker(state, account)?;
             let body = read_body(body, &state.limits).await?;
-            completion::answer(state, kind, &connection.lease, proof, &body).await
+            completion::answer(state, kind, asker, proof, &body).await
         }
         _ => Err(ApiError::not_found("path")),
     }
@@ -284,8 +319,12 @@ pub(crate) fn of_attester(error: &AttesterError) -> ApiError {
 
 fn refuse(error: &ApiError) -> Response<AnswerBody> {
     let mut response = whole(error.status, error.to_json().into());
+    let headers = response.headers_mut();
     if error.status == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(error.retry.unwrap_or(1)));
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }

@@ -10,7 +10,7 @@ use attested_channel::{
 use attester_protocol::ServingRequest;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use engine_protocol::{Failure, TokenLogprobs};
+use engine_protocol::{Failure, ModelFacts, TokenLogprobs};
 use http::{HeaderValue, Response, header};
 use tokio::sync::mpsc;
 use types::{Hex32, Sha256Digest};
@@ -20,8 +20,9 @@ use crate::{
     answer::{Events, Frame, RECEIPT_COMMENT, Usage},
     api::{AnswerBody, Proof, State, json, names, of_attester},
     choice::Choice,
-    engine::{Generation, Lease, NotTaken, Step},
+    engine::{Asker, Generation, NotTaken, Step},
     error::ApiError,
+    receipts::Reader,
     request::{ApiRequest, Kind},
     tools::Reading,
 };
@@ -32,14 +33,17 @@ pub(crate) struct Ticket {
     request: Sha256Digest,
     channel: Sha256Digest,
     evidence: Sha256Digest,
+    reader: Reader,
 }
 
 impl Ticket {
-    /// For the answer to a body that came on a connection with this proof.
-    pub(crate) fn new(proof: &Proof, body: &[u8]) -> Result<Self, ApiError> {
+    /// For the answer to a body that somebody sent on a connection with this proof.
+    pub(crate) fn new(proof: &Proof, asker: &Asker, body: &[u8]) -> Result<Self, ApiError> {
         let salt = Hex32::new(random()?);
         let Proof { binding, evidence } = proof;
-        Ok(Self { salt, request: salted(&salt, body), channel: channel_id(binding), evidence: *evidence })
+        let (request, channel) = (salted(&salt, body), channel_id(binding));
+        let reader = asker.charge.as_ref().map(|charge| charge.account().number());
+        Ok(Self { salt, request, channel, evidence: *evidence, reader })
     }
 }
 
@@ -55,7 +59,7 @@ struct Growing {
 pub(crate) async fn answer(
     state: &Arc<State>,
     kind: Kind,
-    lease: &Arc<Lease>,
+    mut asker: Asker,
     proof: Proof,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
@@ -63,14 +67,25 @@ pub(crate) async fn answer(
     if !names(&state.model, &request.model) {
         return Err(ApiError::model_not_found());
     }
+    let ModelFacts { context, vocab, .. } = state.engine.facts();
+    if request.generate.logit_bias.iter().any(|bias| bias.token >= vocab) {
+        let rule = format!("numbers of tokens below {vocab}, the size of the model's vocabulary, are expected");
+        return Err(ApiError::invalid_value("logit_bias", &rule));
+    }
+    if let Some(charge) = &mut asker.charge {
+        request.hold_to(charge.account().max_tokens())?;
+        let generate = &request.generate;
+        let each = generate.max_tokens.or(generate.most_tokens).unwrap_or(context).min(context);
+        charge.reserve(estimate(generate.prompt.text_bytes()), u64::from(each).saturating_mul(generate.choices.into()))?;
+    }
     // Of the context at least one token is the prompt's.
-    if request.generate.max_tokens.is_some_and(|most| most >= state.engine.facts().context) {
+    if request.generate.max_tokens.is_some_and(|most| most >= context) {
         return Err(ApiError::of_engine(Failure::ContextOverflow));
     }
     if !request.has_seed {
         request.generate.sampling.seed = u64::from_ne_bytes(random()?);
     }
-    let ticket = Ticket::new(&proof, body)?;
+    let ticket = Ticket::new(&proof, &asker, body)?;
     let frame = Frame {
         kind: request.kind,
         id: format!("{}-{}", if kind == Kind::Chat { "chatcmpl" } else { "cmpl" }, hex::encode(random::<16>()?)),
@@ -80,7 +95,7 @@ pub(crate) async fn answer(
     };
     let choices = (0..request.generate.choices).map(|_| Choice::new(request.reading)).collect();
     let growing = Growing { choices, bytes: 0, most: state.limits.answer_bytes };
-    let mut generation = state.engine.generate(request.generate, lease).map_err(not_taken)?;
+    let mut generation = state.engine.generate(request.generate, asker).map_err(not_taken)?;
     // Whatever can be refused is refused before the head of an answer is sent.
     match generation.next().await {
         Step::Started => {}
@@ -129,6 +144,11 @@ pub(crate) fn with_receipt(body: Vec<u8>, receipt: &str) -> Result<Response<Answ
 /// Does work on so many bytes. On many it takes a while: others need the thread.
 pub(crate) fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > LONG { tokio::task::block_in_place(work) } else { work() }
+}
+
+/// Tokens of so many bytes, before somebody counts them: as many as of English text.
+pub(crate) fn estimate(bytes: usize) -> u64 {
+    u64::try_from(bytes.div_ceil(BYTES_OF_A_TOKEN)).unwrap_or(u64::MAX)
 }
 
 /// Why the engine did not take a request.
@@ -308,7 +328,7 @@ pub(crate) async fn receipt(
     prompt_tokens: u64,
     completion_tokens: u64,
 ) -> Result<String, ApiError> {
-    let Ticket { salt, request, channel, evidence } = *ticket;
+    let Ticket { salt, request, channel, evidence, reader } = *ticket;
     let response = salted(&salt, response);
     let asked = ServingRequest::SignReceipt { evidence, request, response, prompt_tokens, completion_tokens, channel };
     let place = Arc::clone(&state.signing).try_acquire_owned().map_err(|_| ApiError::attester_failed())?;
@@ -316,7 +336,7 @@ pub(crate) async fn receipt(
     let signing = tokio::spawn(async move {
         let signed = keeper.attester.sign_receipt(asked).await.map_err(|error| of_attester(&error))?;
         let public = signed.to_canonical().map_err(|_| ApiError::internal())?;
-        keeper.receipts.keep(&id, public.into());
+        keeper.receipts.keep(&id, reader, public.into());
         drop(place);
         Ok(signed)
     });
@@ -336,5 +356,6 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], ApiError> {
 const EVENTS_AHEAD: usize = 16;
 /// More bytes are read or written where they hold up nobody else.
 const LONG: usize = 16 << 10;
+const BYTES_OF_A_TOKEN: usize = 4;
 /// What the JSON of a logarithmic probability takes beside its token.
 const LOGPROB_BYTES: usize = 64;

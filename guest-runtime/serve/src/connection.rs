@@ -2,6 +2,7 @@
 //! The listener and the life of a connection.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -17,9 +18,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use types::{Document as _, Evidence, GuestConfig, ModelId};
+use types::{Document as _, Evidence, GuestConfig, ModelId, tenants::TenantsError};
 
 use crate::{
+    accounts::{Accounts, TenantsDocument},
     api::{Clock, Connection, State, handle},
     attester::{Attester, AttesterError},
     drain::{Drain, DrainLink},
@@ -42,6 +44,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// What one client can cost.
     pub limits: Limits,
+    /// Who may ask the model; without it, whoever has proven the guest to himself.
+    pub tenants: Option<TenantsDocument>,
 }
 
 /// Why the server did not start.
@@ -56,6 +60,9 @@ pub enum StartError {
     /// Evidence or configuration in the attester's identity are no documents.
     #[error("the attester's identity is malformed")]
     Identity,
+    /// The document of tenants is malformed, or for another model.
+    #[error("the document of tenants is refused: {0}")]
+    Tenants(#[from] TenantsError),
     /// The TLS library refused its settings.
     #[error("the TLS settings were refused")]
     Tls(#[from] rustls::Error),
@@ -101,7 +108,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { attester: attester_path, engine: engine_path, listen, limits } = options;
+        let Options { attester: attester_path, engine: engine_path, listen, limits, tenants } = options;
         let (attester, attester_run) = Attester::connect(&attester_path).await?;
         // The connection must be read while the identity is asked for.
         let mut attester_run: Running<AttesterError> = Box::pin(attester_run);
@@ -111,6 +118,7 @@ impl Server {
         };
         let clock = Clock::at(identity.unix);
         let model = model_of(identity.evidence.as_slice()).ok_or(StartError::Identity)?;
+        let accounts = tenants.map(|document| Accounts::read(&document, &model)).transpose()?;
         let identities = Identities::new(attester.clone(), &attester_path, identity)?;
         let (engine, engine_run) = Engine::connect(&engine_path, &limits).await?;
         let listen_error = |source| StartError::Listen { address: listen, source };
@@ -123,6 +131,7 @@ impl Server {
             model,
             clock,
             receipts: Receipts::new(limits.receipts),
+            accounts,
             signing: Arc::new(Semaphore::new(limits.receipts)),
             limits,
             drain: Drain::default(),
@@ -159,6 +168,7 @@ impl Server {
             never = accept(listener, state) => match never {},
             never = told.identities.follow() => match never {},
             never = heed => match never {},
+            never = forget_idle(&told) => match never {},
         }
     }
 }
@@ -166,6 +176,15 @@ impl Server {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Server({})", self.address)
+    }
+}
+
+/// Has the engine forget what it keeps for tenants that ask nothing.
+async fn forget_idle(state: &State) -> Infallible {
+    let Some(accounts) = &state.accounts else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(state.limits.tenant_idle / 4).await;
+        accounts.forget_idle(state.limits.tenant_idle);
     }
 }
 
@@ -211,9 +230,9 @@ async fn serve(stream: TcpStream, address: IpAddr, state: Arc<State>, _seat: Pla
     if getrandom::fill(&mut tenant).is_err() {
         return;
     }
-    let lease = state.engine.tenant(tenant, address);
-    let stream = StallGuard::new(stream, limits.stall, lease.is_answering());
+    let lease = state.engine.tenant(tenant, address.into());
     let connection = Arc::new(Connection::new(channel, lease, shown));
+    let stream = StallGuard::new(stream, limits.stall, connection.is_answering());
     let service = service_fn(|request| handle(Arc::clone(&state), Arc::clone(&connection), request));
     let http = http1::Builder::new()
         .timer(TokioTimer::new())

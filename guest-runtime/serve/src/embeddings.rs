@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 use crate::{
     answer::pad_whole,
     api::{AnswerBody, Proof, State, names},
-    completion::{Ticket, aside, not_taken, random, receipt, with_receipt},
-    engine::{Generation, Lease, Step},
+    completion::{Ticket, aside, estimate, not_taken, random, receipt, with_receipt},
+    engine::{Asker, Generation, Step},
     error::ApiError,
     parse::{count, text},
 };
@@ -136,7 +136,7 @@ fn tokens(items: &[Json]) -> Option<Input> {
 pub(crate) async fn answer(
     state: &Arc<State>,
     dimensions: u32,
-    lease: &Arc<Lease>,
+    mut asker: Asker,
     proof: Proof,
     body: &[u8],
 ) -> Result<Response<AnswerBody>, ApiError> {
@@ -145,11 +145,18 @@ pub(crate) async fn answer(
         return Err(ApiError::model_not_found());
     }
     request.check(dimensions, state.limits.answer_bytes)?;
-    let ticket = Ticket::new(&proof, body)?;
+    if let Some(charge) = &mut asker.charge {
+        let tokens = request.inputs.iter().map(|input| match input {
+            Input::Text(text) => estimate(text.len()),
+            Input::Tokens(tokens) => u64::try_from(tokens.len()).unwrap_or(u64::MAX),
+        });
+        charge.reserve(tokens.fold(0, u64::saturating_add), 0)?;
+    }
+    let ticket = Ticket::new(&proof, &asker, body)?;
     let id = format!("embd-{}", hex::encode(random::<16>()?));
     let EmbeddingRequest { inputs, encoding, .. } = request;
     let expected = inputs.len();
-    let mut generation = state.engine.embed(inputs, lease).map_err(not_taken)?;
+    let mut generation = state.engine.embed(inputs, asker).map_err(not_taken)?;
     let (vectors, prompt_tokens) = collect(&mut generation, expected, dimensions).await?;
     let length = vectors.iter().fold(0_usize, |sum, values| sum.saturating_add(size_of_val(values.as_slice())));
     let signed = aside(length, || embedding_bytes(&vectors)).ok_or_else(ApiError::engine_failed)?;

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,8 +26,9 @@ use tokio::{
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{
+    accounts::Charge,
     limits::Limits,
-    shares::{NoPlace, Place, Shares},
+    shares::{Holder, NoPlace, Place, Shares},
 };
 
 /// Why the engine's connection ended or could not be made.
@@ -66,11 +66,23 @@ struct Shared {
     next: AtomicU64,
 }
 
-/// A request that the engine holds. Its slot is free again only when the engine is done with it.
+/// A request that the engine holds. Its slot is free again, and its cost known, only when the engine is done with it.
 #[derive(Debug)]
 struct Entry {
     events: Option<mpsc::Sender<Event>>,
     _slot: Place,
+    charge: Option<Charge>,
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    /// Whose requests these are to the engine: a connection's, or those of a tenant over all of its connections.
+    pub(crate) lease: Arc<Lease>,
+    /// Whether the engine works for the connection, which has one request at a time.
+    pub(crate) is_answering: Arc<AtomicBool>,
+    /// What the request may cost, where its tenant has an API key.
+    pub(crate) charge: Option<Charge>,
 }
 
 /// Why the engine did not take a request.
@@ -113,30 +125,30 @@ impl Engine {
         self.shared.facts
     }
 
-    /// A tenant of its own for a connection from this address.
-    pub(crate) fn tenant(&self, tenant: [u8; 32], address: IpAddr) -> Arc<Lease> {
-        let (was_used, is_answering) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
-        Arc::new(Lease { tenant: Tenant(tenant), address, was_used, is_answering, shared: Arc::clone(&self.shared) })
+    /// A tenant of the engine's, whose places are this holder's.
+    pub(crate) fn tenant(&self, tenant: [u8; 32], holder: Holder) -> Arc<Lease> {
+        let was_used = AtomicBool::new(false);
+        Arc::new(Lease { tenant: Tenant(tenant), holder, was_used, shared: Arc::clone(&self.shared) })
     }
 
     /// Hands a request of a tenant to the engine. Its text is wiped from memory as soon as it is on its way.
-    pub(crate) fn generate(&self, mut request: Generate, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = self.slot(lease, request.choices.into())?;
+    pub(crate) fn generate(&self, mut request: Generate, asker: Asker) -> Result<Generation, NotTaken> {
+        let slot = self.slot(&asker.lease, request.choices.into())?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         request.id = id;
-        request.tenant = lease.tenant;
-        lease.was_used.store(true, Ordering::Relaxed);
+        request.tenant = asker.lease.tenant;
+        asker.lease.was_used.store(true, Ordering::Relaxed);
         let command = Command::Generate(request);
         let frame = encode(&command).map(Zeroizing::new);
         if let Command::Generate(request) = command {
             wipe(request.prompt);
         }
-        self.send(id, slot, frame, EVENTS_AHEAD, lease)
+        self.send(id, slot, frame, EVENTS_AHEAD, asker)
     }
 
     /// Hands texts to the engine, to be made vectors. They are wiped as in [`Self::generate`].
-    pub(crate) fn embed(&self, inputs: Vec<Input>, lease: &Arc<Lease>) -> Result<Generation, NotTaken> {
-        let slot = self.slot(lease, 1)?;
+    pub(crate) fn embed(&self, inputs: Vec<Input>, asker: Asker) -> Result<Generation, NotTaken> {
+        let slot = self.slot(&asker.lease, 1)?;
         let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
         // One event for each text, and those at both ends: what is asked for always finds room.
         let events_ahead = inputs.len().saturating_add(EVENTS_AHEAD);
@@ -148,11 +160,11 @@ impl Engine {
                 Input::Tokens(mut tokens) => tokens.zeroize(),
             });
         }
-        self.send(id, slot, frame, events_ahead, lease)
+        self.send(id, slot, frame, events_ahead, asker)
     }
 
     fn slot(&self, lease: &Lease, weight: usize) -> Result<Place, NotTaken> {
-        self.shared.slots.take(lease.address, weight).map_err(|error| match error {
+        self.shared.slots.take(lease.holder, weight).map_err(|error| match error {
             NoPlace::Busy => NotTaken::Busy,
             NoPlace::Closed => NotTaken::Broken,
         })
@@ -164,13 +176,14 @@ impl Engine {
         slot: Place,
         frame: Result<Zeroizing<Vec<u8>>, EncodeError>,
         events_ahead: usize,
-        lease: &Arc<Lease>,
+        asker: Asker,
     ) -> Result<Generation, NotTaken> {
-        lease.is_answering.store(true, Ordering::Relaxed);
+        let Asker { lease, is_answering, charge } = asker;
+        is_answering.store(true, Ordering::Relaxed);
         let (sender, events) = mpsc::channel(events_ahead);
-        self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot });
+        self.shared.lock().insert(id, Entry { events: Some(sender), _slot: slot, charge });
         let shared = Arc::clone(&self.shared);
-        let generation = Generation { id, events, shared, ended: false, lease: Arc::clone(lease) };
+        let generation = Generation { id, events, shared, ended: false, is_answering, _lease: lease };
         let sent = frame.map_err(drop).and_then(|frame| self.shared.commands.send(frame).map_err(drop));
         if sent.is_err() {
             self.shared.lock().remove(&id);
@@ -187,22 +200,13 @@ fn wipe(prompt: Prompt) {
     }
 }
 
-/// Whose requests some are. When connection and requests are gone, the engine forgets what it kept of them.
+/// Whose requests some are. When whoever holds it and the requests are gone, the engine forgets what it kept of them.
 #[derive(Debug)]
 pub(crate) struct Lease {
     tenant: Tenant,
-    address: IpAddr,
+    holder: Holder,
     was_used: AtomicBool,
-    /// Whether the engine works for the connection, which has one request at a time.
-    is_answering: Arc<AtomicBool>,
     shared: Arc<Shared>,
-}
-
-impl Lease {
-    /// Tells whether the engine works for the connection.
-    pub(crate) fn is_answering(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_answering)
-    }
 }
 
 impl Drop for Lease {
@@ -240,6 +244,9 @@ impl Shared {
         };
         let mut requests = self.lock();
         let entry = requests.get_mut(&id).ok_or(EngineError::OutOfPlace)?;
+        if let Some(charge) = &mut entry.charge {
+            count(charge, &event);
+        }
         let sent = entry.events.as_ref().map(|events| events.try_send(event));
         if let Some(Err(TrySendError::Full(_))) = sent {
             // The reader is too slow. Its channel closes, and the request ends.
@@ -253,6 +260,22 @@ impl Shared {
     }
 }
 
+/// What an event says of the cost of its request, whether anybody reads it or not.
+fn count(charge: &mut Charge, event: &Event) {
+    match event {
+        Event::Started { prompt_tokens, .. } => charge.started(*prompt_tokens),
+        // A piece has the text of one token as a rule; where its tokens are told, they are counted.
+        Event::Token { logprobs, .. } => charge.said(logprobs.len().max(1)),
+        Event::Done { prompt_tokens, completion_tokens, .. } => {
+            charge.ended(u64::from(*prompt_tokens).saturating_add((*completion_tokens).into()));
+        }
+        // What was computed until then was computed.
+        Event::Failed { code: Failure::Cancelled | Failure::FormStuck, .. } => {}
+        Event::Failed { .. } => charge.ended(0),
+        Event::Hello { .. } | Event::Ended { .. } | Event::Vector { .. } => {}
+    }
+}
+
 /// A request in work. Dropping it before its end cancels it.
 #[derive(Debug)]
 pub(crate) struct Generation {
@@ -260,8 +283,9 @@ pub(crate) struct Generation {
     events: mpsc::Receiver<Event>,
     shared: Arc<Shared>,
     ended: bool,
+    is_answering: Arc<AtomicBool>,
     /// Dropped after the request was cancelled.
-    lease: Arc<Lease>,
+    _lease: Arc<Lease>,
 }
 
 /// What a generation gives next.
@@ -308,7 +332,7 @@ impl Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.lease.is_answering.store(false, Ordering::Relaxed);
+        self.is_answering.store(false, Ordering::Relaxed);
         if !self.ended {
             self.shared.cancel(self.id);
         }

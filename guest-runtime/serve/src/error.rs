@@ -13,11 +13,13 @@ pub(crate) struct ApiError {
     pub(crate) code: &'static str,
     pub(crate) param: Option<String>,
     pub(crate) message: String,
+    /// Seconds after which the same request may be answered, where that is known.
+    pub(crate) retry: Option<u64>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, param: None, message: message.into() }
+        Self { status, code, param: None, message: message.into(), retry: None }
     }
 
     fn with_param(mut self, param: &str) -> Self {
@@ -29,6 +31,18 @@ impl ApiError {
         let message = "This connection has no proof yet. Send POST /v1/attestation with a random challenge on it and \
                        verify the proof, or use attested-proxy, which does both.";
         Self::new(StatusCode::PRECONDITION_REQUIRED, "attestation_required", message)
+    }
+
+    pub(crate) fn invalid_api_key() -> Self {
+        let message = "This model is answered to its tenants alone. Send a valid API key: 'Authorization: Bearer KEY'.";
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message)
+    }
+
+    /// `limit` is one of the API key's.
+    pub(crate) fn rate_limit_exceeded(limit: &str, seconds: u64) -> Self {
+        let message = format!("The limit of this API key is reached: {limit}. Try again in {seconds} s.");
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+        Self { retry: Some(seconds), ..error }
     }
 
     pub(crate) fn malformed_json(line: usize, column: usize) -> Self {

@@ -7,10 +7,14 @@
 //!
 //! A connection must ask for a proof (`POST /v1/attestation`) before anything else is answered. That makes careless
 //! clients fail loudly; whether the proof convinces is the client's decision alone.
+//!
+//! Where the model has tenants, only who sends one of their API keys is answered anything but proofs.
 
+mod accounts;
 mod answer;
 mod api;
 mod attester;
+mod buckets;
 mod choice;
 mod completion;
 mod connection;
@@ -30,6 +34,7 @@ mod shares;
 mod stall;
 mod tools;
 
+pub use accounts::TenantsDocument;
 pub use attester::AttesterError;
 pub use connection::{Ended, Options, Server, StartError};
 pub use drain::DrainLink;

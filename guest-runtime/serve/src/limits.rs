@@ -34,6 +34,8 @@ pub struct Limits {
     pub receipts: usize,
     /// How long an answer waits for its receipt. One that comes later is kept all the same.
     pub receipt: Duration,
+    /// How long what the engine keeps of a tenant's prompts stays when the tenant asks nothing; a quarter more at most.
+    pub tenant_idle: Duration,
 }
 
 impl Default for Limits {
@@ -54,6 +56,7 @@ impl Default for Limits {
             grace: Duration::from_secs(10),
             receipts: 4096,
             receipt: Duration::from_secs(10),
+            tenant_idle: Duration::from_secs(600),
         }
     }
 }

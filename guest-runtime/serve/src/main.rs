@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The API process of the guest: see the library's description.
 
-use std::{net::SocketAddr, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
+use std::{fs::File, io::Read as _, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use serve::{DrainLink, Limits, Options, Server, confine};
+use serve::{DrainLink, Limits, Options, Server, TenantsDocument, confine};
+use types::{Document as _, Tenants};
+use zeroize::Zeroizing;
 
 /// Answers OpenAI-style requests over attested TLS, until attester or engine end.
 #[derive(Debug, Parser)]
@@ -27,6 +29,9 @@ struct Arguments {
     /// Descriptor of a listening socket that the parent left open: over it the host says that the guest shall finish.
     #[arg(long)]
     drain_descriptor: Option<i32>,
+    /// Descriptor of a pipe that the parent left open: the document of the model's tenants, to its end.
+    #[arg(long)]
+    tenants_descriptor: Option<i32>,
     /// Print the address on stdout when the server listens (for port 0).
     #[arg(long)]
     print_address: bool,
@@ -45,11 +50,19 @@ fn main() -> ExitCode {
         eprintln!("serve: {error}");
         return ExitCode::FAILURE;
     }
-    // Before anything else can have its number.
-    let drain = match arguments.drain_descriptor.map(linux_sys::descriptors::inherited).transpose() {
-        Ok(drain) => drain,
-        Err(error) => {
+    // Before anything else can have their numbers.
+    let inherited = |number: Option<i32>| number.map(linux_sys::descriptors::inherited).transpose();
+    let (drain, tenants) = match (inherited(arguments.drain_descriptor), inherited(arguments.tenants_descriptor)) {
+        (Ok(drain), Ok(tenants)) => (drain, tenants),
+        (Err(error), _) | (_, Err(error)) => {
             eprintln!("serve: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let tenants = match tenants.map(read_tenants).transpose() {
+        Ok(tenants) => tenants,
+        Err(error) => {
+            eprintln!("serve: the document of tenants was not read: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -59,7 +72,7 @@ fn main() -> ExitCode {
         eprintln!("serve: no runtime");
         return ExitCode::FAILURE;
     };
-    let ended = runtime.block_on(run(arguments, drain));
+    let ended = runtime.block_on(run(arguments, drain, tenants));
     // Names of the failed part only: no error here holds a byte of a request.
     match ended {
         Ok(ended) => eprintln!("serve: {ended}"),
@@ -68,9 +81,23 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(arguments: Arguments, drain: Option<OwnedFd>) -> Result<serve::Ended, Box<dyn std::error::Error>> {
-    let Arguments { attester_socket, engine_socket, listen, drain_descriptor: _, print_address } = arguments;
-    let options = Options { attester: attester_socket, engine: engine_socket, listen, limits: Limits::default() };
+/// Reads the whole document into memory that is wiped afterwards.
+fn read_tenants(pipe: OwnedFd) -> std::io::Result<TenantsDocument> {
+    let most = Tenants::MAX_BYTES.saturating_add(1);
+    // With its final size from the start no copy is left behind by growing. A byte too many is refused by the reader.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most.saturating_add(1)));
+    File::from(pipe).take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    Ok(TenantsDocument::new(bytes))
+}
+
+async fn run(
+    arguments: Arguments,
+    drain: Option<OwnedFd>,
+    tenants: Option<TenantsDocument>,
+) -> Result<serve::Ended, Box<dyn std::error::Error>> {
+    let Arguments { attester_socket, engine_socket, listen, print_address, .. } = arguments;
+    let limits = Limits::default();
+    let options = Options { attester: attester_socket, engine: engine_socket, listen, limits, tenants };
     let mut server = Server::start(options).await?;
     if let Some(listener) = drain {
         server = server.heeding(DrainLink::new(listener)?);

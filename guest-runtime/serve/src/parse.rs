@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values of parameters. Each refusal names the parameter and the rule, never the value.
 
+use engine_protocol::{Bias, MAX_BIASES};
 use output_schema::Json;
 
 use crate::error::ApiError;
@@ -40,6 +41,32 @@ pub(crate) fn stop(value: Json) -> Result<Vec<String>, ApiError> {
         Json::Array(items) if items.len() <= MAX_STOPS => items.into_iter().map(|item| text("stop", item)).collect(),
         _ => Err(ApiError::invalid_value("stop", "a text or an array of at most 4 texts is expected")),
     }
+}
+
+/// What is added to the logits of tokens, by their numbers. Whether the model has these tokens is checked elsewhere.
+pub(crate) fn logit_bias(value: Json) -> Result<Vec<Bias>, ApiError> {
+    let refuse = || {
+        let rule = format!(
+            "an object of at most {MAX_BIASES} numbers of tokens, each with a number from -100 to 100, is expected"
+        );
+        ApiError::invalid_value("logit_bias", &rule)
+    };
+    let Json::Object(fields) = value else { return Err(refuse()) };
+    if fields.len() > MAX_BIASES {
+        return Err(refuse());
+    }
+    let mut biases = Vec::with_capacity(fields.len());
+    for (name, value) in &fields {
+        // One spelling of each number, so that no token is named twice.
+        let token = name.parse::<u32>().ok().filter(|token| token.to_string() == *name).ok_or_else(refuse)?;
+        let bias = number("logit_bias", value)?;
+        if !(-100.0..=100.0).contains(&bias) {
+            return Err(refuse());
+        }
+        biases.push(Bias { token, bias });
+    }
+    biases.sort_unstable_by_key(|bias| bias.token);
+    Ok(biases)
 }
 
 /// `include_usage` and whether to pad.

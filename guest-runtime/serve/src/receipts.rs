@@ -8,6 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
+/// Who may read a receipt: the tenant whose answer it is of, by its number; whoever has the id where the model has no tenants.
+pub(crate) type Reader = Option<u32>;
+
 /// Keeps a bounded number of receipts; the oldest go first.
 #[derive(Debug)]
 pub(crate) struct Receipts {
@@ -17,7 +20,7 @@ pub(crate) struct Receipts {
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_id: HashMap<String, Bytes>,
+    by_id: HashMap<String, (Reader, Bytes)>,
     order: VecDeque<String>,
 }
 
@@ -26,10 +29,10 @@ impl Receipts {
         Self { most, kept: Mutex::default() }
     }
 
-    /// Keeps the canonical bytes of a signed receipt.
-    pub(crate) fn keep(&self, id: &str, receipt: Bytes) {
+    /// Keeps the canonical bytes of a signed receipt, for a reader.
+    pub(crate) fn keep(&self, id: &str, reader: Reader, receipt: Bytes) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_id.insert(id.to_owned(), receipt);
+        kept.by_id.insert(id.to_owned(), (reader, receipt));
         kept.order.push_back(id.to_owned());
         while kept.order.len() > self.most {
             if let Some(oldest) = kept.order.pop_front() {
@@ -38,9 +41,10 @@ impl Receipts {
         }
     }
 
-    /// The receipt of an answer, if it is still kept.
-    pub(crate) fn of(&self, id: &str) -> Option<Bytes> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+    /// The receipt of an answer, if it is still kept, and is this reader's.
+    pub(crate) fn of(&self, id: &str, reader: Reader) -> Option<Bytes> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.by_id.get(id).filter(|(of, _)| *of == reader).map(|(_, receipt)| receipt.clone())
     }
 }
 
@@ -52,9 +56,17 @@ mod tests {
     fn the_oldest_go_first() {
         let receipts = Receipts::new(2);
         for id in ["a", "b", "c"] {
-            receipts.keep(id, Bytes::from_static(b"r"));
+            receipts.keep(id, None, Bytes::from_static(b"r"));
         }
-        assert!(receipts.of("a").is_none());
-        assert!(receipts.of("b").is_some() && receipts.of("c").is_some());
+        assert!(receipts.of("a", None).is_none());
+        assert!(receipts.of("b", None).is_some() && receipts.of("c", None).is_some());
+    }
+
+    #[test]
+    fn a_tenant_reads_its_own() {
+        let receipts = Receipts::new(2);
+        receipts.keep("a", Some(1), Bytes::from_static(b"r"));
+        assert!(receipts.of("a", Some(1)).is_some());
+        assert!(receipts.of("a", Some(2)).is_none() && receipts.of("a", None).is_none());
     }
 }

@@ -2,14 +2,14 @@
 //! Reads the body of a completion request. Everything that is not supported is refused by name, so that no client
 //! believes that it was heard.
 
-use engine_protocol::{Form, Generate, Message, Prompt, Sampling, Tenant};
+use engine_protocol::{Bias, Form, Generate, Message, Prompt, Sampling, Tenant};
 use output_schema::{Grammar, Json, Matcher};
 
 use crate::{
     error::ApiError,
     limits::Limits,
     messages::messages,
-    parse::{boolean, count, number, seed, stop, stream_options, text},
+    parse::{boolean, count, logit_bias, number, seed, stop, stream_options, text},
     tools::{self, Choice, Reading, Tools},
 };
 
@@ -21,6 +21,8 @@ pub(crate) struct ApiRequest {
     /// What the engine shall do; `id`, `tenant` and, where none was given, the seed are still 0.
     pub(crate) generate: Generate,
     pub(crate) has_seed: bool,
+    /// Whether the client said how many tokens it wants at most.
+    pub(crate) names_max_tokens: bool,
     pub(crate) kind: Kind,
     /// How the text of an answer is read.
     pub(crate) reading: Reading,
@@ -57,6 +59,24 @@ impl ApiRequest {
         }
         draft.finish(kind)
     }
+
+    /// Holds the answer to so many tokens: refused where more are asked for by name.
+    pub(crate) fn hold_to(&mut self, most: Option<u32>) -> Result<(), ApiError> {
+        let Some(most) = most else { return Ok(()) };
+        match &mut self.generate.max_tokens {
+            Some(asked) if *asked > most && self.names_max_tokens => {
+                Err(ApiError::invalid_value("max_tokens", &format!("at most {most} are allowed for this API key")))
+            }
+            Some(asked) => {
+                *asked = most.min(*asked);
+                Ok(())
+            }
+            None => {
+                self.generate.most_tokens = Some(most);
+                Ok(())
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -74,6 +94,7 @@ struct Draft {
     stop: Vec<String>,
     n: Option<u32>,
     best_of: Option<u32>,
+    logit_bias: Vec<Bias>,
     stream: bool,
     options: Option<(bool, bool)>,
     wants_logprobs: bool,
@@ -96,6 +117,7 @@ impl Draft {
             "presence_penalty" => self.presence_penalty = Some(number(name, &value)?),
             "seed" => self.seed = Some(seed(&value)?),
             "stop" => self.stop = stop(value)?,
+            "logit_bias" => self.logit_bias = logit_bias(value)?,
             "n" => self.n = Some(count(name, &value, 1, engine_protocol::MAX_CHOICES.into())?),
             "stream" => self.stream = boolean(name, &value)?,
             "stream_options" => self.options = Some(stream_options(value)?),
@@ -167,6 +189,7 @@ impl Draft {
             }
             (a, b) => a.or(b),
         };
+        let names_max_tokens = max_tokens.is_some();
         let (form, reading) = self.form()?;
         let (include_usage, pad) = self.options.unwrap_or((false, true));
         let (prompt, max_tokens) = match kind {
@@ -189,6 +212,7 @@ impl Draft {
             prompt,
             choices: u16::try_from(n).unwrap_or(u16::MAX),
             max_tokens,
+            most_tokens: None,
             sampling: Sampling {
                 temperature: self.temperature.unwrap_or(1.0),
                 top_p: self.top_p.unwrap_or(1.0),
@@ -196,13 +220,14 @@ impl Draft {
                 presence_penalty: self.presence_penalty.unwrap_or(0.0),
                 seed: self.seed.unwrap_or(0),
             },
+            logit_bias: self.logit_bias,
             stop: self.stop,
             logprobs: self.wants_logprobs.then(|| u8::try_from(self.top_logprobs.unwrap_or(0)).unwrap_or(u8::MAX)),
             form,
         };
         generate.check().map_err(ApiError::of_rule)?;
         let (has_seed, stream) = (self.seed.is_some(), self.stream);
-        Ok(ApiRequest { model, generate, has_seed, kind, reading, stream, include_usage, pad })
+        Ok(ApiRequest { model, generate, has_seed, names_max_tokens, kind, reading, stream, include_usage, pad })
     }
 
     fn form(&mut self) -> Result<(Form, Reading), ApiError> {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Places that addresses share, so that none can take all of them.
+//! Places that addresses or tenants share, so that none can take all of them.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// A number of places. An address has at most three times as many as it leaves free (Choudhury and Hahne's dynamic
+/// Who takes places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Holder {
+    /// Whoever has an address; of IPv6 its network of 64 bits.
+    Address(IpAddr),
+    /// A tenant with an API key, by its place in the document.
+    Tenant(u32),
+}
+
+impl From<IpAddr> for Holder {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(network(address))
+    }
+}
+
+/// A number of places. A holder has at most three times as many as it leaves free (Choudhury and Hahne's dynamic
 /// thresholds, 1998): alone it gets three quarters of them. One that has none takes what it asks for if that is free, so
 /// that a new one finds places behind any that were there before, until what these leave (each a quarter of what it
 /// found) is less than it asks for.
@@ -22,7 +37,7 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_holder: HashMap<Holder, usize>,
     closed: bool,
 }
 
@@ -30,14 +45,14 @@ struct Taken {
 #[derive(Debug)]
 pub(crate) struct Place {
     shares: Arc<Shares>,
-    address: IpAddr,
+    holder: Holder,
     weight: usize,
 }
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoPlace {
-    /// Too many are taken, or too many by this address.
+    /// Too many are taken, or too many by this holder.
     Busy,
     /// There will be none any more.
     Closed,
@@ -48,22 +63,22 @@ impl Shares {
         Arc::new(Self { total, taken: Mutex::default() })
     }
 
-    /// Takes as many places for an address as `weight` says, or none.
-    pub(crate) fn take(self: &Arc<Self>, address: IpAddr, weight: usize) -> Result<Place, NoPlace> {
-        let address = network(address);
+    /// Takes as many places for a holder as `weight` says, or none.
+    pub(crate) fn take(self: &Arc<Self>, holder: impl Into<Holder>, weight: usize) -> Result<Place, NoPlace> {
+        let holder = holder.into();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.closed {
             return Err(NoPlace::Closed);
         }
-        let own = taken.by_address.get(&address).copied().unwrap_or(0);
+        let own = taken.by_holder.get(&holder).copied().unwrap_or(0);
         let free = self.total.saturating_sub(taken.all).checked_sub(weight).ok_or(NoPlace::Busy)?;
         let after = own.saturating_add(weight);
         if own > 0 && after > free.saturating_mul(FREE_FACTOR) {
             return Err(NoPlace::Busy);
         }
         taken.all = taken.all.saturating_add(weight);
-        taken.by_address.insert(address, after);
-        Ok(Place { shares: Arc::clone(self), address, weight })
+        taken.by_holder.insert(holder, after);
+        Ok(Place { shares: Arc::clone(self), holder, weight })
     }
 
     /// Gives no place any more.
@@ -76,10 +91,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.shares.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all = taken.all.saturating_sub(self.weight);
-        if let Some(own) = taken.by_address.get_mut(&self.address) {
+        if let Some(own) = taken.by_holder.get_mut(&self.holder) {
             *own = own.saturating_sub(self.weight);
             if *own == 0 {
-                taken.by_address.remove(&self.address);
+                taken.by_holder.remove(&self.holder);
             }
         }
     }
@@ -100,7 +115,7 @@ mod tests {
     use super::*;
 
     fn take(shares: &Arc<Shares>, address: &str, weight: usize) -> Result<Place, NoPlace> {
-        shares.take(address.parse().unwrap(), weight)
+        shares.take(address.parse::<IpAddr>().unwrap(), weight)
     }
 
     fn fill_by(shares: &Arc<Shares>, address: &str, weight: usize) -> Vec<Place> {
@@ -125,10 +140,18 @@ mod tests {
         assert_eq!(fill(&shares, "2001:db8:0:1::1").len(), 6);
         drop(places);
         assert_eq!(shares.taken.lock().unwrap().all, 0);
-        assert!(shares.taken.lock().unwrap().by_address.is_empty());
+        assert!(shares.taken.lock().unwrap().by_holder.is_empty());
         assert_eq!(take(&Shares::new(1), "192.0.2.1", 1).err(), None);
         shares.close();
         assert_eq!(take(&shares, "192.0.2.1", 1).err(), Some(NoPlace::Closed));
+    }
+
+    #[test]
+    fn tenants_share_as_addresses_do() {
+        let shares = Shares::new(32);
+        let first: Vec<_> = std::iter::from_fn(|| shares.take(Holder::Tenant(1), 1).ok()).collect();
+        let second: Vec<_> = std::iter::from_fn(|| shares.take(Holder::Tenant(2), 1).ok()).collect();
+        assert_eq!((first.len(), second.len()), (24, 6));
     }
 
     /// Requests for eight answers, in the places of the default.
@@ -147,6 +170,6 @@ mod tests {
         assert_eq!(shares.taken.lock().unwrap().all, all);
         drop((first, second, third));
         assert_eq!(shares.taken.lock().unwrap().all, 0);
-        assert!(shares.taken.lock().unwrap().by_address.is_empty());
+        assert!(shares.taken.lock().unwrap().by_holder.is_empty());
     }
 }

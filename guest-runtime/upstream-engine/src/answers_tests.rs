@@ -15,6 +15,8 @@ fn request(choices: u16, form: Form, stop: &[&str], logprobs: Option<u8>) -> Gen
         prompt: Prompt::Text("hi".into()),
         choices,
         max_tokens: Some(MAX),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 1 },
         stop: stop.iter().map(ToString::to_string).collect(),
         logprobs,

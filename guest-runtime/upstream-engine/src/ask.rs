@@ -3,6 +3,7 @@
 
 use engine_protocol::{Form, Generate, Message, Prompt};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// The body of `/tokenize` for a prompt.
@@ -57,6 +58,7 @@ pub(crate) fn complete(model: &str, request: &Generate, tokens: &[u32], max_toke
         seed: sampling.seed & i64::MAX.cast_unsigned(),
         stop: &request.stop,
         logprobs: request.logprobs,
+        logit_bias: request.logit_bias.iter().map(|bias| (bias.token, bias.bias)).collect(),
         stream: true,
         stream_options: StreamOptions { include_usage: true },
         cache_salt: hex::encode(request.tenant.0),
@@ -109,6 +111,9 @@ struct Complete<'a> {
     stop: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<u8>,
+    /// By the tokens' numbers, written as texts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    logit_bias: BTreeMap<u32, f32>,
     stream: bool,
     stream_options: StreamOptions,
     cache_salt: String,
@@ -158,7 +163,7 @@ fn calls(schema: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine_protocol::{Role, Sampling, Tenant};
+    use engine_protocol::{Bias, Role, Sampling, Tenant};
     use serde_json::{Value, json};
 
     fn request(form: Form) -> Generate {
@@ -168,6 +173,8 @@ mod tests {
             prompt: Prompt::Text("hi".into()),
             choices: 2,
             max_tokens: None,
+            most_tokens: None,
+            logit_bias: vec![],
             sampling: Sampling {
                 temperature: 0.5,
                 top_p: 0.25,
@@ -194,6 +201,14 @@ mod tests {
                 "seed": i64::MAX, "stop": ["END"], "logprobs": 3, "stream": true,
                 "stream_options": {"include_usage": true}, "cache_salt": "ab".repeat(32)})
         );
+    }
+
+    #[test]
+    fn what_is_added_to_logits_is_named_by_token() {
+        let logit_bias = vec![Bias { token: 2, bias: -100.0 }, Bias { token: 10, bias: 0.5 }];
+        let request = Generate { logit_bias, ..request(Form::Free) };
+        let asked: Value = serde_json::from_slice(&complete("m", &request, &[1], 9).unwrap()).unwrap();
+        assert_eq!(asked["logit_bias"], json!({"2": -100.0, "10": 0.5}));
     }
 
     #[test]

@@ -54,6 +54,9 @@ impl Desk {
         events: &mpsc::Sender<Event>,
     ) -> Result<Event, Refused> {
         request.check().map_err(|_| Failure::InvalidRequest)?;
+        if request.logit_bias.iter().any(|bias| bias.token >= self.model.vocab) {
+            return Err(Failure::UnknownToken.into());
+        }
         let form = batching::form(&request.form)?;
         let tokens = self.tokens(alive, &request.prompt).await?;
         wipe(&mut request.prompt);
@@ -61,7 +64,8 @@ impl Desk {
         let refuse = |code| Refused { code, prompt_tokens: Some(prompt_tokens) };
         let room = self.context.checked_sub(prompt_tokens).filter(|room| *room > 0);
         let room = room.ok_or(refuse(Failure::ContextOverflow))?;
-        let max_tokens = request.max_tokens.unwrap_or(room);
+        let most = request.most_tokens.unwrap_or(room);
+        let max_tokens = request.max_tokens.unwrap_or(room.min(most));
         if max_tokens > room {
             return Err(refuse(Failure::ContextOverflow));
         }

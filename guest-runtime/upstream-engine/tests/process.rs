@@ -73,6 +73,8 @@ impl Client {
             prompt: Prompt::Chat(vec![Message { role: Role::User, content: prompt.into() }]),
             choices: 1,
             max_tokens: Some(500),
+            most_tokens: None,
+            logit_bias: vec![],
             sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 5 },
             stop: vec![],
             logprobs: None,

@@ -10,7 +10,7 @@ use attester_protocol::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey as _};
 use engine_protocol::{
-    Command, Embed, Event, FinishReason, Form, Generate, Input, Message, ModelFacts, Prompt, Role, Sampling, Tenant,
+    Bias, Command, Embed, Event, FinishReason, Form, Generate, Input, Message, ModelFacts, Prompt, Role, Sampling, Tenant,
     TokenLogprob, TokenLogprobs, Work,
 };
 use gpu_protocol::{GpuAnswer, GpuRequest};
@@ -178,6 +178,8 @@ fn commands() -> Vec<Command> {
         prompt: Prompt::Chat(vec![Message { role: Role::User, content: "é\n".to_owned() }]),
         choices: 2,
         max_tokens: Some(5),
+        most_tokens: Some(9),
+        logit_bias: vec![Bias { token: 1, bias: -0.5 }, Bias { token: 7, bias: 100.0 }],
         sampling: Sampling {
             temperature: 0.5,
             top_p: 1.0,

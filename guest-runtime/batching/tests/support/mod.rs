@@ -143,6 +143,8 @@ pub(crate) fn request(id: u64, tenant: u8, prompt: &str) -> Generate {
         prompt: Prompt::Text(prompt.into()),
         choices: 1,
         max_tokens: Some(8),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 1.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: id },
         stop: vec![],
         logprobs: None,

@@ -108,6 +108,8 @@ fn request(id: u64, job: &Job) -> Generate {
         prompt: Prompt::Text(job.prompt.clone()),
         choices: 1,
         max_tokens: Some(job.answer),
+        most_tokens: None,
+        logit_bias: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 0 },
         stop: Vec::new(),
         logprobs: None,

@@ -12,6 +12,7 @@ use std::{
 
 use attester_protocol::SERVING_PATH;
 use linux_sys::{
+    descriptors::holding,
     landlock::Access,
     net,
     process::{Program, poll_any, start, wait_any},
@@ -19,7 +20,7 @@ use linux_sys::{
 };
 use types::{EventName, GuestConfig, config::EngineSettings};
 
-use super::model::Weights;
+use super::{keys::TenantsDocument, model::Weights};
 use crate::boot::{Code, Fails as _};
 use crate::{
     boot::{Boot, Failure, Halt},
@@ -27,14 +28,23 @@ use crate::{
     gpus, programs, users,
 };
 
-/// Ends when the API listens. It does so once the engine has loaded the model.
-pub(crate) fn run(boot: &mut Boot, config: &GuestConfig, weights: &Weights) -> Result<(), Failure> {
+/// Ends when the API listens. It does so once the engine has loaded the model. Where the model has tenants, the API gets their
+/// document: nobody else may ask then.
+pub(crate) fn run(
+    boot: &mut Boot,
+    config: &GuestConfig,
+    weights: &Weights,
+    tenants: Option<TenantsDocument>,
+) -> Result<(), Failure> {
     let inherits_stderr = boot.console.is_open();
     let engine = start(engine(config, weights, inherits_stderr)).map_err(Code::EngineNotStarted.because())?;
     boot.children.watch(engine, Code::EngineEnded);
     wait_until(boot, Code::EngineNotStarted, || Path::new(ENGINE_SOCKET).exists())?;
     let drain = vsock::listen(drain_protocol::PORT).map_err(Code::ServeNotStarted.because())?;
-    let serve = start(serve(config, drain, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let pipe = tenants.as_deref().map(|document| holding(document)).transpose();
+    let pipe = pipe.map_err(Code::ServeNotStarted.because())?;
+    drop(tenants);
+    let serve = start(serve(config, drain, pipe, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
     boot.children.watch(serve, Code::ServeEnded);
     let port = config.network.port.0;
     wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
@@ -95,13 +105,19 @@ fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'s
     (path, [OsString::from("--model"), model.into()].into_iter().chain(settings).collect())
 }
 
-fn serve(config: &GuestConfig, drain: OwnedFd, inherits_stderr: bool) -> Program<'static> {
+fn serve(
+    config: &GuestConfig,
+    drain: OwnedFd,
+    tenants: Option<OwnedFd>,
+    inherits_stderr: bool,
+) -> Program<'static> {
     let listen = format!("{}:{}", config.network.address.0, config.network.port.0);
     let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen]
         .into_iter()
-        .chain(["--drain-descriptor", "3"]);
+        .chain(["--drain-descriptor", "3"])
+        .chain(tenants.iter().flat_map(|_| ["--tenants-descriptor", "4"]));
     let arguments = arguments.map(OsString::from).collect();
-    programs::serve(config.network.port.0, arguments, drain, inherits_stderr)
+    programs::serve(config.network.port.0, arguments, drain, tenants, inherits_stderr)
 }
 
 /// Waits for a condition; the end of a process ends the waiting.

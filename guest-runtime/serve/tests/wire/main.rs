@@ -38,7 +38,7 @@ impl Guest {
         let attester = FakeAttester::start(&attester_path);
         let engine = FakeEngine::start(&engine_path);
         let listen = "127.0.0.1:0".parse().unwrap();
-        let options = Options { attester: attester_path, engine: engine_path, listen, limits: Limits::default() };
+        let options = Options { attester: attester_path, engine: engine_path, listen, limits: Limits::default(), tenants: None };
         let server = Server::start(options).await.unwrap();
         let address = server.address();
         tokio::spawn(server.run());
