@@ -76,7 +76,9 @@ for extra, reason, count in [
 
 for refused, status, code in [
     ({"n": 1000}, 400, "invalid_value"),
-    ({"logit_bias": {"1": 2}}, 400, "unsupported_parameter"),
+    ({"logit_bias": {"3": 2}}, 400, "invalid_value"),
+    ({"logit_bias": {"1": 101}}, 400, "invalid_value"),
+    ({"prediction": {"type": "content", "content": "x"}}, 400, "unsupported_parameter"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, 400, "invalid_value"),
     ({"model": "other"}, 404, "model_not_found"),
 ]:

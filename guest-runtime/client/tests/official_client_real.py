@@ -69,7 +69,7 @@ assert json.loads(called.function.arguments)["unit"] in ("celsius", "fahrenheit"
 
 for refused, kind, code in [
     ({"n": 1000}, openai.BadRequestError, "invalid_value"),
-    ({"logit_bias": {"1": 1}}, openai.BadRequestError, "unsupported_parameter"),
+    ({"logit_bias": {"100000000": 1}}, openai.BadRequestError, "invalid_value"),
     ({"model": "other"}, openai.NotFoundError, "model_not_found"),
     ({"max_tokens": 100_000}, openai.BadRequestError, "context_length_exceeded"),
 ]:

@@ -24,7 +24,7 @@ use attester_protocol::ServingAnswer;
 use engine_protocol::Command;
 use serde_json::Value;
 use tdx_verify::TrustAnchors;
-use types::Base64;
+use types::{Base64, Document as _, Sha256Digest, Tenants, tenants::Tenant};
 use world::{World, model};
 
 /// A proxy in a thread, which ends with the process.
@@ -78,9 +78,22 @@ impl Proxy {
 
     /// Status, and everything after the head.
     async fn send(&self, method: &str, path: &str, host: &str, body: &str) -> (u16, String) {
+        let (status, _, body) = self.send_with("", method, path, host, body).await;
+        (status, body)
+    }
+
+    /// With further lines in the head. Status, head, and everything after it.
+    async fn send_with(
+        &self,
+        lines: &str,
+        method: &str,
+        path: &str,
+        host: &str,
+        body: &str,
+    ) -> (u16, String, String) {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{lines}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         let address = self.address;
         let answer = tokio::task::spawn_blocking(move || {
@@ -93,7 +106,7 @@ impl Proxy {
         .await
         .unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        (head[9..12].parse().unwrap(), head.to_owned(), body.to_owned())
     }
 
     async fn chat(&self, prompt: &str, stream: bool) -> (u16, String) {
@@ -248,6 +261,51 @@ async fn a_guest_that_finishes_costs_no_request() {
     }
     assert!(crossed <= 3, "{crossed}");
     assert_eq!(proxy.receipts().len(), 22 - crossed);
+}
+
+/// One pool of connections for several local users with keys of their own: the guest knows each request by its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_tenants_go_to_the_guest_and_tell_requests_apart() {
+    let tenant = |id: &str, limit| Tenant {
+        id: id.to_owned(),
+        keys: vec![Sha256Digest::of(format!("key-of-{id}").as_bytes())],
+        max_tokens: None,
+        requests_at_once: None,
+        requests_per_minute: limit,
+        tokens_per_minute: None,
+    };
+    let tenants = vec![tenant("a", Some(2)), tenant("b", None)];
+    let world = World::with_tenants(&Tenants { schema: Tenants::SCHEMA.into(), model: model(), tenants }).await;
+    let proxy = Proxy::start(&world).await;
+    let ask = async |lines: &str| {
+        let body = format!(r#"{{"model":"{}","messages":[{{"role":"user","content":"hi"}}]}}"#, model());
+        proxy.send_with(lines, "POST", "/v1/chat/completions", "localhost", &body).await
+    };
+    let (a, b) = ("authorization: Bearer key-of-a\r\n", "authorization: Bearer key-of-b\r\n");
+    let both = [a, b].concat();
+    for lines in ["", "authorization: Bearer key-of-c\r\n", "authorization: key-of-a\r\n", &both] {
+        let (status, head, body) = ask(lines).await;
+        assert_eq!((status, json(&body)["error"]["code"].as_str()), (401, Some("invalid_api_key")), "{lines}");
+        assert!(head.to_lowercase().contains("www-authenticate: bearer") && !body.contains("key-of"), "{head}");
+    }
+    assert!(world.engine.commands.lock().unwrap().is_empty());
+    let (status, head, first) = ask(a).await;
+    assert_eq!(status, 200);
+    assert!(head.contains("x-ratelimit-limit-requests: 2") && head.contains("x-ratelimit-remaining-requests: 1"));
+    assert_eq!(ask(b).await.0, 200);
+    assert_eq!(ask(a).await.0, 200);
+    let (status, head, _) = ask(a).await;
+    assert_eq!(status, 429);
+    assert!(head.contains("retry-after: "), "{head}");
+    assert_eq!(ask(b).await.0, 200, "another tenant's limit is not reached");
+    // By few connections, and still each request is its tenant's.
+    let commands = world.engine.commands.lock().unwrap().clone();
+    let of = |command: Command| if let Command::Generate(request) = command { Some(request.tenant) } else { None };
+    let tenants: Vec<_> = commands.into_iter().filter_map(of).collect();
+    assert!(tenants[0] == tenants[2] && tenants[1] == tenants[3] && tenants[0] != tenants[1]);
+    let path = format!("/v1/receipts/{}", json(&first)["id"].as_str().unwrap());
+    assert_eq!(proxy.send_with(a, "GET", &path, "localhost", "").await.0, 200);
+    assert_eq!(proxy.send_with(b, "GET", &path, "localhost", "").await.0, 404, "another tenant's receipt");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,7 +57,7 @@ fn refusals_name_the_parameter_and_never_a_value() {
     );
     for (extra, code, param) in [
         (r#","tools":[{"secret":1}]"#, "unsupported_parameter", "tools[0].secret"),
-        (r#","logit_bias":{"1":2}"#, "unsupported_parameter", "logit_bias"),
+        (r#","logit_bias":{"1":200}"#, "invalid_value", "logit_bias"),
         (r#","sec ret":1"#, "unsupported_parameter", "(not shown)"),
         (r#","n":1000"#, "invalid_value", "n"),
         (r#","n":0"#, "invalid_value", "n"),
@@ -166,4 +166,35 @@ fn tools_and_their_results_become_text() {
         r#","response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"type":"object"}}}"#,
     );
     assert_eq!(schema.unwrap().generate.form, Form::JsonSchema(r#"{"type":"object"}"#.into()));
+}
+
+#[test]
+fn changes_of_logits_are_read_strictly() {
+    let of = |value: &str| with(&format!(r#","logit_bias":{value}"#));
+    let good = of(r#"{"7":-100,"0":1.5,"12":100}"#).unwrap().generate.logit_bias;
+    let expected = [(0, 1.5), (7, -100.0), (12, 100.0)].map(|(token, bias)| engine_protocol::Bias { token, bias });
+    assert_eq!(good, expected);
+    assert!(of("{}").unwrap().generate.logit_bias.is_empty() && of("null").is_ok());
+    let many = |count: u32| format!("{{{}}}", (0..count).map(|n| format!("\"{n}\":1")).collect::<Vec<_>>().join(","));
+    assert_eq!(of(&many(300)).unwrap().generate.logit_bias.len(), 300);
+    for bad in [
+        "[]",
+        "5",
+        r#"{"a":1}"#,
+        r#"{"":1}"#,
+        r#"{"-1":1}"#,
+        r#"{"+1":1}"#,
+        r#"{"01":1}"#,
+        r#"{"1.0":1}"#,
+        r#"{"4294967296":1}"#,
+        r#"{"1":101}"#,
+        r#"{"1":-100.5}"#,
+        r#"{"1":"1"}"#,
+        r#"{"1":null}"#,
+        r#"{"1":true}"#,
+        &many(301),
+    ] {
+        let refused = of(bad).unwrap_err();
+        assert_eq!((refused.code, refused.param.as_deref()), ("invalid_value", Some("logit_bias")), "{bad}");
+    }
 }

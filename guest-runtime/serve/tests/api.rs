@@ -165,7 +165,8 @@ async fn refusals_have_openai_form_and_cost_nothing() {
     let (mut client, _) = Client::proven(running.address).await;
     for (extra, status, code) in [
         (r#","n":1000"#, 400, "invalid_value"),
-        (r#","logit_bias":{"1":5}"#, 400, "unsupported_parameter"),
+        (r#","logit_bias":{"3":5}"#, 400, "invalid_value"),
+        (r#","prediction":{}"#, 400, "unsupported_parameter"),
         (
             r#","response_format":{"type":"json_schema","json_schema":{"name":"x","schema":{"not":{}}}}"#,
             400,

@@ -46,6 +46,7 @@ async fn start() -> Option<World> {
         engine: adapter.socket.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
         limits: Limits::default(),
+        tenants: None,
     };
     let server = Server::start(options).await.unwrap();
     let address = server.address();

@@ -83,7 +83,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     answer(shared, ask, connection, response).await
 }
 
-/// A request as it is sent to the guest.
+/// A request as it is sent to the guest. Its headers may hold an API key: nothing of it is printed.
 struct Ask {
     method: Method,
     path: String,
@@ -253,8 +253,14 @@ fn is_loopback(authority: &str) -> bool {
 }
 
 fn forwarded(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let of = |name: &HeaderName| headers.get(name).map(|value| (name.clone(), value.clone()));
-    names.iter().filter_map(of).collect()
+    let mut passed = HeaderMap::new();
+    for name in names {
+        // A guest refuses two keys; it must see both.
+        for value in headers.get_all(name) {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
 }
 
 fn with_headers(mut response: Response<Passed>, headers: HeaderMap) -> Response<Passed> {
@@ -282,7 +288,19 @@ fn local(status: StatusCode, code: &str, field: &str, detail: &str, fix: &str) -
 
 const RECEIPT: HeaderName = HeaderName::from_static("chrysalis-receipt");
 const REQUEST_HEADERS: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION];
-const RESPONSE_HEADERS: [HeaderName; 4] = [header::CONTENT_TYPE, header::CACHE_CONTROL, header::RETRY_AFTER, RECEIPT];
+const RESPONSE_HEADERS: [HeaderName; 11] = [
+    header::CONTENT_TYPE,
+    header::CACHE_CONTROL,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+    RECEIPT,
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
 /// The guest takes no more.
 const MAX_REQUEST: usize = 1 << 20;
 const MAX_ANSWER: usize = 40 << 20;

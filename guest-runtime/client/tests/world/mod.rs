@@ -29,13 +29,13 @@ use attester_protocol::{
 use client::{ClientError, ClientPolicy, PolicyFile, Upstream, Verifier};
 use ed25519_dalek::{Signer as _, SigningKey};
 use release::{TrustPolicy, VerifiedRelease};
-use serve::{DrainLink, Limits, Options, Server};
+use serve::{DrainLink, Limits, Options, Server, TenantsDocument};
 use tdx_sim::{SimulatedPlatform, SimulatedTd};
 use tdx_verify::{Collateral, TrustAnchors};
 use tee::{DeviceError, QuoteDevice};
 use types::{
     Base64, Blake3Digest, ConnectionProof, Device, Document as _, EventName, Evidence, GpuEvidence, GuestConfig, Hex32,
-    MachineShape, ModelId, Registers, Role, Sha256Digest, Sha384Digest, TimeState,
+    MachineShape, ModelId, Registers, Role, Sha256Digest, Sha384Digest, Tenants, TimeState,
     config::{self, EngineSettings, Fixed, Free, Network, ServiceLink},
     evidence::AttestedTime,
     shape::ShapeFacts,
@@ -99,6 +99,13 @@ impl World {
         Self::with_engine(|_| (), |socket| (FakeEngine::embedder(socket), None)).await
     }
 
+    /// A guest whose model has tenants.
+    #[allow(dead_code, reason = "most tests are of guests that anybody may ask")]
+    pub(crate) async fn with_tenants(tenants: &Tenants) -> Self {
+        let document = TenantsDocument::new(tenants.to_canonical().unwrap().into());
+        Self::begin(|_| (), |socket| (FakeEngine::start(socket), None), Some(document)).await
+    }
+
     /// A guest with a real engine and model.
     pub(crate) async fn with_model(engine: &Path, weights: &Path) -> Self {
         let start = |socket: &Path| {
@@ -116,6 +123,14 @@ impl World {
     async fn with_engine(
         change: impl FnOnce(&mut Registers),
         start: impl FnOnce(&Path) -> (FakeEngine, Option<EngineProcess>),
+    ) -> Self {
+        Self::begin(change, start, None).await
+    }
+
+    async fn begin(
+        change: impl FnOnce(&mut Registers),
+        start: impl FnOnce(&Path) -> (FakeEngine, Option<EngineProcess>),
+        tenants: Option<TenantsDocument>,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -141,6 +156,7 @@ impl World {
             engine: path("engine.sock"),
             listen: "127.0.0.1:0".parse().unwrap(),
             limits: Limits::default(),
+            tenants,
         };
         let host = UnixListener::bind(path("host.sock")).unwrap();
         host.set_nonblocking(true).unwrap();

@@ -238,8 +238,8 @@ async fn refused(world: &World, connection: &mut AttestedConnection, mut body: V
             (400, "invalid_value")
         }
         _ => {
-            set(&mut body, "logit_bias", json!({ "1": 1 }));
-            (400, "unsupported_parameter")
+            set(&mut body, "logit_bias", json!({ "4294967295": 1 }));
+            (400, "invalid_value")
         }
     };
     let bytes = Bytes::from(bytes.unwrap_or_else(|| body.to_string().into_bytes()));

@@ -22,6 +22,8 @@ use types::{ConnectionProof, Document as _, Hex32};
 pub(crate) struct Client {
     sender: http1::SendRequest<Full<Bytes>>,
     channel: Channel<TcpStream>,
+    /// What further requests bring beside their host.
+    pub(crate) headers: http::HeaderMap,
 }
 
 impl Client {
@@ -32,7 +34,7 @@ impl Client {
         let (stream, channel) = share(stream.into());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        Self { sender, channel }
+        Self { sender, channel, headers: http::HeaderMap::new() }
     }
 
     /// Connects and asks for a proof.
@@ -40,6 +42,14 @@ impl Client {
         let mut client = Self::connect(address).await;
         let (_, binding) = client.attest([7; 32]).await;
         (client, binding)
+    }
+
+    /// Connects, asks for a proof, and has requests bring an API key.
+    #[allow(dead_code, reason = "most guests may be asked by anybody")]
+    pub(crate) async fn of_tenant(address: SocketAddr, key: &str) -> Self {
+        let (mut client, _) = Self::proven(address).await;
+        client.headers.insert("authorization", format!("Bearer {key}").parse().unwrap());
+        client
     }
 
     pub(crate) async fn attest(&mut self, challenge: [u8; 32]) -> (ConnectionProof, [u8; 32]) {
@@ -56,8 +66,10 @@ impl Client {
         body: impl Into<Bytes>,
     ) -> http::Response<Incoming> {
         let request = http::Request::builder().method(method).uri(path).header("host", "guest");
+        let mut request = request.body(Full::from(body.into())).unwrap();
+        request.headers_mut().extend(self.headers.clone());
         self.sender.ready().await.unwrap();
-        self.sender.send_request(request.body(Full::from(body.into())).unwrap()).await.unwrap()
+        self.sender.send_request(request).await.unwrap()
     }
 
     pub(crate) async fn send(

@@ -15,13 +15,14 @@ mod forged;
 mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
+mod tenants;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use engine_protocol::Command;
 use http::StatusCode;
 use serde_json::Value;
-use serve::{Limits, Options, Server};
+use serve::{Limits, Options, Server, StartError, TenantsDocument};
 use support::{Client, FakeAttester, FakeEngine, sockets};
 
 /// A server with a stand-in for the engine.
@@ -34,15 +35,21 @@ struct Guest {
 
 impl Guest {
     async fn start() -> Self {
+        Self::start_with(Limits::default(), None).await.unwrap()
+    }
+
+    /// With the document of its model's tenants.
+    async fn start_with(limits: Limits, tenants: Option<Vec<u8>>) -> Result<Self, StartError> {
         let (directory, attester_path, engine_path) = sockets();
         let attester = FakeAttester::start(&attester_path);
         let engine = FakeEngine::start(&engine_path);
         let listen = "127.0.0.1:0".parse().unwrap();
-        let options = Options { attester: attester_path, engine: engine_path, listen, limits: Limits::default(), tenants: None };
-        let server = Server::start(options).await.unwrap();
+        let tenants = tenants.map(|document| TenantsDocument::new(document.into()));
+        let options = Options { attester: attester_path, engine: engine_path, listen, limits, tenants };
+        let server = Server::start(options).await?;
         let address = server.address();
         tokio::spawn(server.run());
-        Self { address, attester, engine, _directory: directory }
+        Ok(Self { address, attester, engine, _directory: directory })
     }
 
     /// How many requests the engine was asked.
