@@ -11,7 +11,7 @@ use types::{Hex32, Sha256Digest};
 
 use super::place::{NOW, Place, key, model, refusal_entry, release_entry};
 
-/// With 330 entries in its log: 320 of releases, one of a refusal, nine of changes.
+/// With 331 entries in its log: 320 of releases, one of a refusal, ten of changes.
 fn filled(place: &Place<'_>) -> Store {
     let store = place.made();
     store.import_key(&model("m"), 1, &key(1)).unwrap();
@@ -24,6 +24,7 @@ fn filled(place: &Place<'_>) -> Store {
     store.register_owners(&model("n"), &[Hex32::new([3; 32]), Hex32::new([2; 32])], 2).unwrap();
     let successor = Successor { predecessor: Sha256Digest::of(b"old"), successor: Sha256Digest::of(b"new") };
     store.command_of_owner(&model("n"), 1, &OwnerChange::Successor(successor)).unwrap();
+    store.command_of_owner(&model("m"), 4, &OwnerChange::Tenants(Some(b"tenants".to_vec()))).unwrap();
     store.command_of_owner(&model("m"), 5, &OwnerChange::Policy(b"{}".to_vec())).unwrap();
     std::thread::scope(|scope| {
         for caller in 0..8 {
@@ -54,6 +55,7 @@ fn restored(location: &Location, kek: &KekSource, bytes: &[u8]) -> Store {
 fn same(one: &Store, other: &Store) {
     assert_eq!(one.keys().unwrap(), other.keys().unwrap());
     assert_eq!(*other.key(&model("m")).unwrap().unwrap().key, [2; 32]);
+    assert_eq!(other.key(&model("m")).unwrap().unwrap().tenants.as_deref(), Some(&b"tenants"[..]));
     assert_eq!(other.secret("tls").unwrap().unwrap().as_slice(), [7; 32]);
     assert_eq!(other.policy("appraisal").unwrap().unwrap(), b"{\"a\":1}");
     assert!(other.is_platform_revoked(&Sha256Digest::of(b"platform")).unwrap());
@@ -66,7 +68,7 @@ fn same(one: &Store, other: &Store) {
     let (mine, theirs) = (one.verify_audit().unwrap(), other.verify_audit().unwrap());
     assert_eq!(mine, theirs);
     assert_eq!((theirs.key_releases, theirs.refusals), (320, 1));
-    for path in ["tile/0/000", "tile/0/001.p/74", "tile/1/000.p/1", "tile/entries/001.p/74"] {
+    for path in ["tile/0/000", "tile/0/001.p/75", "tile/1/000.p/1", "tile/entries/001.p/75"] {
         assert_eq!(one.tile(&path.parse().unwrap()).unwrap(), other.tile(&path.parse().unwrap()).unwrap(), "{path}");
     }
 }
@@ -86,7 +88,7 @@ pub(crate) fn backups_are_whole_and_restored_in_a_directory(place: &Place<'_>) {
         assert!(matches!(other.redeem(&Sha256Digest::of(token), NOW + 60, NOW), Err(RedeemError::Expired)));
     }
     other.redeem(&Sha256Digest::of(b"new"), NOW + 61, NOW).unwrap();
-    assert_eq!(other.append_audit(&release_entry(1)).unwrap().index, 330);
+    assert_eq!(other.append_audit(&release_entry(1)).unwrap().index, 331);
     drop(other);
     // Only into an empty place, and what is there stays.
     let again = Store::restore(
@@ -97,7 +99,7 @@ pub(crate) fn backups_are_whole_and_restored_in_a_directory(place: &Place<'_>) {
     );
     assert!(matches!(again, Err(RestoreError::Exists(_))));
     let options = OpenOptions { kek: Some(KekSource::File(place.kek())), ..OpenOptions::default() };
-    assert_eq!(Store::open_with(&location, &options).unwrap().checkpoint().unwrap().head().size(), 331);
+    assert_eq!(Store::open_with(&location, &options).unwrap().checkpoint().unwrap().head().size(), 332);
 }
 
 /// From a directory into a database server, and back.
@@ -107,7 +109,7 @@ pub(crate) fn backups_move_stores(server: &test_postgres::Server) {
     let kek = KekSource::File(from.kek());
     let moved = restored(&to.location(), &kek, &archive(&store));
     same(&store, &moved);
-    assert_eq!(moved.append_audit(&release_entry(5)).unwrap().index, 330);
+    assert_eq!(moved.append_audit(&release_entry(5)).unwrap().index, 331);
     let again = Store::restore(
         to.location(),
         archive(&store).as_slice(),
@@ -138,14 +140,14 @@ pub(crate) fn archives_that_are_old_or_changed_are_refused(place: &Place<'_>) {
     let restore = |bytes: &[u8], options: &RestoreOptions| Store::restore(&location, bytes, options, |_, _| ());
 
     let known = RestoreOptions { known_checkpoint: Some(newest.clone()), ..good.clone() };
-    assert!(matches!(restore(&bytes, &known), Err(RestoreError::RolledBack { known: 331, found: 330 })));
+    assert!(matches!(restore(&bytes, &known), Err(RestoreError::RolledBack { known: 332, found: 331 })));
     // Another history of the same log's key.
     let twin = tempfile::tempdir().unwrap();
     let twin_location = Location::from(&twin.path().join("twin"));
     let twin = restored(&twin_location, &KekSource::File(place.kek()), &bytes);
     let fork = twin.append_audit(&release_entry(2)).unwrap().checkpoint;
     let forked = RestoreOptions { known_checkpoint: Some(fork), ..good.clone() };
-    assert!(matches!(restore(&archive(&store), &forked), Err(RestoreError::RolledBack { known: 331, found: 331 })));
+    assert!(matches!(restore(&archive(&store), &forked), Err(RestoreError::RolledBack { known: 332, found: 332 })));
     let nonsense = RestoreOptions { known_checkpoint: Some("nonsense".into()), ..good.clone() };
     assert!(matches!(restore(&bytes, &nonsense), Err(RestoreError::KnownCheckpoint(_))));
 

@@ -256,11 +256,25 @@ pub(crate) fn owners_command_in_order_and_for_good(place: &Place) {
     store.command_of_owner(&one, 8, &policy("b")).unwrap();
     assert_eq!(store.successors().unwrap(), [], "a policy says everything");
     assert_eq!(store.owner_policies().unwrap(), [(*one.identity(), b"b".to_vec())]);
-    store.command_of_owner(&renamed, 9, &OwnerChange::Revoke).unwrap();
+    // Tenants are those of the model by whatever label, and go with the key.
+    store.import_key(&renamed, 1, &Zeroizing::new([4; 32])).unwrap();
+    let tenants = |model: &ModelId| store.key(model).unwrap().unwrap().tenants;
+    let command = |model: &ModelId, sequence, document: Option<&[u8]>| {
+        store.command_of_owner(model, sequence, &OwnerChange::Tenants(document.map(<[u8]>::to_vec))).unwrap();
+    };
+    assert_eq!((tenants(&one), tenants(&renamed)), (None, None));
+    command(&renamed, 9, Some(b"a"));
+    assert_eq!((tenants(&one), tenants(&renamed)), (Some(b"a".to_vec()), Some(b"a".to_vec())));
+    command(&one, 10, Some(b"b"));
+    assert_eq!(tenants(&one), Some(b"b".to_vec()));
+    command(&one, 11, None);
+    command(&one, 12, None);
+    assert_eq!(tenants(&one), None);
+    store.command_of_owner(&renamed, 13, &OwnerChange::Revoke).unwrap();
     assert!(store.is_model_revoked(&one).unwrap() && !store.is_model_revoked(&two).unwrap());
     drop(store);
     let store = place.open();
-    assert_eq!(store.owner(one.identity()).unwrap().unwrap().sequence, 9);
+    assert_eq!(store.owner(one.identity()).unwrap().unwrap().sequence, 13);
     // Several keys, sorted; what does not fit is refused whole.
     let keys = |bytes: &[u8]| bytes.iter().map(|byte| Hex32::new([*byte; 32])).collect::<Vec<_>>();
     let nine: Vec<_> = (1..=9).collect();

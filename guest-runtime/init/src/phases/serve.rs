@@ -44,9 +44,9 @@ pub(crate) fn run(
     let pipe = tenants.as_deref().map(|document| holding(document)).transpose();
     let pipe = pipe.map_err(Code::ServeNotStarted.because())?;
     drop(tenants);
-    let serve = start(serve(config, drain, pipe, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let (address, port) = (config.network.address.0, config.network.port.0);
+    let serve = start(serve(address, port, drain, pipe, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
     boot.children.watch(serve, Code::ServeEnded);
-    let port = config.network.port.0;
     wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
     boot.report_resident();
     // Nothing is started any more.
@@ -105,19 +105,21 @@ fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'s
     (path, [OsString::from("--model"), model.into()].into_iter().chain(settings).collect())
 }
 
+/// With a document of tenants it is started so that it asks for keys; there is no way in between.
 fn serve(
-    config: &GuestConfig,
+    address: impl std::fmt::Display,
+    port: u16,
     drain: OwnedFd,
     tenants: Option<OwnedFd>,
     inherits_stderr: bool,
 ) -> Program<'static> {
-    let listen = format!("{}:{}", config.network.address.0, config.network.port.0);
+    let listen = format!("{address}:{port}");
     let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen]
         .into_iter()
         .chain(["--drain-descriptor", "3"])
         .chain(tenants.iter().flat_map(|_| ["--tenants-descriptor", "4"]));
     let arguments = arguments.map(OsString::from).collect();
-    programs::serve(config.network.port.0, arguments, drain, tenants, inherits_stderr)
+    programs::serve(port, arguments, drain, tenants, inherits_stderr)
 }
 
 /// Waits for a condition; the end of a process ends the waiting.
@@ -167,5 +169,19 @@ mod tests {
         assert_eq!(line(&answers, Some(2)), format!("/gpu/usr/bin/engine {common} --gpus 2 {socket}"));
         let vectors = line(&Weights::Vectors("/run/model".into()), None);
         assert_eq!(vectors, format!("/bin/embedder --model /run/model --context 2048 --threads 8 {socket}"));
+    }
+
+    #[test]
+    fn tenants_are_handed_on_where_there_are_some() {
+        let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        for (tenants, rest) in [(None, ""), (Some(descriptor()), " --tenants-descriptor 4")] {
+            let number = 1 + usize::from(tenants.is_some());
+            let program = serve("10.0.2.15", 8443, descriptor(), tenants, false);
+            let words: Vec<_> = program.arguments.iter().map(|word| word.to_str().unwrap()).collect();
+            let line = words.join(" ");
+            assert!(line.ends_with(&format!("--listen 10.0.2.15:8443 --drain-descriptor 3{rest}")), "{line}");
+            // The first of them is number 3 there.
+            assert_eq!(program.descriptors.len(), number);
+        }
     }
 }
