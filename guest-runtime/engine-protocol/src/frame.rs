@@ -138,6 +138,8 @@ mod tests {
             prompt: Prompt::Chat(vec![Message { role: Role::User, content: content.to_owned() }]),
             choices: 1,
             max_tokens: Some(5),
+            most_tokens: None,
+            logit_bias: vec![],
             sampling: Sampling { temperature: 0.0, top_p: 1.0, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 1 },
             stop: vec![],
             logprobs: None,

@@ -188,7 +188,7 @@ async fn forget_idle(state: &State) -> Infallible {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) -> std::convert::Infallible {
+async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
     let seats = Shares::new(state.limits.connections);
     let told = Arc::clone(&state);
     // Who was sent here a moment ago is still answered.

@@ -172,7 +172,7 @@ fn tools_and_their_results_become_text() {
 fn changes_of_logits_are_read_strictly() {
     let of = |value: &str| with(&format!(r#","logit_bias":{value}"#));
     let good = of(r#"{"7":-100,"0":1.5,"12":100}"#).unwrap().generate.logit_bias;
-    let expected = [(0, 1.5), (7, -100.0), (12, 100.0)].map(|(token, bias)| engine_protocol::Bias { token, bias });
+    let expected = [(0, 1.5), (7, -100.0), (12, 100.0)].map(|(token, bias)| Bias { token, bias });
     assert_eq!(good, expected);
     assert!(of("{}").unwrap().generate.logit_bias.is_empty() && of("null").is_ok());
     let many = |count: u32| format!("{{{}}}", (0..count).map(|n| format!("\"{n}\":1")).collect::<Vec<_>>().join(","));

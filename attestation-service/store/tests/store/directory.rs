@@ -273,7 +273,8 @@ fn a_log_whose_checkpoint_could_not_be_written_goes_on_later() {
 /// A store of each older version is brought up to date when it is opened; one of a later version is not touched.
 #[test]
 fn stores_of_older_versions_are_migrated() {
-    let sixth = "DROP TABLE operator_changes;".to_owned();
+    let seventh = "DROP TABLE tenants;".to_owned();
+    let sixth = format!("{seventh} DROP TABLE operator_changes;");
     // An owner of the time when each had one key.
     let before = model("before");
     let fifth = format!("{sixth} ALTER TABLE changes DROP COLUMN mark;");
@@ -285,9 +286,14 @@ fn stores_of_older_versions_are_migrated() {
     );
     let third = "DROP TABLE changes; ALTER TABLE secrets DROP COLUMN kek; ALTER TABLE model_keys DROP COLUMN kek;";
     let third = format!("{fourth} {third}");
-    for (version, undo) in
-        [(5, sixth), (4, fifth), (3, fourth), (2, third.clone()), (1, format!("{third} DROP TABLE owners;"))]
-    {
+    for (version, undo) in [
+        (6, seventh),
+        (5, sixth),
+        (4, fifth),
+        (3, fourth),
+        (2, third.clone()),
+        (1, format!("{third} DROP TABLE owners;")),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path());
         Store::open(dir.path()).unwrap().import_key(&model("m"), 1, &key(1)).unwrap();
