@@ -3,6 +3,7 @@
 
 mod check;
 mod read;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -16,6 +17,7 @@ use vfio::PciAddress;
 
 use crate::account::Account;
 use crate::limits::Demand;
+pub(crate) use sources::{BucketSection, source};
 
 /// The whole file, every reference in it resolved to something that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) simulate: Option<SimulateSection>,
     /// Its presence makes the daemon watch how long this host's TCB is good enough.
     pub(crate) tcb: Option<TcbSection>,
+    pub(crate) buckets: BTreeMap<String, BucketSection>,
     pub(crate) models: BTreeMap<String, ModelSection>,
     pub(crate) releases: BTreeMap<String, ReleaseSection>,
     pub(crate) services: BTreeMap<String, ServiceSection>,
@@ -197,7 +200,7 @@ pub(crate) struct ModelSection {
     pub(crate) model: ModelName,
     /// Its root: BLAKE3 of `pack.json`.
     pub(crate) pack: Blake3Digest,
-    /// Directories and addresses, the preferred one first.
+    /// Directories and addresses, the preferred one first; `s3://NAME/PREFIX` of a section of `buckets`.
     pub(crate) sources: Vec<String>,
 }
 

@@ -209,11 +209,9 @@ fn spec(
 fn sources(config: &Config, guest: &GuestSection) -> Result<Vec<Source>, Refusal> {
     let model = config.models.get(&guest.model);
     let addresses = model.map(|model| model.sources.as_slice()).unwrap_or_default();
+    let field = format!("models.{}.sources", guest.model);
     let parse = |address: &String| {
-        Source::parse(address, || std::fs::read(&config.cache.authorities)).map_err(|error| {
-            let field = format!("models.{}.sources", guest.model);
-            Refusal::new("config_value", &field, error.to_string(), "correct the address, or cache.authorities")
-        })
+        super::config::source(&config.buckets, address, &field, || std::fs::read(&config.cache.authorities))
     };
     addresses.iter().map(parse).collect()
 }

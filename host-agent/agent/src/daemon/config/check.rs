@@ -7,7 +7,7 @@ use std::path::Path;
 use fleet::Strategy;
 use types::Refusal;
 
-use super::{Config, GuestSection};
+use super::{Config, GuestSection, source};
 
 impl Config {
     /// All reasons why this cannot be run.
@@ -39,18 +39,16 @@ impl Config {
                 reasons.push(refuse("tcb.pccs", "it is no address", "write https://HOST:PORT"));
             }
         }
+        reasons.extend(self.buckets.iter().filter_map(|(name, bucket)| bucket.check(name)));
         for (name, model) in &self.models {
             let field = format!("models.{name}.sources");
             if model.sources.is_empty() {
                 reasons.push(refuse(&field, "no source is named", "name a directory or an address"));
             }
-            for source in &model.sources {
-                // Certificates are read when they are used.
-                let parsed = model_cache::Source::parse(source, || Err(std::io::ErrorKind::NotFound.into()));
-                if let Err(model_cache::SourceAddressError::Form) = parsed {
-                    let rule = model_cache::SourceAddressError::Form.to_string();
-                    reasons.push(refuse(&field, rule, "correct the address"));
-                }
+            for address in &model.sources {
+                // Certificates are read when they are used; what is wrong with a bucket is said above.
+                let parsed = source(&self.buckets, address, &field, || Err(std::io::ErrorKind::NotFound.into()));
+                reasons.extend(parsed.err().filter(|reason| reason.field == field));
             }
         }
         for (name, guest) in &self.guests {
@@ -155,7 +153,11 @@ mod tests {
 [models.smol]
 model = "m@1:0000000000000000000000000000000000000000000000000000000000000000"
 pack = "1111111111111111111111111111111111111111111111111111111111111111"
-sources = ["/srv/pack", "https://models.example/m"]
+sources = ["/srv/pack", "https://models.example/m", "s3://packs/m"]
+[buckets.packs]
+endpoint = "https://s3.example"
+region = "r1"
+credentials = "/etc/keys"
 [releases.r]
 bundle = "/srv/b.json"
 trust = "/srv/t.json"
@@ -203,6 +205,14 @@ gpus = []
             ("127.0.0.1:4431", "127.0.0.1:0", "config_value", "guests.a.listen"),
             ("127.0.0.1:4431", "localhost", "config_value", "guests.a.listen"),
             ("https://models.example/m", "s3://b/k", "config_value", "models.smol.sources"),
+            ("https://models.example/m", "s3://packs/../k", "config_value", "models.smol.sources"),
+            ("\"r1\"", "\"r 1\"", "config_value", "buckets.packs.region"),
+            ("\"r1\"", "\"r1\"\nsecret = \"x\"", "config_unknown_field", "buckets.packs.secret"),
+            ("\"r1\"", "\"r1\"\nstyle = \"dns\"", "config_value", "buckets.packs.style"),
+            ("\"r1\"", "\"r1\"\nbucket = \"P\"", "config_value", "buckets.packs.bucket"),
+            ("https://s3.example", "s3.example", "config_value", "buckets.packs.endpoint"),
+            ("\"/etc/keys\"", "\"keys\"", "config_value", "buckets.packs.credentials"),
+            ("credentials = \"/etc/keys\"", "", "config_missing_field", "buckets.packs.credentials"),
             (
                 "[models.smol]",
                 "[agent]\nmetrics_listen = \"0.0.0.0:9\"\n[models.smol]",
