@@ -187,6 +187,9 @@ pub(crate) struct StartArgs {
     /// End a guest that serves and has not answered for this many seconds; 0 only says that it does not.
     #[arg(long, default_value_t = 0)]
     pub(crate) silence_timeout: u64,
+    /// Directory whose files the guest may ask for: `rim/NAME`, `ocsp/NAME`. For guests with GPUs.
+    #[arg(long)]
+    pub(crate) gpu_blobs: Option<PathBuf>,
     /// Which attempt this is; written to progress.json for who counts them.
     #[arg(long, default_value_t = 1, hide = true)]
     pub(crate) attempt: u32,

@@ -148,6 +148,8 @@ pub(crate) struct HardwareSection {
     /// The agent binds the GPUs of a guest before it starts and gives them back when no guest is to have them: it must be
     /// allowed to write sysfs. Otherwise somebody binds them before (`host-agent gpu bind`, `chrysalis-gpus.service`).
     pub(crate) bind_gpus: bool,
+    /// Files that guests with GPUs may ask for, `rim/NAME` and `ocsp/NAME`; guests' user must be able to read them.
+    pub(crate) gpu_blobs: Option<PathBuf>,
     /// Root of the files in which GPUs and free memory are looked up: another than `/` for tests only.
     pub(crate) root: PathBuf,
 }
@@ -159,6 +161,7 @@ impl Default for HardwareSection {
             quote_socket: "/var/run/tdx-qgs/qgs.socket".into(),
             vhost_device_vsock: "vhost-device-vsock".into(),
             bind_gpus: false,
+            gpu_blobs: None,
             root: "/".into(),
         }
     }

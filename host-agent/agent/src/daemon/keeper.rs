@@ -133,6 +133,9 @@ fn spawn(
     command.arg("--vhost-device-vsock").arg(&config.hardware.vhost_device_vsock);
     command.args(["--attempt", &keeper.attempt.to_string(), "--boot-timeout", &run.boot_deadline_s.to_string()]);
     command.args(["--silence-timeout", &run.silence_deadline_s.to_string()]);
+    if let Some(blobs) = &config.hardware.gpu_blobs {
+        command.arg("--gpu-blobs").arg(blobs);
+    }
     if let Some(simulate) = &config.simulate {
         command.arg("--simulator").arg(&simulate.simulator).arg("--simulator-pki").arg(&simulate.pki);
     }

@@ -68,6 +68,7 @@ impl Config {
         absolute("agent.state_dir", &self.agent.state_dir);
         absolute("agent.control_socket", &self.agent.control_socket);
         absolute("cache.dir", &self.cache.dir);
+        self.hardware.gpu_blobs.iter().for_each(|path| absolute("hardware.gpu_blobs", path));
         if let Some(tcb) = &self.tcb {
             absolute("tcb.collateral_dir", &tcb.collateral_dir);
             tcb.quote.iter().for_each(|path| absolute("tcb.quote", path));
@@ -239,6 +240,7 @@ gpus = []
                 "tcb.collateral_dir",
             ),
             ("[models.smol]", "[tcb]\ncollateral_dir = \"c\"\n[models.smol]", "config_value", "tcb.collateral_dir"),
+            ("[models.smol]", "[hardware]\ngpu_blobs = \"b\"\n[models.smol]", "config_value", "hardware.gpu_blobs"),
             ("[models.smol]", "[agnet]\n[models.smol]", "config_unknown_field", "agnet"),
             ("[models.smol]", "[models.smol", "config_syntax", "line 2"),
             ("m@1:00", "m1:00", "config_value", "models.smol.model"),
