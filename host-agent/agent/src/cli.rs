@@ -105,6 +105,9 @@ pub(crate) struct PrepareArgs {
     /// bind`). Such a guest is accepted only by clients whose policy takes ACPI tables from the guest's log.
     #[arg(long = "gpu", value_name = "ADDRESS")]
     pub(crate) gpu: Vec<PciAddress>,
+    /// An NVSwitch of this host that the guest gets with the GPUs of its board (protected PCIe: eight GPUs and four switches).
+    #[arg(long = "nvswitch", value_name = "ADDRESS")]
+    pub(crate) nvswitch: Vec<PciAddress>,
     /// Root of the files in which GPUs are looked up: another than / for tests only.
     #[arg(long, hide = true, default_value = "/")]
     pub(crate) hardware_root: PathBuf,

@@ -279,7 +279,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
         config_disk: run_dir.join(CONFIG_DISK),
         model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
-        gpus: HostGpus { addresses: record.gpus.clone(), iommufd: record.iommufd },
+        gpus: HostGpus { addresses: record.gpus.clone(), switches: record.nvswitches.clone(), iommufd: record.iommufd },
         numa_node: record.numa.as_ref().map(|place| place.node),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: if record.simulated {

@@ -258,6 +258,9 @@ pub(crate) struct GuestSection {
     /// PCI addresses of its GPUs.
     #[serde(default)]
     pub(crate) gpus: Vec<GpuAddress>,
+    /// PCI addresses of the NVSwitches of its board: the four of a whole board of eight GPUs in protected PCIe, or none.
+    #[serde(default)]
+    pub(crate) nvswitches: Vec<GpuAddress>,
     #[serde(default = "default_context")]
     pub(crate) context_tokens: u32,
     #[serde(default = "default_decode")]

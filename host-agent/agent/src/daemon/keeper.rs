@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use types::Refusal;
-use vfio::PciAddress;
 
 use super::compose::{blocking, check_shape};
 use super::config::Config;
@@ -84,8 +83,7 @@ fn ready(keeper: &Keeper, account: &Account, cache: &Path) -> Result<(RunPlan, L
     }
     // Now, and not when it was composed: with `replace` the one before has gone meanwhile.
     keeper.memory.check(record.shape.facts().memory_mib)?;
-    let gpus = record.gpus.iter().map(|gpu| gpu.parse::<PciAddress>()).collect::<Result<Vec<_>, _>>();
-    let gpus = gpus.map_err(|error| unusable(error.to_string()))?;
+    let gpus = record.passed_on().map_err(|error| unusable(error.to_string()))?;
     if let (Some(hands), false) = (hands, gpus.is_empty()) {
         hands.bind(&gpus, account)?;
     }

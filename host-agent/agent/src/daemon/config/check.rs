@@ -108,6 +108,8 @@ impl Config {
         range("silence_deadline_s", silence == 0 || (60..=86_400).contains(&silence), "it must be 0 or 60 to 86400");
         range("drain_deadline_s", guest.drain_deadline_s <= 86_400, "it must be at most 86400");
         range("gpus", guest.gpus.len() <= 16, "a guest has at most 16");
+        let board = guest.nvswitches.is_empty() || (guest.gpus.len() == 8 && guest.nvswitches.len() == 4);
+        range("nvswitches", board, "protected PCIe has eight GPUs and the four switches of their board");
         let beside = guest.strategy() == Strategy::Beside;
         range("strategy", guest.gpus.is_empty() || !beside, "with GPUs it must be replace: both guests need them");
     }
@@ -126,10 +128,11 @@ impl Config {
                     "give each guest a port",
                 ));
             }
-            for gpu in &guest.gpus {
+            let named = guest.gpus.iter().map(|gpu| ("gpus", gpu));
+            for (list, gpu) in named.chain(guest.nvswitches.iter().map(|switch| ("nvswitches", switch))) {
                 if let Some(other) = gpus.insert(*gpu, name) {
                     let rule = format!("{} is named for guest {other}, too", gpu.0);
-                    let field = format!("guests.{name}.gpus");
+                    let field = format!("guests.{name}.{list}");
                     reasons.push(Refusal::new("gpu_twice", &field, rule, "give each GPU to one guest"));
                 }
             }
@@ -201,6 +204,13 @@ gpus = []
             ("gpus = []", "gpus = [\"b8:00\"]", "config_value", "guests.a.gpus"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\"]\nstrategy = \"beside\"", "config_value", "guests.a.strategy"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\", \"0000:b8:00.0\"]", "gpu_twice", "guests.a.gpus"),
+            ("gpus = []", "nvswitches = [\"0000:07:00.0\"]", "config_value", "guests.a.nvswitches"),
+            (
+                "gpus = []",
+                "gpus = [\"0000:07:00.0\"]\nnvswitches = [\"0000:07:00.0\"]",
+                "gpu_twice",
+                "guests.a.nvswitches",
+            ),
             ("[guests.a]", "[guests.A]", "config_value", "guests.A"),
             ("release = \"r\"", "release = \"s\"", "config_value", "guests.a.release"),
             ("127.0.0.1:4431", "127.0.0.1:0", "config_value", "guests.a.listen"),
