@@ -105,10 +105,10 @@ done
 # shellcheck disable=SC2016 # it is expanded inside
 loaded=$(inside bash -c 'set -e
     . /usr/share/bash-completion/completions/host-agent
-    complete -p host-agent >/dev/null
+    function=$(complete -p host-agent | sed "s/.* -F \([^ ]*\) .*/\1/")
     COMP_WORDS=(host-agent pref) COMP_CWORD=1
-    _host-agent host-agent pref host-agent
-    echo "${COMPREPLY[*]}"' 2>&1)
+    "$function" host-agent pref host-agent
+    echo "${COMPREPLY[*]}"' 2>&1) || true
 [ "$loaded" = preflight ] || fail "bash completes pref to: $loaded"
 
 inside dpkg --remove chrysalis-host-agent >"$root/tmp/log" 2>&1 || { cat "$root/tmp/log" >&2; fail "it cannot be removed"; }

@@ -292,21 +292,30 @@ async fn pass_on(
 ) -> Result<(), SourceError> {
     let mut part = BytesMut::new();
     let mut left = most;
-    loop {
-        let frame = timeout(limits.idle, body.frame()).await.map_err(|_| SourceError::Idle(limits.idle))?;
-        let Some(frame) = frame else { break };
-        let broken = |_| SourceError::Io { what: "receiving", kind: io::ErrorKind::ConnectionReset };
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        left = left.checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX)).ok_or(SourceError::Length)?;
+    let outcome = loop {
+        let data = match timeout(limits.idle, body.frame()).await {
+            Err(_) => break Err(SourceError::Idle(limits.idle)),
+            Ok(None) => break Ok(()),
+            Ok(Some(Err(_))) => {
+                break Err(SourceError::Io { what: "receiving", kind: io::ErrorKind::ConnectionReset });
+            }
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        };
+        match left.checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX)) {
+            Some(rest) => left = rest,
+            None => break Err(SourceError::Length),
+        }
         part.extend_from_slice(&data);
         if part.len() >= PART && sender.send(Ok(part.split().freeze())).await.is_err() {
             return Ok(());
         }
-    }
+    };
+    // What came before it broke off counts, too: the next attempt goes on behind it.
     if !part.is_empty() {
         // Nobody takes it any more: then there is nobody to tell.
         let _ = sender.send(Ok(part.freeze())).await;
     }
+    outcome?;
     if exact && left > 0 { Err(SourceError::Length) } else { Ok(()) }
 }
 

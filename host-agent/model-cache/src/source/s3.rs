@@ -141,14 +141,14 @@ impl Bucket {
         prefix: &str,
         authorities: impl FnOnce() -> io::Result<Vec<u8>>,
     ) -> Result<Endpoint, SourceAddressError> {
-        let mut endpoint = self.endpoint(authorities)?;
         let prefix = prefix.trim_end_matches('/');
         // Segments that somebody on the way would resolve are in no key that we write.
         let plain = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains(char::is_control);
+        if prefix.len() > MAX_PREFIX || !(prefix.is_empty() || prefix.split('/').all(plain)) {
+            return Err(SourceAddressError::Prefix);
+        }
+        let mut endpoint = self.endpoint(authorities)?;
         if !prefix.is_empty() {
-            if prefix.len() > MAX_PREFIX || !prefix.split('/').all(plain) {
-                return Err(SourceAddressError::Prefix);
-            }
             endpoint.path = format!("{}/{}", endpoint.path, sigv4::encode(prefix));
         }
         let shown = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };

@@ -68,7 +68,7 @@ pub(crate) fn authorization(
     let _ = write!(canonical, "\n{signed}\n{EMPTY_SHA256}");
     let within = format!("{}/{}/{}/aws4_request", stamp.day(), scope.region, scope.service);
     let text = format!("{ALGORITHM}\n{}\n{within}\n{}", stamp.0, Sha256Digest::of(canonical.as_bytes()));
-    let signature = mac(&signing_key(keys, scope, stamp), text.as_bytes());
+    let signature = mac(signing_key(keys, scope, stamp).as_slice(), text.as_bytes());
     let signature = Sha256Digest::from_bytes(*signature);
     format!("{ALGORITHM} Credential={}/{within}, SignedHeaders={signed}, Signature={signature}", keys.id)
 }

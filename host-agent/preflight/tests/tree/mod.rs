@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds trees of machines: the files that a kernel would show, and what files cannot hold in `recording.json`.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::path::{Path, PathBuf};
 

@@ -16,7 +16,7 @@ const VBIOS: &str = "NV_GPU_VBIOS_1010_0200_882_96005E0001";
 type Files = BTreeMap<(u8, String), Vec<u8>>;
 
 /// A host that has `files`; it counts what it was asked for.
-fn host(files: Files) -> (Host, thread::JoinHandle<Vec<String>>) {
+fn given(files: Files) -> (Host, thread::JoinHandle<Vec<String>>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let asked = thread::spawn(move || {
         let mut asked = Vec::new();
@@ -68,7 +68,7 @@ fn certificate(chain: &[u8], place: usize) -> Vec<u8> {
 }
 
 fn judged(made: &[Made], files: Files) -> Result<[NoteCode; 2], Code> {
-    let (mut host, _) = host(files);
+    let (mut host, _) = given(files);
     check(&evidence(made), &mut host, &MAKER.anchors(), NOW).map_err(|failure| failure.code)
 }
 
@@ -78,7 +78,7 @@ const COMPARED: Result<[NoteCode; 2], Code> = Ok([NoteCode::GpuCompared, NoteCod
 #[test]
 fn manifests_are_asked_for_by_their_names_and_each_once() {
     let made = [Device::gpu([1; 8]).make(), Device::gpu([2; 8]).make()];
-    let (mut host, asked) = host(good());
+    let (mut host, asked) = given(good());
     assert_eq!(check(&evidence(&made), &mut host, &MAKER.anchors(), NOW).map_err(|failure| failure.code), COMPARED);
     drop(host);
     let asked = asked.join().unwrap();
@@ -153,14 +153,14 @@ fn what_nobody_signed_counts_for_nothing() {
     // With what a released program trusts, the test's maker is nobody; so are the manifests it signs.
     let mut changed = Device::gpu([1; 8]);
     changed.changed = vec![(8, [0xab; 48])];
-    let (mut host, _) = host(good());
+    let (mut host, _) = given(good());
     let nvidia = check(&evidence(&[changed.make()]), &mut host, &GpuAnchors::nvidia(), NOW);
     assert_eq!(nvidia.map_err(|failure| failure.code), NEITHER);
     // Nor does a signed manifest of another version say anything.
     let version = RimSpec { version: "550.11", ..other };
     assert_eq!(judged(&made, rims(&[(DRIVER, version.xml())])), NEITHER);
     let expired = {
-        let (mut host, _) = host(good());
+        let (mut host, _) = given(good());
         check(&evidence(&made), &mut host, &MAKER.anchors(), 2_000_000_000).map_err(|failure| failure.code)
     };
     assert_eq!(expired, NEITHER, "a manifest whose time is over");
@@ -242,7 +242,7 @@ fn a_real_device_is_compared_with_real_manifests() {
     let (driver, vbios) =
         (file("h100_545.00_driver_rim.swidtag").unwrap(), file("h100_545.00_vbios_rim.swidtag").unwrap());
     let judged = |driver: Vec<u8>, now| {
-        let (mut host, _) = host(rims(&[(&names[0], driver), (&names[1], vbios.clone())]));
+        let (mut host, _) = given(rims(&[(&names[0], driver), (&names[1], vbios.clone())]));
         check(&gpu, &mut host, &anchors, now).map_err(|failure| failure.code)
     };
     assert_eq!(judged(driver.clone(), DECEMBER_2024), COMPARED);
