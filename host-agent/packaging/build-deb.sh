@@ -37,7 +37,7 @@ install -D -m 0644 "$here/modules.conf" "$tree/usr/lib/modules-load.d/chrysalis.
 install -m 0644 "$here/../../docs/provider.md" "$here/../../docs/host-agent.md" "$here/../../docs/status-codes.md" \
     "$here/agent.toml" "$documents/"
 install -m 0644 "$here/../../LICENSE" "$documents/copyright"
-install -m 0755 "$here/postinst" "$tree/DEBIAN/postinst"
+install -m 0755 "$here/postinst" "$here/prerm" "$here/postrm" "$tree/DEBIAN/"
 
 size=$(du -sk --apparent-size "$tree/usr" | cut -f1)
 sed -e "s/@VERSION@/$version/" -e "s/@SIZE@/$size/" "$here/control.in" > "$tree/DEBIAN/control"

@@ -116,7 +116,7 @@ fn check_measurements(
 }
 
 /// Name of a driver's manifest at NVIDIA's service (`get_driver_rim_id` of attestation-sdk).
-fn driver_rim_id(architecture: Architecture, fields: &GpuFields) -> String {
+pub(crate) fn driver_rim_id(architecture: Architecture, fields: &GpuFields) -> String {
     let version = &fields.driver_version;
     match (architecture, &fields.chip_info) {
         (Architecture::Blackwell, Some(chip)) => format!("NV_GPU_CC_DRIVER_{chip}_{version}"),
@@ -126,7 +126,7 @@ fn driver_rim_id(architecture: Architecture, fields: &GpuFields) -> String {
 }
 
 /// Name of a VBIOS's manifest at NVIDIA's service (`get_vbios_rim_id` of attestation-sdk).
-fn vbios_rim_id(fields: &GpuFields) -> String {
+pub(crate) fn vbios_rim_id(fields: &GpuFields) -> String {
     let GpuFields { project, project_sku, chip_sku, vbios_version, .. } = fields;
     format!("NV_GPU_VBIOS_{project}_{project_sku}_{chip_sku}_{}", vbios_version.replace('.', ""))
 }

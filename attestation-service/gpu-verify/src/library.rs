@@ -84,7 +84,7 @@ impl RimLibrary {
 }
 
 /// Versions that a report names; none where it cannot be read, which is the appraisal's to say.
-fn versions(report: &[u8]) -> Vec<String> {
+pub(crate) fn versions(report: &[u8]) -> Vec<String> {
     let Ok(report) = SpdmReport::parse(report) else { return Vec::new() };
     if let Ok(fields) = report.opaque.gpu() {
         return vec![fields.driver_version, fields.vbios_version];

@@ -56,11 +56,16 @@ fn check_measurements(
     checks: &mut Checks,
 ) -> Option<usize> {
     let name = judged.name;
-    let id = format!("NV_SWITCH_BIOS_5612_0002_890_{}", version.replace('.', "").to_uppercase());
+    let id = rim_id(version);
     let products = [judged.facts.chip.replace('_', "")];
     let wanted = Wanted { part: "vbios", edition: "SWITCH", version, products: &products, id: &id };
     let rim = measured::find(wanted, name, appraisal.rims, checks)?;
     measured::compare("vbios", name, &rim.golden, &judged.report.measurements, true, checks)
+}
+
+/// Name of a switch's manifest at NVIDIA's service.
+pub(crate) fn rim_id(version: &str) -> String {
+    format!("NV_SWITCH_BIOS_5612_0002_890_{}", version.replace('.', "").to_uppercase())
 }
 
 const OPAQUE: Rule = ("gpu_report_malformed", "use firmware and a verifier that know each other's fields");

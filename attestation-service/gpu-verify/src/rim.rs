@@ -117,6 +117,15 @@ impl Rim {
         identity(parts.meta).map_err(RimFault::Malformed)
     }
 
+    /// The certificates of a manifest, without believing it; none where it cannot be read.
+    pub(crate) fn claimed_certificates(bytes: &[u8]) -> Vec<Cert> {
+        let read = |document: &Document<'_>| {
+            let parts = Parts::of(document).ok()?;
+            rim_signature::read(parts.root, parts.signature).ok()
+        };
+        xml::parse(bytes).ok().as_ref().and_then(read).map(|signature| signature.certificates).unwrap_or_default()
+    }
+
     /// What it is about.
     #[must_use]
     pub const fn identity(&self) -> &RimIdentity {

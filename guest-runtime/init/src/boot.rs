@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use attested_channel::BootFacts;
 use linux_sys::{process::poll_any, usage};
-use types::{EventName, GpuEvidence, ModelId, RuntimeEvent, Sha384Digest, TimeState};
+use types::{EventName, GpuEvidence, ModelId, NoteCode, RuntimeEvent, Sha384Digest, TimeState};
 
 use crate::{
     attester::Attester,
@@ -162,6 +162,12 @@ impl Boot {
 
     pub(crate) fn report_resident(&mut self) {
         self.status.send(Line::Resident(usage::resident_kib()));
+    }
+
+    /// Tells the host something of a boot that goes on.
+    pub(crate) fn note(&mut self, phase: EventName, note: NoteCode) {
+        self.console.say(format_args!("{phase}: {}", note.name()));
+        self.status.send(Line::Note(phase, note));
     }
 
     fn report(&mut self, phase: EventName, before: Duration) {

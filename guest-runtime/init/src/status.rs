@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use types::EventName;
+use types::{EventName, NoteCode};
 
 use crate::boot::Code;
 
@@ -24,6 +24,8 @@ pub(crate) enum Line {
     Resident(u64),
     /// Processor time of a phase in microseconds.
     Processor(EventName, u64),
+    /// Something that the provider shall know.
+    Note(EventName, NoteCode),
 }
 
 impl std::fmt::Display for Line {
@@ -33,6 +35,7 @@ impl std::fmt::Display for Line {
             Self::Halted(phase, code) => write!(f, "2 {} {}", phase.number(), code.number()),
             Self::Resident(kib) => write!(f, "3 {kib}"),
             Self::Processor(phase, microseconds) => write!(f, "4 {} {microseconds}", phase.number()),
+            Self::Note(phase, note) => write!(f, "5 {} {}", phase.number(), note.number()),
         }
     }
 }
@@ -76,12 +79,14 @@ mod tests {
         let lines = phases
             .flat_map(|phase| [Line::Ended(phase, u64::MAX), Line::Processor(phase, u64::MAX)])
             .chain(Code::ALL.iter().map(|code| Line::Halted(EventName::Serve, *code)))
+            .chain(NoteCode::ALL.map(|note| Line::Note(EventName::Serve, note)))
             .chain([Line::Resident(u64::MAX)]);
         for line in lines.map(|line| line.to_string()) {
             assert!(line.len() < 64 && line.bytes().all(|b| b.is_ascii_digit() || b == b' '), "{line}");
         }
         assert_eq!(Line::Ended(EventName::Gpu, 1500).to_string(), "1 7 1500");
         assert_eq!(Line::Halted(EventName::Configuration, Code::ConfigDigestMismatch).to_string(), "2 3 43");
+        assert_eq!(Line::Note(EventName::Gpu, NoteCode::GpuNotCompared).to_string(), "5 7 2");
         assert_eq!(Line::Resident(7).to_string(), "3 7");
         assert_eq!(Line::Processor(EventName::Mounts, 9).to_string(), "4 1 9");
     }

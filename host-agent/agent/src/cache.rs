@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `host-agent cache`: encrypted model packs on this host.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use model_cache::{Cache, CacheError, FetchProgress, Limits, Request, Source, SourceAddressError};
+use model_cache::{Cache, CacheError, FetchProgress, Limits, Request, Source};
 use serde_json::{Value, json};
 use types::{Blake3Digest, ModelId, Refusal};
 
+use crate::daemon::config::{self, BucketSection, Config};
+
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  host-agent cache root --pack pack/\n  host-agent cache fetch --root <blake3> --from /srv/pack --from https://models.example/smol\n  host-agent cache list\n  host-agent cache verify\n  host-agent cache prune --keep-gib 100"
+    after_help = "Examples:\n  host-agent cache root --pack pack/\n  host-agent cache fetch --root <blake3> --from /srv/pack --from https://models.example/smol\n  host-agent cache fetch --root <blake3> --from s3://models/packs/smol\n  host-agent cache list\n  host-agent cache verify\n  host-agent cache prune --keep-gib 100"
 )]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -74,10 +77,13 @@ struct FetchArgs {
     /// The model that it must be of, name@revision:identity.
     #[arg(long)]
     model: Option<ModelId>,
-    /// Absolute path, http:// or https:// address of a directory with pack.json and objects/; S3 by its plain https address.
-    /// The first that has a part gives it. Several can be named.
+    /// Absolute path, http:// or https:// address of a directory with pack.json and objects/; or s3://NAME/PREFIX of a bucket
+    /// that --config declares as [buckets.NAME]. The first that has a part gives it. Several can be named.
     #[arg(long, required = true)]
     from: Vec<String>,
+    /// The agent's configuration; read for s3:// alone.
+    #[arg(long, default_value = "/etc/chrysalis/agent.toml")]
+    config: PathBuf,
     /// Certificates for https, PEM.
     #[arg(long, default_value = "/etc/ssl/certs/ca-certificates.crt")]
     authorities: PathBuf,
@@ -128,7 +134,7 @@ fn open(args: &CacheArgs) -> Result<Cache, Vec<Refusal>> {
 }
 
 fn refused(error: CacheError) -> Vec<Refusal> {
-    vec![error.refusal()]
+    error.refusals()
 }
 
 fn root(pack: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -145,7 +151,9 @@ fn root(pack: &Path, json: bool) -> anyhow::Result<ExitCode> {
 
 fn fetch(cache: &Cache, args: &FetchArgs) -> Done {
     let numbered = args.from.iter().zip(1_usize..);
-    let sources = numbered.map(|(address, number)| source(address, number, &args.authorities));
+    let bucketed = args.from.iter().any(|address| address.starts_with("s3://"));
+    let buckets = if bucketed { Config::load(&args.config)?.buckets } else { BTreeMap::new() };
+    let sources = numbered.map(|(address, number)| source(&buckets, address, number, &args.authorities));
     let sources = sources.collect::<Result<Vec<Source>, _>>().map_err(|reason| vec![reason])?;
     let identity = args.model.as_ref().map(ModelId::identity);
     let request = Request { root: &args.root, identity, sources: &sources, limits: Limits::default() };
@@ -162,18 +170,26 @@ fn fetch(cache: &Cache, args: &FetchArgs) -> Done {
 }
 
 /// The source that `--from` names in its place `number`. Nothing of an address is said: its query may be a secret.
-fn source(address: &str, number: usize, authorities: &Path) -> Result<Source, Refusal> {
+fn source(
+    buckets: &BTreeMap<String, BucketSection>,
+    address: &str,
+    number: usize,
+    authorities: &Path,
+) -> Result<Source, Refusal> {
     // A person at a prompt names directories as they stand.
     let directory = Path::new(address).canonicalize().ok().filter(|_| !address.contains("://"));
     if let Some(path) = directory {
         return Ok(Source::directory(path));
     }
-    Source::parse(address, || std::fs::read(authorities)).map_err(|error| {
-        let (field, fix) = match error {
-            SourceAddressError::Form => (format!("--from, number {number}"), "correct it; a directory must exist"),
-            SourceAddressError::Authorities(_) => ("--authorities".to_owned(), "name a PEM file with certificates"),
-        };
-        Refusal::new("config_value", &field, error.to_string(), fix)
+    let from = format!("--from, number {number}");
+    config::source(buckets, address, &from, || std::fs::read(authorities)).map_err(|mut reason| {
+        match reason.field.as_str() {
+            // Here the option counts, not the file's.
+            "cache.authorities" => "--authorities".clone_into(&mut reason.field),
+            field if field == from => "correct it; a directory must exist".clone_into(&mut reason.fix),
+            _ => {}
+        }
+        reason
     })
 }
 

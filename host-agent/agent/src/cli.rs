@@ -105,6 +105,9 @@ pub(crate) struct PrepareArgs {
     /// bind`). Such a guest is accepted only by clients whose policy takes ACPI tables from the guest's log.
     #[arg(long = "gpu", value_name = "ADDRESS")]
     pub(crate) gpu: Vec<PciAddress>,
+    /// An NVSwitch of this host that the guest gets with the GPUs of its board (protected PCIe: eight GPUs and four switches).
+    #[arg(long = "nvswitch", value_name = "ADDRESS")]
+    pub(crate) nvswitch: Vec<PciAddress>,
     /// Root of the files in which GPUs are looked up: another than / for tests only.
     #[arg(long, hide = true, default_value = "/")]
     pub(crate) hardware_root: PathBuf,
@@ -187,6 +190,9 @@ pub(crate) struct StartArgs {
     /// End a guest that serves and has not answered for this many seconds; 0 only says that it does not.
     #[arg(long, default_value_t = 0)]
     pub(crate) silence_timeout: u64,
+    /// Directory whose files the guest may ask for: `rim/NAME`, `ocsp/NAME`. For guests with GPUs.
+    #[arg(long)]
+    pub(crate) gpu_blobs: Option<PathBuf>,
     /// Which attempt this is; written to progress.json for who counts them.
     #[arg(long, default_value_t = 1, hide = true)]
     pub(crate) attempt: u32,

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use guest_link::StatusLine;
 use serde::{Deserialize, Serialize};
-use types::{EventName, HaltCode};
+use types::{EventName, HaltCode, NoteCode};
 
 /// One event of a guest's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,17 @@ pub enum Event {
         phase: EventName,
         /// Microseconds.
         microseconds: u64,
+    },
+    /// Something that the provider shall know of a boot that goes on.
+    Note {
+        /// In which phase.
+        phase: EventName,
+        /// Numeric note, see `docs/status-codes.md`.
+        note: u16,
+        /// Its name; `unknown` for a number of another version.
+        name: String,
+        /// What it says.
+        meaning: String,
     },
     /// Resident memory of the guest's processes.
     Memory {
@@ -82,6 +93,13 @@ impl Event {
             }
             StatusLine::Memory { kib } => Self::Memory { kib },
             StatusLine::ProcessorTime { phase, microseconds } => Self::ProcessorTime { phase, microseconds },
+            StatusLine::Note { phase, note } => {
+                let known = NoteCode::of_number(u64::from(note));
+                let name = known.map_or("unknown", NoteCode::name).to_owned();
+                let meaning =
+                    known.map_or("see the documentation of the image's release", NoteCode::meaning).to_owned();
+                Self::Note { phase, note, name, meaning }
+            }
         }
     }
 
@@ -110,6 +128,9 @@ impl core::fmt::Display for Event {
             }
             Self::ProcessorTime { phase, microseconds } => {
                 write!(f, "phase {phase}: {microseconds} us of processor time")
+            }
+            Self::Note { phase, note, name, meaning } => {
+                write!(f, "phase {phase}: {name} ({note}): {meaning}")
             }
             Self::Memory { kib } => write!(f, "memory: {kib} KiB resident"),
             Self::Serving { address } => write!(f, "serving at {address}"),

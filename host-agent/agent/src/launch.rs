@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use guest_link::{LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
+use guest_link::{BLOB_PORT, LinkListener, SERVICE_PORT, SIMULATED_DEVICE_PORT, STATUS_PORT, StatusLine, VsockHost};
 use model_cache::HeldPack;
 use qemu::{Accelerator, HostGpus, ImageFiles, LaunchSpec, PortForward, Tee, VsockBackend};
 use rustix::process::Signal;
@@ -154,11 +154,15 @@ impl Guest {
         let service = LinkListener::bind(&host, SERVICE_PORT)?;
         let status = LinkListener::bind(&host, STATUS_PORT)?;
         let target = record.service;
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(async move { drop(guest_link::forward(service, target).await) }),
             // Each line once, so that no guest fills keeper.log.
             tokio::spawn(async move { drop(guest_link::receive_status(status, sender).await) }),
         ];
+        if let Some(directory) = args.gpu_blobs.clone() {
+            let blobs = LinkListener::bind(&host, BLOB_PORT)?;
+            tasks.push(tokio::spawn(async move { drop(guest_link::serve_blobs(blobs, directory).await) }));
+        }
         let qmp_path = run_dir.join("qmp.sock");
         let arguments = qemu::arguments(&launch_spec(run_dir, record, &qmp_path)?)?;
         let (program, arguments) = placed(record, arguments);
@@ -275,7 +279,7 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
         config_disk: run_dir.join(CONFIG_DISK),
         model_disk: record.model_disk.clone(),
         root_disk: image::root_disk(&record.image),
-        gpus: HostGpus { addresses: record.gpus.clone(), iommufd: record.iommufd },
+        gpus: HostGpus { addresses: record.gpus.clone(), switches: record.nvswitches.clone(), iommufd: record.iommufd },
         numa_node: record.numa.as_ref().map(|place| place.node),
         network: PortForward { listen: record.listen, address: record.guest_address, port: record.guest_port },
         vsock: if record.simulated {
@@ -298,7 +302,7 @@ fn remove_stale_sockets(run_dir: &Path) {
 /// All sockets that a keeper and its helpers make in a run directory.
 fn sockets(run_dir: &Path) -> Vec<PathBuf> {
     let vsock = VsockHost::VhostUser { uds_path: run_dir.join(VSOCK) };
-    let ports = [SERVICE_PORT, STATUS_PORT, SIMULATED_DEVICE_PORT];
+    let ports = [SERVICE_PORT, STATUS_PORT, BLOB_PORT, SIMULATED_DEVICE_PORT];
     let sockets = ports.into_iter().filter_map(|port| vsock.unix_path(port));
     sockets.chain(["qmp.sock", "vhost.sock", VSOCK].map(|name| run_dir.join(name))).collect()
 }

@@ -179,6 +179,8 @@ pub(crate) fn table(status: &Status) -> String {
         ));
         let finishing = guest.finishing.iter();
         text.extend(finishing.map(|number| format!("    generation {number} answers what runs, then closes\n")));
+        let noted = guest.active.iter().filter(|active| !active.notes.is_empty());
+        text.extend(noted.map(|active| format!("    noted: {}\n", active.notes.join(", "))));
         text.extend(reasons.iter().map(line));
     }
     if let Some(tcb) = &status.tcb {

@@ -69,7 +69,8 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<LaunchRecord> {
         guest_address: args.guest_address,
         guest_port: args.guest_port,
         gpus: args.gpu.iter().map(ToString::to_string).collect(),
-        iommufd: gpus::over_iommufd(&args.hardware_root, &args.gpu),
+        nvswitches: args.nvswitch.iter().map(ToString::to_string).collect(),
+        iommufd: gpus::over_iommufd(&args.hardware_root, &[&args.gpu[..], &args.nvswitch].concat()),
         numa: numa(args)?,
     };
     record.store(&run_dir)?;

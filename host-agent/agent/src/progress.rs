@@ -22,6 +22,9 @@ pub(crate) struct Progress {
     pub(crate) qemu_pid: Option<u32>,
     /// Phases that ended.
     pub(crate) phases: Vec<Phase>,
+    /// Numbers of what the guest noted, each once. Left out where there are none: daemons of earlier versions know no such field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<u16>,
     /// Resident memory of the guest's processes when it began to serve.
     pub(crate) memory_kib: Option<u64>,
     /// Where it serves.
@@ -66,13 +69,14 @@ impl Progress {
             Event::Phase { phase, since_start, .. } if !self.phases.iter().any(|known| known.phase == *phase) => {
                 self.phases.push(Phase { phase: *phase, milliseconds: *since_start });
             }
+            Event::Note { note, .. } if !self.notes.contains(note) => self.notes.push(*note),
             Event::Memory { kib } => self.memory_kib = Some(*kib),
             Event::Serving { address } => self.serving = Some(*address),
             Event::Silent => self.silent = true,
             Event::Answers => self.silent = false,
             Event::Halted { phase, code, .. } => self.halted = Some(Halt { phase: *phase, code: *code }),
             Event::Ended { reason } => self.ended = Some(reason.clone()),
-            Event::Phase { .. } | Event::ProcessorTime { .. } => {}
+            Event::Phase { .. } | Event::ProcessorTime { .. } | Event::Note { .. } => {}
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use types::{Document, MachineShape, Sha384Digest};
+use vfio::PciAddress;
 
 use crate::files;
 use crate::numa::NumaPlace;
@@ -34,6 +35,9 @@ pub(crate) struct LaunchRecord {
     /// PCI addresses of the host's GPUs that QEMU passes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) gpus: Vec<String>,
+    /// PCI addresses of the host's NVSwitches that QEMU passes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nvswitches: Vec<String>,
     /// Over iommufd; what the host had when it was last looked at, before the start.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) iommufd: bool,
@@ -57,6 +61,11 @@ impl Document for LaunchRecord {
 }
 
 impl LaunchRecord {
+    /// Everything of the host that QEMU passes on, as far as it can be read.
+    pub(crate) fn passed_on(&self) -> Result<Vec<PciAddress>, vfio::AddressError> {
+        self.gpus.iter().chain(&self.nvswitches).map(|address| address.parse()).collect()
+    }
+
     pub(crate) fn load(run_dir: &Path) -> anyhow::Result<Self> {
         let path = run_dir.join(RECORD);
         let bytes = files::read_shared(&path, Self::MAX_BYTES)?;

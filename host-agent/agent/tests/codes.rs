@@ -75,8 +75,12 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// Files of the kernel, fields of documents, options.
-const NO_CODES: [&str; 25] = [
+const NO_CODES: [&str; 29] = [
     "agent_pid",
+    "aws4_request",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
     "boot_deadline_s",
     "boot_vga",
     "drain_deadline_s",

@@ -67,6 +67,14 @@ pub fn advice(code: u32) -> (Pace, &'static str) {
             (Pace::Slow, "check the GPUs with `host-agent preflight --gpus N --gpu-registers`, reset them")
         }
         HaltCode::GpuRefused => (Pace::Slow, "update the GPU's firmware; check its confidential mode"),
+        HaltCode::GpuMeasurements => (
+            Pace::Slow,
+            "the driver of the image or the GPU's firmware is not what NVIDIA published, or a manifest below \
+             hardware.gpu_blobs is of another board: take the release's own files, fetch the manifest anew, update the firmware",
+        ),
+        HaltCode::GpuRevoked => {
+            (Pace::Slow, "use other GPUs, or a driver and firmware whose manifests are not revoked")
+        }
         HaltCode::KeyRefused => (
             Pace::Slow,
             "ask the model's owner for the reasons in the service's audit log: release, TCB, policy or model",

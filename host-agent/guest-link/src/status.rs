@@ -36,6 +36,13 @@ pub enum StatusLine {
         /// Microseconds of all processors.
         microseconds: u64,
     },
+    /// Something that the provider shall know of a boot that goes on.
+    Note {
+        /// In which phase.
+        phase: EventName,
+        /// Numeric note, see `docs/status-codes.md`.
+        note: u16,
+    },
 }
 
 /// A line that is not a status line. Its text is not kept: it is the guest's.
@@ -59,6 +66,10 @@ impl StatusLine {
             }
             [3, kib] => Ok(Self::Memory { kib }),
             [4, phase, microseconds] => Ok(Self::ProcessorTime { phase: phase_of(phase)?, microseconds }),
+            [5, phase, note] => {
+                let note = u16::try_from(note).map_err(|_| MalformedStatus)?;
+                Ok(Self::Note { phase: phase_of(phase)?, note })
+            }
             _ => Err(MalformedStatus),
         }
     }
@@ -88,6 +99,7 @@ struct Heard {
     /// Well-formed lines, repeated ones among them.
     count: usize,
     said: Vec<(core::mem::Discriminant<StatusLine>, Option<EventName>)>,
+    notes: Vec<u16>,
 }
 
 impl Heard {
@@ -95,6 +107,14 @@ impl Heard {
     fn take(&mut self, line: &StatusLine) -> bool {
         self.count = self.count.saturating_add(1);
         let phase = match line {
+            // Each once; a guest has few, and a list that it fills is closed.
+            StatusLine::Note { note, .. } => {
+                let new = self.notes.len() < MAX_NOTES && !self.notes.contains(note);
+                if new {
+                    self.notes.push(*note);
+                }
+                return new;
+            }
             StatusLine::PhaseDone { phase, .. } | StatusLine::ProcessorTime { phase, .. } => Some(*phase),
             // It halts once.
             StatusLine::Halted { .. } | StatusLine::Memory { .. } => None,
@@ -143,6 +163,8 @@ const MAX_DIGITS: usize = 15;
 const MAX_LINE: u64 = 65;
 /// Most lines of a guest: a boot has two for each phase and three more.
 const MAX_LINES: usize = 256;
+/// Most notes that are listened to.
+const MAX_NOTES: usize = 16;
 /// Most bytes of one connection.
 const MAX_TOTAL: u64 = 64 * 1024;
 
@@ -161,6 +183,7 @@ mod tests {
             Ok(StatusLine::PhaseDone { phase: EventName::Configuration, milliseconds: 250 })
         );
         assert_eq!(StatusLine::parse(b"2 8 4003"), Ok(StatusLine::Halted { phase: EventName::Keys, code: 4003 }));
+        assert_eq!(StatusLine::parse(b"5 7 2"), Ok(StatusLine::Note { phase: EventName::Gpu, note: 2 }));
         for bad in [
             &b""[..],
             b"1",
@@ -174,6 +197,9 @@ mod tests {
             b"\xff",
             b"3 1234567890123456",
             b"2 8 4294967296",
+            b"5 7 65536",
+            b"5 99 1",
+            b"5 1",
             b"2 8 9007199254740992",
         ] {
             assert_eq!(StatusLine::parse(bad), Err(MalformedStatus), "{bad:?}");
@@ -203,13 +229,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let host = VsockHost::VhostUser { uds_path: directory.path().join("v") };
         let listener = LinkListener::bind(&host, STATUS_PORT).unwrap();
-        let (sender, mut receiver) = mpsc::channel(8);
+        let (sender, mut receiver) = mpsc::channel(64);
         let receiving = tokio::spawn(receive_status(listener, sender));
         let path = host.unix_path(STATUS_PORT).unwrap();
         // Over several connections; what follows the first of each kind says nothing.
         let mut number = 0;
         while let Ok(mut guest) = UnixStream::connect(&path).await {
-            let _ = guest.write_all(format!("1 1 {number}\n4 1 {number}\n2 1 {number}\n3 {number}\n").as_bytes()).await;
+            let lines =
+                format!("1 1 {number}\n5 7 {number}\n5 7 0\n4 1 {number}\n2 1 {number}\n3 {number}\n").into_bytes();
+            let _ = guest.write_all(&lines).await;
             number += 1;
             assert!(number < 10_000, "it listens for ever");
             tokio::task::yield_now().await;
@@ -217,9 +245,14 @@ mod tests {
         receiving.await.unwrap().unwrap();
         let (phase, milliseconds) = (EventName::Mounts, 0);
         assert_eq!(receiver.recv().await, Some(StatusLine::PhaseDone { phase, milliseconds }));
+        let note = |note| Some(StatusLine::Note { phase: EventName::Gpu, note });
+        assert_eq!(receiver.recv().await, note(0));
         assert_eq!(receiver.recv().await, Some(StatusLine::ProcessorTime { phase, microseconds: 0 }));
         assert_eq!(receiver.recv().await, Some(StatusLine::Halted { phase, code: 0 }));
         assert_eq!(receiver.recv().await, Some(StatusLine::Memory { kib: 0 }));
+        for number in 1..16 {
+            assert_eq!(receiver.recv().await, note(number), "each once, and no more than sixteen");
+        }
         assert_eq!(receiver.recv().await, None);
         assert!(!path.exists());
     }

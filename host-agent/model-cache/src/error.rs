@@ -8,6 +8,8 @@ use std::time::Duration;
 use model::PackError;
 use types::{Blake3Digest, Refusal};
 
+use crate::source::{CredentialsError, StoreFault, refuse_credentials};
+
 /// Why the cache could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -119,6 +121,34 @@ pub enum SourceError {
     /// An object is not as `pack.json` says.
     #[error("the BLAKE3 of object {0} is not the one in pack.json")]
     Digest(u32),
+    /// The file with a bucket's key cannot be used: nothing was asked.
+    #[error("{section}.credentials: {fault}")]
+    Credentials {
+        /// Of the configuration.
+        section: String,
+        /// Why not.
+        fault: CredentialsError,
+    },
+    /// The store refused a signed request.
+    #[error("{section}: {fault}")]
+    Store {
+        /// Of the configuration.
+        section: String,
+        /// Why.
+        fault: StoreFault,
+    },
+}
+
+impl SourceError {
+    /// The reason with its field and fix, where the configuration or this machine's clock is what has to change.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Credentials { section, fault } => Some(refuse_credentials(section, fault)),
+            Self::Store { section, fault } => Some(fault.refusal(section)),
+            _ => None,
+        }
+    }
 }
 
 impl CacheError {
@@ -168,6 +198,16 @@ impl CacheError {
             Self::Io { .. } | Self::Writer => ("cache.dir", "mend the directory and its rights"),
         };
         Refusal::new(self.code(), field, self.to_string(), fix)
+    }
+
+    /// The reason, and those of sources that have one of their own.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusal> {
+        let mut reasons = vec![self.refusal()];
+        if let Self::NoSource { failures, .. } = self {
+            reasons.extend(failures.iter().filter_map(|(_, error)| error.refusal()));
+        }
+        reasons
     }
 }
 

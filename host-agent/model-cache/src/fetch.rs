@@ -152,7 +152,7 @@ struct Sources<'a> {
     request: &'a Request<'a>,
     /// The one to ask next.
     next: usize,
-    /// Gave wrong bytes: not asked again.
+    /// Gave wrong bytes, or refused who asks: not asked again.
     bad: Vec<bool>,
     failures: Vec<(String, SourceError)>,
 }
@@ -182,6 +182,9 @@ impl<'a> Sources<'a> {
                 | SourceError::Index
                 | SourceError::Length
                 | SourceError::Encoded
+                // Asked again it says the same, and a store may count who is wrong too often.
+                | SourceError::Credentials { .. }
+                | SourceError::Store { .. }
         );
         if let Some(bad) = self.bad.get_mut(at) {
             *bad |= fatal;

@@ -20,5 +20,5 @@ mod store;
 
 pub use error::{CacheError, SourceError};
 pub use fetch::{FetchProgress, Request};
-pub use source::{Limits, Source, SourceAddressError};
+pub use source::{Bucket, BucketStyle, CredentialsError, Limits, Source, SourceAddressError, StoreFault};
 pub use store::{Cache, Entry, HeldPack, root_of};

@@ -8,6 +8,7 @@
     reason = "tests fail loudly"
 )]
 
+mod buckets;
 mod server;
 
 use std::os::unix::fs::FileExt as _;

@@ -49,7 +49,7 @@ const CHECKS: &[(&str, &str, Examine)] = &[
     ("qemu_version", "QEMU 10.1 or newer", qemu::version),
     ("qemu_tdx", "QEMU is built with tdx-guest", qemu::tdx_guest),
     ("quote_service", "the quote generation service listens", quote::service),
-    ("pccs", "the certificate caching service is reachable", quote::pccs),
+    ("pccs", "the certificate caching service serves", quote::pccs),
     ("memory", "memory for the guests is free", memory::available),
     ("hugepages", "no memory is locked up in huge pages", memory::huge_pages),
     ("numa", "each NUMA node has memory, each GPU a node", memory::numa),

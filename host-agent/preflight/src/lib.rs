@@ -7,6 +7,7 @@
 
 mod checks;
 mod host;
+mod pccs;
 mod probes;
 mod qgs;
 mod recording;

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::io::Read as _;
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use vfio::{HostTree, PciAddress};
 
+use crate::pccs;
 use crate::qgs::{self, PlatformAnswer};
 
 /// A question.
@@ -22,8 +22,8 @@ pub enum Question {
     QemuObjects,
     /// What are the enclaves of the quote generation service at this Unix socket?
     QuoteService(PathBuf),
-    /// Does somebody listen at this host and port?
-    Tcp(String),
+    /// Does the certificate caching service at this host and port serve what Intel signs for everybody?
+    Pccs(String),
     /// The mode that a GPU or switch is in.
     GpuMode(PciAddress),
     /// Free bytes below this directory.
@@ -36,7 +36,7 @@ impl fmt::Display for Question {
             Self::QemuVersion => f.write_str("qemu --version"),
             Self::QemuObjects => f.write_str("qemu -object help"),
             Self::QuoteService(path) => write!(f, "quote service {}", path.display()),
-            Self::Tcp(address) => write!(f, "connect {address}"),
+            Self::Pccs(address) => write!(f, "pccs {address}"),
             Self::GpuMode(address) => write!(f, "gpu mode {address}"),
             Self::FreeBytes(path) => write!(f, "free bytes {}", path.display()),
         }
@@ -79,7 +79,7 @@ impl Probes for LiveProbes<'_> {
             Question::QemuVersion => output(&self.qemu, &["--version"]),
             Question::QemuObjects => output(&self.qemu, &["-object", "help"]),
             Question::QuoteService(path) => quote_service(path),
-            Question::Tcp(address) => reach(address),
+            Question::Pccs(address) => pccs::ask(address, PATIENCE),
             Question::FreeBytes(path) => {
                 let path = path.to_string_lossy();
                 self.tree.free_bytes(path.trim_start_matches('/')).map(|n| n.to_string()).map_err(|e| e.to_string())
@@ -172,12 +172,6 @@ fn quote_service(path: &Path) -> Result<String, String> {
         Ok(PlatformAnswer::Nothing) => Ok(String::new()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-fn reach(address: &str) -> Result<String, String> {
-    let mut addresses = address.to_socket_addrs().map_err(|error| error.to_string())?;
-    let address = addresses.next().ok_or("the name has no address")?;
-    TcpStream::connect_timeout(&address, PATIENCE).map(|_| String::new()).map_err(|error| error.to_string())
 }
 
 /// For a program or a connection.

@@ -168,7 +168,7 @@ fn a_quote_service_that_listens_elsewhere_or_not_at_all() {
     assert_eq!(found, [("quote_service", Fail)]);
     let found = broken(Tree::server(), |tree| {
         tree.answer(&format!("quote service {QUOTE_SOCKET}"), "failed Connection refused (os error 111)");
-        tree.answer("connect localhost:8081", "failed Connection refused (os error 111)");
+        tree.answer("pccs localhost:8081", "failed refused: Connection refused (os error 111)");
         tree.node("dev/sgx_provision", NodeKind::CharacterDevice, 0o600, 0);
     });
     assert_eq!(found, [("sgx_devices", Warn), ("quote_service", Fail), ("pccs", Fail)]);

@@ -82,19 +82,24 @@ impl Arguments {
         Ok(())
     }
 
-    /// Each GPU behind a root port, as on the host's own board. Nothing is plugged in later, and the guest sees no option
+    /// Each GPU and NVSwitch behind a root port, as on the host's own board. Nothing is plugged in later, and the guest sees no option
     /// ROM: firmware would run and measure it.
     pub(crate) fn gpus(&mut self, gpus: &HostGpus, first_slot: usize) {
-        let HostGpus { addresses, iommufd } = gpus;
-        if *iommufd && !addresses.is_empty() {
+        let HostGpus { addresses, switches, iommufd } = gpus;
+        if *iommufd && !(addresses.is_empty() && switches.is_empty()) {
             self.option("-object", "iommufd,id=iommufd0");
         }
         let by = if *iommufd { ",iommufd=iommufd0" } else { "" };
-        for (index, address) in addresses.iter().enumerate() {
+        let named = |kind, all: &[String]| {
+            let numbered = all.iter().enumerate();
+            numbered.map(|(number, address)| (format!("{kind}{number}"), address.clone())).collect::<Vec<_>>()
+        };
+        let all = named("gpu", addresses).into_iter().chain(named("nvswitch", switches));
+        for (index, (port, address)) in all.enumerate() {
             let (slot, chassis) = (first_slot + index, index + 1);
-            let port = format!("pcie-root-port,id=gpu{index},bus=pcie.0,chassis={chassis},hotplug=off,addr={slot:#x}");
-            self.option("-device", &port);
-            self.option("-device", &format!("vfio-pci,host={address},bus=gpu{index},rombar=0{by}"));
+            let place = format!("pcie-root-port,id={port},bus=pcie.0,chassis={chassis},hotplug=off,addr={slot:#x}");
+            self.option("-device", &place);
+            self.option("-device", &format!("vfio-pci,host={address},bus={port},rombar=0{by}"));
         }
     }
 

@@ -38,7 +38,7 @@ pub struct LaunchSpec {
     pub paused: bool,
 }
 
-/// GPUs of the host, bound to `vfio-pci`, each behind a root port of its own after the shape's devices.
+/// GPUs and NVSwitches of the host, bound to `vfio-pci`, each behind a root port of its own after the shape's devices.
 ///
 /// They are no part of [`MachineShape`]: the ACPI tables of a machine that has some are others than those of its shape, and
 /// a verifier accepts it only where the policy takes ACPI from the guest's log. Which GPUs a guest really got is for its
@@ -47,6 +47,8 @@ pub struct LaunchSpec {
 pub struct HostGpus {
     /// Addresses as sysfs writes them: domain, bus, device and function, lower-case hexadecimal (`0000:b8:00.0`).
     pub addresses: Vec<String>,
+    /// NVSwitches of the same board, written likewise: after the GPUs.
+    pub switches: Vec<String>,
     /// Over iommufd; over the older VFIO container otherwise.
     pub iommufd: bool,
 }
@@ -163,11 +165,23 @@ pub enum LaunchError {
         /// Which of them.
         index: usize,
     },
-    /// More GPUs than a guest can have.
-    #[error("gpus: at most {MAX_GPUS}, found {found}")]
+    /// More GPUs and NVSwitches than there are places for.
+    #[error("gpus and nvswitches: at most {MAX_GPUS} together, found {found}")]
     TooManyGpus {
         /// How many.
         found: usize,
+    },
+    /// An address of an NVSwitch is of another form.
+    #[error("nvswitches[{index}]: a PCI address is written 0000:07:00.0")]
+    SwitchAddress {
+        /// Which of them.
+        index: usize,
+    },
+    /// An NVSwitch is named twice, or as a GPU.
+    #[error("nvswitches[{index}]: the same device stands before it")]
+    SwitchTwice {
+        /// Which of them.
+        index: usize,
     },
     /// The root disk's place is part of what ACPI references are published for.
     #[error("shape.devices must have root-disk after the other devices")]
@@ -217,16 +231,25 @@ impl LaunchSpec {
 
 impl HostGpus {
     fn check(&self) -> Result<(), LaunchError> {
-        let found = self.addresses.len();
+        let Self { addresses, switches, iommufd: _ } = self;
+        let found = addresses.len().saturating_add(switches.len());
         if found > MAX_GPUS {
             return Err(LaunchError::TooManyGpus { found });
         }
-        for (index, address) in self.addresses.iter().enumerate() {
+        for (index, address) in addresses.iter().enumerate() {
             if !is_address(address) {
                 return Err(LaunchError::GpuAddress { index });
             }
-            if self.addresses.iter().take(index).any(|before| before == address) {
+            if addresses.iter().take(index).any(|before| before == address) {
                 return Err(LaunchError::GpuTwice { index });
+            }
+        }
+        for (index, address) in switches.iter().enumerate() {
+            if !is_address(address) {
+                return Err(LaunchError::SwitchAddress { index });
+            }
+            if addresses.iter().chain(switches.iter().take(index)).any(|before| before == address) {
+                return Err(LaunchError::SwitchTwice { index });
             }
         }
         Ok(())
@@ -243,5 +266,5 @@ fn is_address(text: &str) -> bool {
     text.len() == form.len() && text.bytes().zip(form).all(fits)
 }
 
-/// As many as a guest's configuration can name.
+/// As many GPUs as a guest's configuration can name, and as many devices as the root bus has slots for in any case.
 pub(crate) const MAX_GPUS: usize = 16;

@@ -91,7 +91,8 @@ fn the_root_disk_stands_last_and_only_with_its_device() {
 fn gpus_stand_behind_root_ports_after_the_shapes_devices() {
     let addresses = vec!["0000:17:00.0".to_owned(), "0001:b8:1f.7".to_owned()];
     let with = |iommufd| {
-        let spec = LaunchSpec { gpus: HostGpus { addresses: addresses.clone(), iommufd }, ..spec() };
+        let spec =
+            LaunchSpec { gpus: HostGpus { addresses: addresses.clone(), iommufd, ..HostGpus::default() }, ..spec() };
         let all = arguments(&spec).unwrap();
         let bare = arguments(&LaunchSpec { gpus: HostGpus::default(), ..spec }).unwrap();
         all.into_iter().filter(|word| !bare.contains(word)).collect::<Vec<_>>()
@@ -116,7 +117,7 @@ fn gpus_stand_behind_root_ports_after_the_shapes_devices() {
         ]
     );
     // No GPU, no iommufd: nothing else changes.
-    let none = LaunchSpec { gpus: HostGpus { addresses: vec![], iommufd: true }, ..spec() };
+    let none = LaunchSpec { gpus: HostGpus { iommufd: true, ..HostGpus::default() }, ..spec() };
     assert_eq!(arguments(&none), arguments(&spec()));
 }
 
@@ -124,7 +125,7 @@ fn gpus_stand_behind_root_ports_after_the_shapes_devices() {
 fn a_gpu_is_named_once_and_by_its_address() {
     let with = |addresses: &[&str]| {
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        arguments(&LaunchSpec { gpus: HostGpus { addresses, iommufd: true }, ..spec() })
+        arguments(&LaunchSpec { gpus: HostGpus { addresses, iommufd: true, ..HostGpus::default() }, ..spec() })
     };
     for bad in
         ["", "b8:00.0", "0000:b8:00.0,x-no-mmap=on", "0000:B8:00.0", "0000:b8:00:0", "0000:b8:00.g", "0000:b8:00.0 "]
@@ -138,6 +139,35 @@ fn a_gpu_is_named_once_and_by_its_address() {
     // The last of 16 still has a slot of the root bus; 31 is the chipset's.
     let all = with(&many[..16]).unwrap();
     assert!(all.iter().any(|word| word.ends_with("addr=0x15")), "{all:?}");
+}
+
+#[test]
+fn switches_stand_after_the_gpus_and_are_no_device_twice() {
+    let list = |text: &[&str]| -> Vec<String> { text.iter().map(|address| (*address).to_owned()).collect() };
+    let with = |gpus: &[&str], switches: &[&str]| {
+        let gpus = HostGpus { addresses: list(gpus), switches: list(switches), iommufd: true };
+        arguments(&LaunchSpec { gpus, ..spec() })
+    };
+    let both = with(&["0000:17:00.0"], &["0000:07:00.0", "0000:08:00.0"]).unwrap();
+    let devices: Vec<&String> = both.iter().filter(|word| word.contains("gpu0") || word.contains("nvswitch")).collect();
+    assert_eq!(
+        devices,
+        [
+            "pcie-root-port,id=gpu0,bus=pcie.0,chassis=1,hotplug=off,addr=0x6",
+            "vfio-pci,host=0000:17:00.0,bus=gpu0,rombar=0,iommufd=iommufd0",
+            "pcie-root-port,id=nvswitch0,bus=pcie.0,chassis=2,hotplug=off,addr=0x7",
+            "vfio-pci,host=0000:07:00.0,bus=nvswitch0,rombar=0,iommufd=iommufd0",
+            "pcie-root-port,id=nvswitch1,bus=pcie.0,chassis=3,hotplug=off,addr=0x8",
+            "vfio-pci,host=0000:08:00.0,bus=nvswitch1,rombar=0,iommufd=iommufd0",
+        ]
+    );
+    assert_eq!(with(&[], &["0000:07:00.0,x=y"]), Err(LaunchError::SwitchAddress { index: 0 }));
+    assert_eq!(with(&["0000:07:00.0"], &["0000:07:00.0"]), Err(LaunchError::SwitchTwice { index: 0 }));
+    assert_eq!(with(&[], &["0000:07:00.0", "0000:07:00.0"]), Err(LaunchError::SwitchTwice { index: 1 }));
+    let many: Vec<String> = (0..13).map(|bus| format!("0000:{bus:02x}:00.0")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let four = ["0000:e0:00.0", "0000:e1:00.0", "0000:e2:00.0", "0000:e3:00.0"];
+    assert_eq!(with(&many, &four), Err(LaunchError::TooManyGpus { found: 17 }));
 }
 
 /// Attack 26: newline and path tricks in what the host composes.

@@ -75,7 +75,7 @@ fn with_gpus(iommufd: bool) -> LaunchSpec {
     LaunchSpec {
         shape: shape("10.1", 8, 65_536, &devices),
         root_disk: Some("/i/rootfs".into()),
-        gpus: HostGpus { addresses, iommufd },
+        gpus: HostGpus { addresses, iommufd, ..HostGpus::default() },
         ..tdx()
     }
 }

@@ -71,6 +71,8 @@ codes! {
     GpuEvidenceFailed = 83 "gpu_evidence_failed" "a GPU or a switch gave no report or certificates, or ones that break a limit";
     GpuRefused = 84 "gpu_refused" "the guest's own appraisal refused the evidence of a GPU";
     GpuFabricMissing = 85 "gpu_fabric_missing" "the machine has NVSwitches, and this image has no fabric manager or no library that reads their reports";
+    GpuMeasurements = 86 "gpu_measurements_differ" "a measurement of a GPU or a switch is not the one in the manifest that NVIDIA signed";
+    GpuRevoked = 87 "gpu_revoked" "a certificate of a GPU, a switch or a manifest is revoked, or its issuer does not know it";
     KeyRefused = 90 "key_refused" "the service refused to release the model key; its log and audit log have the reasons";
     KeyNotOpened = 91 "key_not_opened" "the released key does not open, or its audit proof does not verify";
     NoRandomness = 92 "no_randomness" "the kernel's generator gave nothing";

@@ -4,6 +4,7 @@
 
 mod collector;
 mod judge;
+mod statements;
 
 use std::{
     fs::{self, File},
@@ -14,9 +15,10 @@ use std::{
 use attester_protocol::Configuration;
 use gpu_verify::GpuAnchors;
 use linux_sys::pci::{self, Class};
-use types::{Base64, GuestConfig, evidence::MAX_FIRMWARE_LOG};
+use types::{Base64, EventName, GuestConfig, evidence::MAX_FIRMWARE_LOG};
 
 use judge::Expected;
+use statements::Host;
 
 use crate::boot::{Boot, Facts, Failure};
 use crate::boot::{Code, Fails as _};
@@ -48,8 +50,10 @@ fn collect(boot: &mut Boot, gpus: u8) -> Result<(), Failure> {
     let now = facts.time.attested.as_ref().map(|time| time.unix).ok_or(Code::TimeNotSigned.alone())?;
     let gpu = collector::evidence(expected, &instance_key, inherits_stderr)?;
     judge::check(&gpu, expected, &instance_key, &GpuAnchors::nvidia(), now)?;
+    let notes = statements::check(&gpu, &mut Host::connect(), &GpuAnchors::nvidia(), now)?;
     collector::let_work(inherits_stderr)?;
     facts.gpu = gpu;
+    notes.into_iter().for_each(|note| boot.note(EventName::Gpu, note));
     // A host can announce a device at any time. One that came meanwhile has no driver, and ends the boot all the same.
     let found = Expected { gpus: counted(Class::Gpu)?, switches: counted(Class::Switch)? };
     if found == expected { Ok(()) } else { Err(Code::GpuCountMismatch.alone()) }

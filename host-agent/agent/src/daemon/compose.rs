@@ -43,7 +43,7 @@ pub(crate) async fn compose(plan: Arc<Plan>, workshop: Workshop) -> Result<(), V
     };
     let fetched = workshop.cache.fetch(&request, &note).await;
     *workshop.fetching.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    let held = fetched.map_err(|error| vec![error.refusal()])?;
+    let held = fetched.map_err(|error| error.refusals())?;
     // The pack is held until the run directory, through which it is found, is written.
     blocking(move || write_run_dir(&plan, &workshop, image, held.disk())).await
 }

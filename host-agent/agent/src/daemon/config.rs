@@ -3,6 +3,7 @@
 
 mod check;
 mod read;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -16,6 +17,7 @@ use vfio::PciAddress;
 
 use crate::account::Account;
 use crate::limits::Demand;
+pub(crate) use sources::{BucketSection, source};
 
 /// The whole file, every reference in it resolved to something that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) simulate: Option<SimulateSection>,
     /// Its presence makes the daemon watch how long this host's TCB is good enough.
     pub(crate) tcb: Option<TcbSection>,
+    pub(crate) buckets: BTreeMap<String, BucketSection>,
     pub(crate) models: BTreeMap<String, ModelSection>,
     pub(crate) releases: BTreeMap<String, ReleaseSection>,
     pub(crate) services: BTreeMap<String, ServiceSection>,
@@ -145,6 +148,8 @@ pub(crate) struct HardwareSection {
     /// The agent binds the GPUs of a guest before it starts and gives them back when no guest is to have them: it must be
     /// allowed to write sysfs. Otherwise somebody binds them before (`host-agent gpu bind`, `chrysalis-gpus.service`).
     pub(crate) bind_gpus: bool,
+    /// Files that guests with GPUs may ask for, `rim/NAME` and `ocsp/NAME`; guests' user must be able to read them.
+    pub(crate) gpu_blobs: Option<PathBuf>,
     /// Root of the files in which GPUs and free memory are looked up: another than `/` for tests only.
     pub(crate) root: PathBuf,
 }
@@ -156,6 +161,7 @@ impl Default for HardwareSection {
             quote_socket: "/var/run/tdx-qgs/qgs.socket".into(),
             vhost_device_vsock: "vhost-device-vsock".into(),
             bind_gpus: false,
+            gpu_blobs: None,
             root: "/".into(),
         }
     }
@@ -197,7 +203,7 @@ pub(crate) struct ModelSection {
     pub(crate) model: ModelName,
     /// Its root: BLAKE3 of `pack.json`.
     pub(crate) pack: Blake3Digest,
-    /// Directories and addresses, the preferred one first.
+    /// Directories and addresses, the preferred one first; `s3://NAME/PREFIX` of a section of `buckets`.
     pub(crate) sources: Vec<String>,
 }
 
@@ -252,6 +258,9 @@ pub(crate) struct GuestSection {
     /// PCI addresses of its GPUs.
     #[serde(default)]
     pub(crate) gpus: Vec<GpuAddress>,
+    /// PCI addresses of the NVSwitches of its board: the four of a whole board of eight GPUs in protected PCIe, or none.
+    #[serde(default)]
+    pub(crate) nvswitches: Vec<GpuAddress>,
     #[serde(default = "default_context")]
     pub(crate) context_tokens: u32,
     #[serde(default = "default_decode")]

@@ -119,6 +119,7 @@ fn plan(
         memory_mib: guest.memory_mib,
         gpus: u8::try_from(guest.gpus.len()).unwrap_or(u8::MAX),
         gpu: guest.gpus.iter().map(|gpu| gpu.0).collect(),
+        nvswitch: guest.nvswitches.iter().map(|switch| switch.0).collect(),
         hardware_root: config.hardware.root.clone(),
         physical_bits: guest.physical_bits,
         numa_node: guest.numa_node,
@@ -158,6 +159,9 @@ struct Facts<'a> {
     memory_mib: u32,
     physical_bits: Option<u8>,
     gpus: Vec<String>,
+    /// Left out where there are none: guests of earlier agents are the same ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nvswitches: Vec<String>,
     qemu: &'a Path,
     qemu_version: String,
     simulated: bool,
@@ -189,6 +193,7 @@ fn spec(
         memory_mib: arguments.memory_mib,
         physical_bits: arguments.physical_bits,
         gpus: guest.gpus.iter().map(|gpu| gpu.0.to_string()).collect(),
+        nvswitches: guest.nvswitches.iter().map(|switch| switch.0.to_string()).collect(),
         qemu: &arguments.qemu,
         qemu_version: qemu_version.to_string(),
         simulated: arguments.tee == TeeArg::Simulated,
@@ -209,11 +214,9 @@ fn spec(
 fn sources(config: &Config, guest: &GuestSection) -> Result<Vec<Source>, Refusal> {
     let model = config.models.get(&guest.model);
     let addresses = model.map(|model| model.sources.as_slice()).unwrap_or_default();
+    let field = format!("models.{}.sources", guest.model);
     let parse = |address: &String| {
-        Source::parse(address, || std::fs::read(&config.cache.authorities)).map_err(|error| {
-            let field = format!("models.{}.sources", guest.model);
-            Refusal::new("config_value", &field, error.to_string(), "correct the address, or cache.authorities")
-        })
+        super::config::source(&config.buckets, address, &field, || std::fs::read(&config.cache.authorities))
     };
     addresses.iter().map(parse).collect()
 }

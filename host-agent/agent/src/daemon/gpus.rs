@@ -14,7 +14,7 @@ use crate::progress::Progress;
 
 /// All reasons against the GPUs of a guest.
 pub(crate) fn check(config: &Config, name: &GuestName, guest: &GuestSection) -> Vec<Refusal> {
-    if guest.gpus.is_empty() {
+    if guest.gpus.is_empty() && guest.nvswitches.is_empty() {
         return Vec::new();
     }
     let field = format!("guests.{name}.gpus");
@@ -32,7 +32,11 @@ pub(crate) fn check(config: &Config, name: &GuestName, guest: &GuestSection) -> 
     };
     let looking =
         Looking { tree: &tree, devices: &devices, field: &field, bound_later: config.hardware.bind_gpus, own };
-    let mut reasons: Vec<Refusal> = guest.gpus.iter().flat_map(|gpu| looking.check_one(*gpu)).collect();
+    let mut reasons: Vec<Refusal> =
+        guest.gpus.iter().flat_map(|gpu| looking.check_one(*gpu, DeviceKind::Gpu)).collect();
+    let of_switches = format!("guests.{name}.nvswitches");
+    let looking = Looking { field: &of_switches, ..looking };
+    reasons.extend(guest.nvswitches.iter().flat_map(|switch| looking.check_one(*switch, DeviceKind::NvSwitch)));
     // A machine's shape knows no passed-through device: no reference that a release can have is one of this machine.
     if !guest.unpublished_shape {
         reasons.push(Refusal::new(
@@ -66,7 +70,7 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    fn check_one(&self, gpu: GpuAddress) -> Vec<Refusal> {
+    fn check_one(&self, gpu: GpuAddress, kind: DeviceKind) -> Vec<Refusal> {
         let Self { tree, devices, field, bound_later, own } = self;
         let address = gpu.0;
         let refuse = |code: &str, detail: String, fix: &str| Refusal::new(code, field, detail, fix);
@@ -74,9 +78,12 @@ impl Looking<'_> {
             let detail = format!("there is no device {address}");
             return vec![refuse("gpu_not_found", detail, "`host-agent gpu list` shows what there is")];
         };
-        if device.kind != DeviceKind::Gpu {
-            let detail = format!("{address} is no NVIDIA GPU");
-            return vec![refuse("not_a_gpu", detail, "`host-agent gpu list` shows what there is")];
+        if device.kind != kind {
+            let (code, what) = match kind {
+                DeviceKind::NvSwitch => ("not_an_nvswitch", "NVSwitch"),
+                _ => ("not_a_gpu", "NVIDIA GPU"),
+            };
+            return vec![refuse(code, format!("{address} is no {what}"), "`host-agent gpu list` shows what there is")];
         }
         let mut reasons = Vec::new();
         let bound = device.driver.as_deref() == Some("vfio-pci");

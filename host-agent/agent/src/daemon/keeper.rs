@@ -11,7 +11,6 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use types::Refusal;
-use vfio::PciAddress;
 
 use super::compose::{blocking, check_shape};
 use super::config::Config;
@@ -84,8 +83,7 @@ fn ready(keeper: &Keeper, account: &Account, cache: &Path) -> Result<(RunPlan, L
     }
     // Now, and not when it was composed: with `replace` the one before has gone meanwhile.
     keeper.memory.check(record.shape.facts().memory_mib)?;
-    let gpus = record.gpus.iter().map(|gpu| gpu.parse::<PciAddress>()).collect::<Result<Vec<_>, _>>();
-    let gpus = gpus.map_err(|error| unusable(error.to_string()))?;
+    let gpus = record.passed_on().map_err(|error| unusable(error.to_string()))?;
     if let (Some(hands), false) = (hands, gpus.is_empty()) {
         hands.bind(&gpus, account)?;
     }
@@ -133,6 +131,9 @@ fn spawn(
     command.arg("--vhost-device-vsock").arg(&config.hardware.vhost_device_vsock);
     command.args(["--attempt", &keeper.attempt.to_string(), "--boot-timeout", &run.boot_deadline_s.to_string()]);
     command.args(["--silence-timeout", &run.silence_deadline_s.to_string()]);
+    if let Some(blobs) = &config.hardware.gpu_blobs {
+        command.arg("--gpu-blobs").arg(blobs);
+    }
     if let Some(simulate) = &config.simulate {
         command.arg("--simulator").arg(&simulate.simulator).arg("--simulator-pki").arg(&simulate.pki);
     }

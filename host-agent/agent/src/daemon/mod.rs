@@ -5,7 +5,7 @@
 //! fronts of their own, which go on when the daemon ends; the next daemon finds them by the directories that they hold.
 
 mod compose;
-mod config;
+pub(crate) mod config;
 pub(crate) mod control;
 mod declare;
 mod effects;

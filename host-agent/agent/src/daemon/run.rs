@@ -197,7 +197,7 @@ impl Daemon {
         if self.config.simulate.is_some() {
             return links;
         }
-        for port in [guest_link::SERVICE_PORT, guest_link::STATUS_PORT] {
+        for port in [guest_link::SERVICE_PORT, guest_link::STATUS_PORT, guest_link::BLOB_PORT] {
             let routes = Arc::clone(&self.host.routes);
             let route = move |cid| {
                 let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);

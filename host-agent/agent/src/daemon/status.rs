@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 
 use fleet::{End, GuestName, GuestState, Observed, Progress, Seen};
 use serde::{Deserialize, Serialize};
-use types::{EventName, HaltCode, Refusal};
+use types::{EventName, HaltCode, NoteCode, Refusal};
 
 use super::declare::Declaration;
 use super::effects::Effects;
@@ -124,6 +124,9 @@ pub(crate) struct GenerationStatus {
     pub(crate) qemu_pid: Option<u32>,
     pub(crate) memory_kib: Option<u64>,
     pub(crate) phases: Vec<PhaseStatus>,
+    /// What the guest noted: `gpu_not_compared` and its like; `unknown` for a number of another version.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
     /// Bytes of the model that are here, and of all, while it is fetched.
     pub(crate) fetched: Option<(u64, u64)>,
 }
@@ -227,9 +230,14 @@ impl Known<'_> {
             phases: progress
                 .map(|progress| progress.phases.iter().map(PhaseStatus::from).collect())
                 .unwrap_or_default(),
+            notes: progress.map(|progress| progress.notes.iter().map(note_name).collect()).unwrap_or_default(),
             fetched: self.effects.fetching(&key).map(|progress| (progress.done, progress.total)),
         }
     }
+}
+
+fn note_name(number: &u16) -> String {
+    NoteCode::of_number(u64::from(*number)).map_or("unknown", NoteCode::name).to_owned()
 }
 
 fn word(

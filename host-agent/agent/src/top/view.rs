@@ -149,6 +149,9 @@ fn generation_lines(word: &str, generation: &GenerationStatus) -> Vec<Line<'stat
     if let Some(kib) = generation.memory_kib {
         text.push_str(&format!(", guest memory {}", size(kib.saturating_mul(1024))));
     }
+    if !generation.notes.is_empty() {
+        text.push_str(&format!(", {}", generation.notes.join(", ")));
+    }
     if let Some((done, total)) = generation.fetched {
         text.push_str(&format!(", fetching the model: {} of {}", size(done), size(total)));
     }
@@ -228,6 +231,7 @@ mod tests {
             qemu_pid: Some(5),
             memory_kib: Some(49_152),
             phases: vec![PhaseStatus { phase: EventName::Keys, milliseconds: 5_512 }],
+            notes: vec!["gpu_not_compared".to_owned()],
             fetched: None,
         }
     }

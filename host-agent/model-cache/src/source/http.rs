@@ -20,14 +20,28 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::error::SourceError;
+use crate::source::s3::{MAX_ERROR, Signer};
 use crate::source::{Limits, PART, PARTS, Parts};
 
 /// Why an address cannot be a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceAddressError {
     /// Its form.
-    #[error("a source is an absolute path, or http://HOST[:PORT][/PATH] or https://…, without user or fragment")]
+    #[error(
+        "a source is an absolute path, or http://HOST[:PORT][/PATH] or https://…, without user or fragment, or s3://NAME[/PREFIX]"
+    )]
     Form,
+    /// A field of a bucket.
+    #[error("{rule}")]
+    Bucket {
+        /// Which.
+        field: &'static str,
+        /// What must hold.
+        rule: &'static str,
+    },
+    /// What stands behind a bucket's name.
+    #[error("a prefix has at most 900 bytes, no empty segment, `.`, `..` or control character")]
+    Prefix,
     /// The certificates that https is judged by.
     #[error("the certificates for https cannot be used: {0}")]
     Authorities(String),
@@ -37,10 +51,12 @@ pub enum SourceAddressError {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     tls: Option<Arc<ClientConfig>>,
-    host: String,
+    pub(crate) host: String,
     port: u16,
-    path: String,
-    query: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    /// Of a bucket, whose requests are signed.
+    pub(crate) signer: Option<Arc<Signer>>,
 }
 
 impl core::fmt::Debug for Endpoint {
@@ -72,10 +88,14 @@ impl Endpoint {
             port: uri.port_u16().unwrap_or(port),
             path: uri.path().trim_end_matches('/').to_owned(),
             query: uri.query().map(|query| format!("?{query}")).unwrap_or_default(),
+            signer: None,
         })
     }
 
     pub(crate) fn label(&self) -> String {
+        if let Some(signer) = &self.signer {
+            return signer.label.clone();
+        }
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}{}", self.authority(), self.path)
     }
@@ -83,6 +103,34 @@ impl Endpoint {
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{host}:{}", self.port)
+    }
+
+    /// `Host`. A signature covers it, and clients of stores leave the scheme's port out.
+    fn host_header(&self) -> String {
+        let named = self.authority();
+        let usual = if self.tls.is_some() { ":443" } else { ":80" };
+        if self.signer.is_none() { named } else { named.strip_suffix(usual).map_or(named.clone(), str::to_owned) }
+    }
+
+    async fn request(self: &Arc<Self>, name: &str, span: Option<Span>) -> Result<Request<Empty<Bytes>>, SourceError> {
+        let path = format!("{}/{name}", self.path);
+        let mut request = Request::get(format!("{path}{}", self.query))
+            .header(header::HOST, self.host_header())
+            .header(header::USER_AGENT, "chrysalis-host-agent")
+            .header(header::ACCEPT_ENCODING, "identity");
+        if let Some(Span { from: from @ 1.., length }) = span {
+            request = request.header(header::RANGE, format!("bytes={from}-{}", length.saturating_sub(1)));
+        }
+        let mut request = request.body(Empty::<Bytes>::new()).map_err(|_| SourceError::Http)?;
+        if let Some(signer) = self.signer.clone() {
+            let mut headers = std::mem::take(request.headers_mut());
+            let signing = move || signer.sign(&path, &mut headers).map(|()| headers);
+            // It reads a file.
+            let signed = tokio::task::spawn_blocking(signing).await;
+            *request.headers_mut() =
+                signed.map_err(|_| SourceError::Io { what: "signing", kind: io::ErrorKind::Other })??;
+        }
+        Ok(request)
     }
 }
 
@@ -120,7 +168,7 @@ fn get(endpoint: &Arc<Endpoint>, name: &str, span: Option<Span>, most: u64, limi
 type Sender = mpsc::Sender<Result<Bytes, SourceError>>;
 
 async fn exchange(
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     name: &str,
     span: Option<Span>,
     most: u64,
@@ -150,7 +198,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 
 async fn talk<S>(
     stream: S,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     name: &str,
     span: Option<Span>,
     most: u64,
@@ -162,21 +210,20 @@ where
 {
     let settings = http1::Builder::new().max_buf_size(READ_BUFFER).max_headers(64).clone();
     let (mut requests, connection) = settings.handshake(TokioIo::new(stream)).await.map_err(|_| SourceError::Http)?;
-    let mut request = Request::get(format!("{}/{name}{}", endpoint.path, endpoint.query))
-        .header(header::HOST, endpoint.authority())
-        .header(header::USER_AGENT, "chrysalis-host-agent")
-        .header(header::ACCEPT_ENCODING, "identity");
-    if let Some(Span { from: from @ 1.., length }) = span {
-        request = request.header(header::RANGE, format!("bytes={from}-{}", length.saturating_sub(1)));
-    }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|_| SourceError::Http)?;
+    let request = endpoint.request(name, span).await?;
     let transfer = async {
         let answer = timeout(limits.connect, requests.send_request(request))
             .await
             .map_err(|_| SourceError::Idle(limits.connect))?
             .map_err(|_| SourceError::Http)?;
         let (parts, body) = answer.into_parts();
-        check_head(parts.status, &parts.headers, span, most)?;
+        if let Err(error) = check_head(parts.status, &parts.headers, span, most) {
+            let refused = matches!(error, SourceError::Status(_));
+            let signer = endpoint.signer.as_ref().filter(|_| refused);
+            let Some(signer) = signer else { return Err(error) };
+            let said = beginning(body, limits.connect).await;
+            return Err(signer.judge(parts.status.as_u16(), &said).unwrap_or(error));
+        }
         pass_on(body, most, span.is_some(), limits, sender).await
     };
     tokio::pin!(connection);
@@ -219,6 +266,23 @@ fn check_head(status: StatusCode, headers: &HeaderMap, span: Option<Span>, most:
     }
 }
 
+/// As much of an error's body as is looked at, and comes in time.
+async fn beginning(mut body: Incoming, limit: Duration) -> Vec<u8> {
+    let mut said = Vec::new();
+    let read = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            said.extend(data.iter().take(MAX_ERROR.saturating_sub(said.len())));
+            if said.len() >= MAX_ERROR {
+                return;
+            }
+        }
+    };
+    // What came until then counts.
+    let _ = timeout(limit, read).await;
+    said
+}
+
 async fn pass_on(
     mut body: Incoming,
     most: u64,
@@ -228,21 +292,30 @@ async fn pass_on(
 ) -> Result<(), SourceError> {
     let mut part = BytesMut::new();
     let mut left = most;
-    loop {
-        let frame = timeout(limits.idle, body.frame()).await.map_err(|_| SourceError::Idle(limits.idle))?;
-        let Some(frame) = frame else { break };
-        let broken = |_| SourceError::Io { what: "receiving", kind: io::ErrorKind::ConnectionReset };
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
-        left = left.checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX)).ok_or(SourceError::Length)?;
+    let outcome = loop {
+        let data = match timeout(limits.idle, body.frame()).await {
+            Err(_) => break Err(SourceError::Idle(limits.idle)),
+            Ok(None) => break Ok(()),
+            Ok(Some(Err(_))) => {
+                break Err(SourceError::Io { what: "receiving", kind: io::ErrorKind::ConnectionReset });
+            }
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+        };
+        match left.checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX)) {
+            Some(rest) => left = rest,
+            None => break Err(SourceError::Length),
+        }
         part.extend_from_slice(&data);
         if part.len() >= PART && sender.send(Ok(part.split().freeze())).await.is_err() {
             return Ok(());
         }
-    }
+    };
+    // What came before it broke off counts, too: the next attempt goes on behind it.
     if !part.is_empty() {
         // Nobody takes it any more: then there is nobody to tell.
         let _ = sender.send(Ok(part.freeze())).await;
     }
+    outcome?;
     if exact && left > 0 { Err(SourceError::Length) } else { Ok(()) }
 }
 

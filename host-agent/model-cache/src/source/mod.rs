@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where packs come from. Every source is hostile: lengths, ranges, digests and time are checked.
 
+mod credentials;
 mod directory;
 mod http;
+mod s3;
+mod sigv4;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +17,10 @@ use tokio::sync::mpsc;
 use types::{Blake3Digest, Document as _};
 
 use crate::error::SourceError;
+pub use credentials::CredentialsError;
 pub use http::SourceAddressError;
+pub(crate) use s3::refuse_credentials;
+pub use s3::{Bucket, BucketStyle, StoreFault};
 
 /// A directory that has the parts of a pack as `docs/model-pack.md` lays them out: here, or behind HTTP.
 #[derive(Debug, Clone)]
@@ -71,6 +77,18 @@ impl Source {
             return Ok(Self(Kind::Directory(PathBuf::from(address))));
         }
         Ok(Self(Kind::Http(Arc::new(http::Endpoint::parse(address, authorities)?))))
+    }
+
+    /// What is below `prefix` in a bucket, by signed requests. `authorities` as for [`Source::parse`].
+    ///
+    /// # Errors
+    /// [`SourceAddressError`].
+    pub fn bucket(
+        bucket: &Bucket,
+        prefix: &str,
+        authorities: impl FnOnce() -> std::io::Result<Vec<u8>>,
+    ) -> Result<Self, SourceAddressError> {
+        Ok(Self(Kind::Http(Arc::new(bucket.below(prefix, authorities)?))))
     }
 
     /// A directory of this machine.

@@ -5,6 +5,7 @@ use vfio::NodeKind;
 
 use super::usable_node;
 use crate::host::Host;
+use crate::pccs::word;
 use crate::probes::{Answer, Question};
 use crate::report::Finding;
 
@@ -53,12 +54,45 @@ pub(super) fn service(host: &Host<'_>) -> Option<Finding> {
 
 pub(super) fn pccs(host: &Host<'_>) -> Option<Finding> {
     let address = host.settings.pccs.clone()?;
-    let fix = "systemctl restart pccs; it needs its own key for Intel's service (pccs-configure)";
-    Some(match host.ask(&Question::Tcp(address.clone())) {
-        Answer::Given(_) => Finding::pass(&address, "takes connections"),
-        Answer::Failed(reason) => Finding::fail(&address, reason, fix),
+    Some(match host.ask(&Question::Pccs(address.clone())) {
+        Answer::Given(found) => Finding::pass(&address, found),
+        Answer::Failed(reason) => {
+            let fix = pccs_fix(&reason);
+            Finding::fail(&address, reason, fix)
+        }
         Answer::Unasked => Finding::unknown(&address, "not asked", "run it on the host itself"),
     })
+}
+
+/// What helps, by the first word of a reason and, for a status, its number.
+fn pccs_fix(reason: &str) -> &'static str {
+    let first = reason.split_once(':').map_or(reason, |(first, _)| first);
+    let (kind, status) = first.split_once(' ').unwrap_or((first, ""));
+    match (kind, status) {
+        (word::NAME, _) => "name it as --pccs HOST:PORT, by a name that this machine's resolver knows",
+        (word::REFUSED, _) => {
+            "systemctl enable --now pccs; journalctl -u pccs says why it does not listen; PCCS has port 8081"
+        }
+        (word::UNREACHABLE | word::TIMEOUT, _) => {
+            "check the way to it and its firewall; if it is up, journalctl -u pccs says what it waits for: Intel's service, as a rule"
+        }
+        (word::TLS, _) => {
+            "name the port on which PCCS speaks HTTPS, 8081 as a rule; its key and certificate are below \
+             /opt/intel/sgx-dcap-pccs/ssl_key (pccs-configure makes them)"
+        }
+        (word::STATUS, "401" | "403") => {
+            "PCCS lets everybody read: something before it asks for a password, or Intel's service refused PCCS's own key (pccs-configure)"
+        }
+        (word::STATUS, "404") => {
+            "it is no PCCS, or one from before version 4 of Intel's interface and TDX: update sgx-dcap-pccs"
+        }
+        (word::STATUS, "500" | "502" | "503" | "504") => {
+            "PCCS does not reach Intel's service: proxy and ApiKey in /opt/intel/sgx-dcap-pccs/config/default.json (pccs-configure); \
+             journalctl -u pccs"
+        }
+        (word::STATUS, _) => "journalctl -u pccs says why; name PCCS itself: redirections are not followed",
+        _ => "something else than PCCS answers there: name PCCS's port, 8081 as a rule",
+    }
 }
 
 /// The `port = …` line of the service's configuration, which makes it listen on vsock alone.

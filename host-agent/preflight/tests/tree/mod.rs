@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Builds trees of machines: the files that a kernel would show, and what files cannot hold in `recording.json`.
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::path::{Path, PathBuf};
 
@@ -71,7 +72,7 @@ impl Tree {
         tree.answer("qemu --version", "given QEMU emulator version 10.1.2 (Debian 1:10.1.2+ds-1)\n");
         tree.answer("qemu -object help", "given List of user creatable objects:\n  memory-backend-ram\n  tdx-guest\n");
         tree.answer(&format!("quote service {QUOTE_SOCKET}"), "given quoting enclave 5, provisioning enclave 15");
-        tree.answer("connect localhost:8081", "given ");
+        tree.answer("pccs localhost:8081", "given serves");
         tree.answer("free bytes /var/lib/chrysalis", "given 3298534883328");
         tree.pci("0000:02:00.0", 0x1a03, 0x2000, 0x03_0000, Some(3), 0);
         tree.write("sys/bus/pci/devices/0000:02:00.0/boot_vga", "1\n");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The guest's own verdict on its GPUs: whether they are genuine, in confidential mode, all there, and answered this boot.
 //!
-//! Measurements of driver and VBIOS are not compared: the guest has no manifests. The service compares them before it releases a
-//! key, and clients before they speak to the guest.
+//! Measurements of driver and VBIOS are not compared here: a guest may have no manifests (see [`super::statements`]). The service
+//! compares them before it releases a key, and clients before they speak to the guest.
 
 use gpu_verify::{
     GpuAnchors, GpuAppraisal, GpuPolicy, Mode, Requirement, Topology, bound_nonce, devices, driver_state, switches,
@@ -62,7 +62,7 @@ pub(super) fn check(
 #[cfg(test)]
 #[allow(dead_code, unused_imports, unreachable_pub, missing_docs, reason = "made for the verifier's own tests")]
 #[path = "../../../../../attestation-service/gpu-verify/tests/synthetic/world/mod.rs"]
-mod maker;
+pub(super) mod maker;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::path::Path;
 use fleet::Strategy;
 use types::Refusal;
 
-use super::{Config, GuestSection};
+use super::{Config, GuestSection, source};
 
 impl Config {
     /// All reasons why this cannot be run.
@@ -39,18 +39,16 @@ impl Config {
                 reasons.push(refuse("tcb.pccs", "it is no address", "write https://HOST:PORT"));
             }
         }
+        reasons.extend(self.buckets.iter().filter_map(|(name, bucket)| bucket.check(name)));
         for (name, model) in &self.models {
             let field = format!("models.{name}.sources");
             if model.sources.is_empty() {
                 reasons.push(refuse(&field, "no source is named", "name a directory or an address"));
             }
-            for source in &model.sources {
-                // Certificates are read when they are used.
-                let parsed = model_cache::Source::parse(source, || Err(std::io::ErrorKind::NotFound.into()));
-                if let Err(model_cache::SourceAddressError::Form) = parsed {
-                    let rule = model_cache::SourceAddressError::Form.to_string();
-                    reasons.push(refuse(&field, rule, "correct the address"));
-                }
+            for address in &model.sources {
+                // Certificates are read when they are used; what is wrong with a bucket is said above.
+                let parsed = source(&self.buckets, address, &field, || Err(std::io::ErrorKind::NotFound.into()));
+                reasons.extend(parsed.err().filter(|reason| reason.field == field));
             }
         }
         for (name, guest) in &self.guests {
@@ -70,6 +68,7 @@ impl Config {
         absolute("agent.state_dir", &self.agent.state_dir);
         absolute("agent.control_socket", &self.agent.control_socket);
         absolute("cache.dir", &self.cache.dir);
+        self.hardware.gpu_blobs.iter().for_each(|path| absolute("hardware.gpu_blobs", path));
         if let Some(tcb) = &self.tcb {
             absolute("tcb.collateral_dir", &tcb.collateral_dir);
             tcb.quote.iter().for_each(|path| absolute("tcb.quote", path));
@@ -109,6 +108,8 @@ impl Config {
         range("silence_deadline_s", silence == 0 || (60..=86_400).contains(&silence), "it must be 0 or 60 to 86400");
         range("drain_deadline_s", guest.drain_deadline_s <= 86_400, "it must be at most 86400");
         range("gpus", guest.gpus.len() <= 16, "a guest has at most 16");
+        let board = guest.nvswitches.is_empty() || (guest.gpus.len() == 8 && guest.nvswitches.len() == 4);
+        range("nvswitches", board, "protected PCIe has eight GPUs and the four switches of their board");
         let beside = guest.strategy() == Strategy::Beside;
         range("strategy", guest.gpus.is_empty() || !beside, "with GPUs it must be replace: both guests need them");
     }
@@ -127,10 +128,11 @@ impl Config {
                     "give each guest a port",
                 ));
             }
-            for gpu in &guest.gpus {
+            let named = guest.gpus.iter().map(|gpu| ("gpus", gpu));
+            for (list, gpu) in named.chain(guest.nvswitches.iter().map(|switch| ("nvswitches", switch))) {
                 if let Some(other) = gpus.insert(*gpu, name) {
                     let rule = format!("{} is named for guest {other}, too", gpu.0);
-                    let field = format!("guests.{name}.gpus");
+                    let field = format!("guests.{name}.{list}");
                     reasons.push(Refusal::new("gpu_twice", &field, rule, "give each GPU to one guest"));
                 }
             }
@@ -155,7 +157,11 @@ mod tests {
 [models.smol]
 model = "m@1:0000000000000000000000000000000000000000000000000000000000000000"
 pack = "1111111111111111111111111111111111111111111111111111111111111111"
-sources = ["/srv/pack", "https://models.example/m"]
+sources = ["/srv/pack", "https://models.example/m", "s3://packs/m"]
+[buckets.packs]
+endpoint = "https://s3.example"
+region = "r1"
+credentials = "/etc/keys"
 [releases.r]
 bundle = "/srv/b.json"
 trust = "/srv/t.json"
@@ -198,11 +204,26 @@ gpus = []
             ("gpus = []", "gpus = [\"b8:00\"]", "config_value", "guests.a.gpus"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\"]\nstrategy = \"beside\"", "config_value", "guests.a.strategy"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\", \"0000:b8:00.0\"]", "gpu_twice", "guests.a.gpus"),
+            ("gpus = []", "nvswitches = [\"0000:07:00.0\"]", "config_value", "guests.a.nvswitches"),
+            (
+                "gpus = []",
+                "gpus = [\"0000:07:00.0\"]\nnvswitches = [\"0000:07:00.0\"]",
+                "gpu_twice",
+                "guests.a.nvswitches",
+            ),
             ("[guests.a]", "[guests.A]", "config_value", "guests.A"),
             ("release = \"r\"", "release = \"s\"", "config_value", "guests.a.release"),
             ("127.0.0.1:4431", "127.0.0.1:0", "config_value", "guests.a.listen"),
             ("127.0.0.1:4431", "localhost", "config_value", "guests.a.listen"),
             ("https://models.example/m", "s3://b/k", "config_value", "models.smol.sources"),
+            ("https://models.example/m", "s3://packs/../k", "config_value", "models.smol.sources"),
+            ("\"r1\"", "\"r 1\"", "config_value", "buckets.packs.region"),
+            ("\"r1\"", "\"r1\"\nsecret = \"x\"", "config_unknown_field", "buckets.packs.secret"),
+            ("\"r1\"", "\"r1\"\nstyle = \"dns\"", "config_value", "buckets.packs.style"),
+            ("\"r1\"", "\"r1\"\nbucket = \"P\"", "config_value", "buckets.packs.bucket"),
+            ("https://s3.example", "s3.example", "config_value", "buckets.packs.endpoint"),
+            ("\"/etc/keys\"", "\"keys\"", "config_value", "buckets.packs.credentials"),
+            ("credentials = \"/etc/keys\"", "", "config_missing_field", "buckets.packs.credentials"),
             (
                 "[models.smol]",
                 "[agent]\nmetrics_listen = \"0.0.0.0:9\"\n[models.smol]",
@@ -229,6 +250,7 @@ gpus = []
                 "tcb.collateral_dir",
             ),
             ("[models.smol]", "[tcb]\ncollateral_dir = \"c\"\n[models.smol]", "config_value", "tcb.collateral_dir"),
+            ("[models.smol]", "[hardware]\ngpu_blobs = \"b\"\n[models.smol]", "config_value", "hardware.gpu_blobs"),
             ("[models.smol]", "[agnet]\n[models.smol]", "config_unknown_field", "agnet"),
             ("[models.smol]", "[models.smol", "config_syntax", "line 2"),
             ("m@1:00", "m1:00", "config_value", "models.smol.model"),

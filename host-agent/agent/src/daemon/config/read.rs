@@ -47,16 +47,18 @@ impl Config {
             reader.section(&mut table, "hardware"),
             reader.optional(&mut table, "simulate"),
             reader.optional(&mut table, "tcb"),
+            reader.named(&mut table, "buckets"),
             reader.named(&mut table, "models"),
             reader.named(&mut table, "releases"),
             reader.named(&mut table, "services"),
             reader.named(&mut table, "guests"),
         );
         for key in table.keys() {
-            let rule = "the sections are agent, cache, hardware, simulate, tcb, models, releases, services and guests";
+            let rule = "the sections are agent, cache, hardware, simulate, tcb, buckets, models, releases, services and guests";
             reader.reasons.push(Refusal::new("config_unknown_field", key, rule, "remove it, or correct its name"));
         }
-        let (Some(agent), Some(cache), Some(hardware), simulate, tcb, models, releases, services, named) = sections
+        let (Some(agent), Some(cache), Some(hardware), simulate, tcb, buckets, models, releases, services, named) =
+            sections
         else {
             return Err(reader.reasons);
         };
@@ -72,7 +74,7 @@ impl Config {
                 )),
             }
         }
-        let config = Self { agent, cache, hardware, simulate, tcb, models, releases, services, guests };
+        let config = Self { agent, cache, hardware, simulate, tcb, buckets, models, releases, services, guests };
         reader.reasons.extend(config.check());
         if reader.reasons.is_empty() { Ok(config) } else { Err(reader.reasons) }
     }

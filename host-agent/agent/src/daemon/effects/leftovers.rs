@@ -85,7 +85,7 @@ fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
     for guest in paths.guest_names() {
         for number in paths.generations(&guest) {
             let record = LaunchRecord::load(&paths.run_dir(&guest, number));
-            gpus.extend(record.iter().flat_map(|record| &record.gpus).filter_map(|gpu| gpu.parse::<PciAddress>().ok()));
+            gpus.extend(record.ok().and_then(|record| record.passed_on().ok()).unwrap_or_default());
         }
     }
     gpus

@@ -21,7 +21,9 @@ pub(super) fn check(args: &DaemonArgs) -> ExitCode {
             let fronts = if running { fronts.collect() } else { Fronts::new() };
             let declarations = declare(&config, &fronts);
             let declared = declarations.into_values().filter_map(|declaration| declaration.declared.spec.err());
-            declared.flatten().chain(config.account().err()).collect()
+            // Only asked for here: a guest whose pack is in the cache needs no key.
+            let keys = config.buckets.iter().filter_map(|(name, bucket)| bucket.check_credentials(name).err());
+            declared.flatten().chain(config.account().err()).chain(keys).collect()
         }
         Err(reasons) => reasons,
     };
