@@ -43,7 +43,19 @@ pub(crate) fn ask(
     question: &str,
     report: &mut Report,
 ) -> anyhow::Result<Conversation> {
-    let receipts = scene.directory().join("receipts");
+    let conversation = begin(programs, scene, guest, report)?;
+    stream(&conversation, scene, question, report)?;
+    verify_receipt(programs, scene, report)?;
+    Ok(conversation)
+}
+
+/// Starts the proxy, which verifies the guest.
+pub(crate) fn begin(
+    programs: &Programs,
+    scene: &Scene,
+    guest: &Guest,
+    report: &mut Report,
+) -> anyhow::Result<Conversation> {
     let start = Instant::now();
     let wire = Recorder::start(guest.address().parse().context("the guest's address")?)?;
     let mut command = programs.command("attested-proxy-sim");
@@ -56,18 +68,19 @@ pub(crate) fn ask(
         .arg(scene.client_policy())
         .args(["--listen", "127.0.0.1:0", "--json"])
         .arg("--receipts")
-        .arg(&receipts);
+        .arg(receipts(scene));
     let mut proxy = Background::start("attested-proxy", &mut command, &scene.directory().join("proxy.log"))?;
     let verdict = proxy.line(Duration::from_secs(60))?.context("attested-proxy refused the guest: see proxy.log")?;
     let verdict: Value = serde_json::from_str(&verdict).context("attested-proxy: its first line is no JSON")?;
     let address = verdict.get("listening").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
     show_registers(&verdict, report)?;
     report.part("attestation of the connection", start.elapsed().as_secs_f64());
+    Ok(Conversation { _proxy: proxy, address, wire })
+}
 
-    let conversation = Conversation { _proxy: proxy, address, wire };
-    stream(&conversation, scene, question, report)?;
-    verify_receipt(programs, scene, receipts, report)?;
-    Ok(conversation)
+/// Where the proxy keeps receipts.
+fn receipts(scene: &Scene) -> PathBuf {
+    scene.directory().join("receipts")
 }
 
 /// Tells the guest to finish: it closes the connection that waits for a next request, and the proxy opens another one.
@@ -155,9 +168,10 @@ fn stream(conversation: &Conversation, scene: &Scene, question: &str, report: &m
     Ok(())
 }
 
-fn verify_receipt(programs: &Programs, scene: &Scene, receipts: PathBuf, report: &mut Report) -> anyhow::Result<()> {
+/// Verifies the newest receipt, as anybody can later.
+pub(crate) fn verify_receipt(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     report.title("receipt (hardware simulated)");
-    let path = newest_file(&receipts)?;
+    let path = newest_file(&receipts(scene))?;
     let mut command = programs.command("attested-proxy-sim");
     command.arg("--sim-root").arg(scene.root_certificate()).arg("verify-receipt").arg(&path).arg("--json");
     command.arg("--policy").arg(scene.client_policy());

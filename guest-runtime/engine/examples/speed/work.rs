@@ -28,13 +28,14 @@ impl<'w> Prompts<'w> {
     pub(crate) fn text(&mut self, start: &str, tokens: usize) -> String {
         let vocab = self.weights.library().1.vocab();
         let mut text = start.to_owned();
-        let mut length = 0;
+        let count = |text: &str| vocab.tokenize(text.as_bytes(), true, false).len();
+        let mut length = count(&text);
         while length < tokens {
             // A word is a token, mostly: never ask for more words than tokens are missing.
             for _ in 0..tokens.saturating_sub(length).div_ceil(2) {
                 text.push_str(self.word());
             }
-            length = vocab.tokenize(text.as_bytes(), true, false).len();
+            length = count(&text);
         }
         text
     }
