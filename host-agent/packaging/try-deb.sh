@@ -45,6 +45,8 @@ changed() {
 }
 state() { inside dpkg-query -W -f '${db:Status-Status} ${Version}' chrysalis-host-agent 2>/dev/null || echo none; }
 
+# The index of manual pages takes longer than everything else, and nothing here asks it.
+rm -f "$root/var/lib/man-db/auto-update"
 # A package of this name that is on the machine already is gone in the copy.
 inside dpkg --purge chrysalis-host-agent >/dev/null 2>&1 || true
 inside getent passwd chrysalis >/dev/null && inside userdel chrysalis >/dev/null 2>&1

@@ -67,7 +67,7 @@ fn a_package_that_is_wrong_is_found_out() {
     let directory = tempfile::tempdir().unwrap();
     let (older, newer) = packages(directory.path());
     let changes: [(&str, &str); 5] = [
-        ("chmod 666 usr/bin/host-agent", "others than root can write"),
+        ("chmod 777 usr/bin/host-agent", "others than root can write"),
         ("sed -i 's/^m chrysalis kvm$//' usr/lib/sysusers.d/chrysalis.conf", "not in the group kvm"),
         ("sed -i 's/^rm -rf\\|^    rm -rf.*//' DEBIAN/postrm", "purging left /var/lib/chrysalis"),
         ("sed -i 's/^ExecStart=/ExecStart=relative/' usr/lib/systemd/system/chrysalis-agent.service", "systemd says"),
