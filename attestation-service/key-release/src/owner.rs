@@ -299,8 +299,7 @@ mod tests {
     #[test]
     fn the_largest_document_of_tenants_can_be_commanded() {
         let document = Base64::new(vec![b' '; Tenants::MAX_BYTES]);
-        let largest =
-            OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..command() };
+        let largest = OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..command() };
         let signed = largest.sign(&[1; 32]).unwrap();
         assert!(SignedOwnerCommand::from_canonical(&signed.to_canonical().unwrap()).is_ok());
         assert_eq!(signed.unverified(), Ok(largest));

@@ -5,7 +5,9 @@
 use attested_channel::ed25519_spki_sha256;
 use ed25519_dalek::{Signature, VerifyingKey};
 use key_release_protocol::{ChallengeAnswer, KeyReleaseAnswer, Opened, ReleaseKeyPair, SealContext};
-use types::{Document as _, Hex32, ModelId, Sha256Digest, Tenants, canonical, evidence::AttestedTime, refusal::Refusals};
+use types::{
+    Document as _, Hex32, ModelId, Sha256Digest, Tenants, canonical, evidence::AttestedTime, refusal::Refusals,
+};
 
 use crate::{ClientError, OwnerAnswer, Released};
 

@@ -209,7 +209,8 @@ async fn an_owner_sets_tenants_from_files() {
     let inner = SignedOwnerCommand::from_canonical(&bytes).unwrap().unverified().unwrap();
     let OwnerAction::SetTenants(SetTenants { document: Some(document) }) = inner.action else { panic!() };
     // Whoever cosigns reads all of it.
-    let cosign = ["owner", "cosign", "--key", &owner, "--command", &signed, "--out", &path("twice"), "--owner", &public];
+    let cosign =
+        ["owner", "cosign", "--key", &owner, "--command", &signed, "--out", &path("twice"), "--owner", &public];
     let (code, shown) = call(&cosign);
     assert_eq!((code, shown["tenants"]["tenants"][0]["id"].as_str()), (0, Some("a")));
     assert_eq!(shown["tenants_sha256"], Sha256Digest::of(document.as_slice()).to_string());

@@ -83,14 +83,7 @@ impl Proxy {
     }
 
     /// With further lines in the head. Status, head, and everything after it.
-    async fn send_with(
-        &self,
-        lines: &str,
-        method: &str,
-        path: &str,
-        host: &str,
-        body: &str,
-    ) -> (u16, String, String) {
+    async fn send_with(&self, lines: &str, method: &str, path: &str, host: &str, body: &str) -> (u16, String, String) {
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{lines}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"

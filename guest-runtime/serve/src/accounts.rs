@@ -185,7 +185,8 @@ impl Account {
     fn forget_idle(&self, idle: Duration) {
         let mut kept = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
         // Requests hold their own; new ones come by this lock.
-        let is_idle = kept.as_ref().is_some_and(|kept| Arc::strong_count(&kept.lease) == 1 && kept.used.elapsed() >= idle);
+        let is_idle =
+            kept.as_ref().is_some_and(|kept| Arc::strong_count(&kept.lease) == 1 && kept.used.elapsed() >= idle);
         if is_idle {
             *kept = None;
         }

@@ -204,7 +204,11 @@ async fn route(
     *asks = account.cloned();
     if let Some(id) = path.strip_prefix("/v1/receipts/") {
         let reader = account.map(|account| account.number());
-        return get(state.receipts.of(id, reader).map(|bytes| json(bytes.into())).ok_or(ApiError::not_found("receipt")));
+        return get(state
+            .receipts
+            .of(id, reader)
+            .map(|bytes| json(bytes.into()))
+            .ok_or(ApiError::not_found("receipt")));
     }
     if let Some(name) = path.strip_prefix("/v1/models/") {
         return get(names(&state.model, name).then(|| model(state)).ok_or_else(ApiError::model_not_found));

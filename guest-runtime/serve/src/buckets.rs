@@ -145,9 +145,15 @@ mod tests {
 
     #[test]
     fn times_are_written_as_openai_does() {
-        for (milliseconds, text) in
-            [(0, "0ms"), (250, "250ms"), (1000, "1s"), (1001, "2s"), (59_999, "1m0s"), (360_000, "6m0s"), (61_000, "1m1s")]
-        {
+        for (milliseconds, text) in [
+            (0, "0ms"),
+            (250, "250ms"),
+            (1000, "1s"),
+            (1001, "2s"),
+            (59_999, "1m0s"),
+            (360_000, "6m0s"),
+            (61_000, "1m1s"),
+        ] {
             assert_eq!(in_words(milliseconds), text);
         }
     }

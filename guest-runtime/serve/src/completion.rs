@@ -76,7 +76,8 @@ pub(crate) async fn answer(
         request.hold_to(charge.account().max_tokens())?;
         let generate = &request.generate;
         let each = generate.max_tokens.or(generate.most_tokens).unwrap_or(context).min(context);
-        charge.reserve(estimate(generate.prompt.text_bytes()), u64::from(each).saturating_mul(generate.choices.into()))?;
+        charge
+            .reserve(estimate(generate.prompt.text_bytes()), u64::from(each).saturating_mul(generate.choices.into()))?;
     }
     // Of the context at least one token is the prompt's.
     if request.generate.max_tokens.is_some_and(|most| most >= context) {

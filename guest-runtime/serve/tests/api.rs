@@ -47,7 +47,9 @@ async fn start_with(limits: Limits, engine: fn(&std::path::Path) -> FakeEngine) 
     let attester = FakeAttester::start(&attester_path);
     let engine = engine(&engine_path);
     let listen = "127.0.0.1:0".parse().unwrap();
-    let server = Server::start(Options { attester: attester_path, engine: engine_path, listen, limits, tenants: None }).await.unwrap();
+    let server = Server::start(Options { attester: attester_path, engine: engine_path, listen, limits, tenants: None })
+        .await
+        .unwrap();
     let address = server.address();
     Running { address, attester, engine, server: tokio::spawn(server.run()), _directory: directory }
 }

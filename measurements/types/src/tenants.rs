@@ -211,7 +211,10 @@ mod tests {
             ..document(vec![])
         };
         assert!(broken(&named("1", b"other")).starts_with("model must be"), "a document of another model");
-        assert!(Tenants::read(&named("2", b"m").to_canonical().unwrap(), &model()).is_ok(), "the same by another label");
+        assert!(
+            Tenants::read(&named("2", b"m").to_canonical().unwrap(), &model()).is_ok(),
+            "the same by another label"
+        );
     }
 
     #[test]

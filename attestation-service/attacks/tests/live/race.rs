@@ -69,7 +69,10 @@ pub(crate) async fn race(
                 evidence: &digest,
                 audit_leaf: &answer.audit.leaf,
             };
-            ensure!(*key.open(&answer.enc, &answer.ciphertext, &context)?.key == [7; 32], "another key than was imported");
+            ensure!(
+                *key.open(&answer.enc, &answer.ciphertext, &context)?.key == [7; 32],
+                "another key than was imported"
+            );
             Ok(None)
         });
     }

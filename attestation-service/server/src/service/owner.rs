@@ -3,7 +3,9 @@
 
 use std::sync::PoisonError;
 
-use key_release::{AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SetTenants, SignedOwnerCommand};
+use key_release::{
+    AdmitSuccessor, ImportContext, ImportKey, OwnerAction, OwnerCommand, SetTenants, SignedOwnerCommand,
+};
 use serde::Serialize;
 use store::{AuditEntry, KeyStoreError, OwnerChange, OwnerEntry, OwnerError, Successor, WrapError};
 use types::{Document as _, ModelId, Refusal, Sha256Digest, Tenants};

@@ -75,8 +75,7 @@ fn service() -> Vec<Seed> {
         ..owner_command()
     };
     let document = Some(Base64::new(tenants()).expect("a small document"));
-    let set_tenants =
-        OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..owner_command() };
+    let set_tenants = OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document }), ..owner_command() };
     let with_tenants = KeyReleaseAnswer {
         schema: KeyReleaseAnswer::WITH_TENANTS.to_owned(),
         ciphertext: Sealed::new(vec![8; 60]).expect("more than a key"),

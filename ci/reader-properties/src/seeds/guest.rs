@@ -10,8 +10,8 @@ use attester_protocol::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey as _};
 use engine_protocol::{
-    Bias, Command, Embed, Event, FinishReason, Form, Generate, Input, Message, ModelFacts, Prompt, Role, Sampling, Tenant,
-    TokenLogprob, TokenLogprobs, Work,
+    Bias, Command, Embed, Event, FinishReason, Form, Generate, Input, Message, ModelFacts, Prompt, Role, Sampling,
+    Tenant, TokenLogprob, TokenLogprobs, Work,
 };
 use gpu_protocol::{GpuAnswer, GpuRequest};
 use rcgen::{CertificateParams, CustomExtension, KeyPair, PKCS_ED25519};

@@ -126,7 +126,8 @@ fn released() -> KeyReleaseAnswer {
         audit_leaf: &audit.leaf,
     };
     let key = Zeroizing::new([MODEL_KEY; 32]);
-    let (enc, ciphertext) = seal(&key, None, release_key_pair().public(), &context, &mut Same(1)).expect("a good point");
+    let (enc, ciphertext) =
+        seal(&key, None, release_key_pair().public(), &context, &mut Same(1)).expect("a good point");
     KeyReleaseAnswer { schema: KeyReleaseAnswer::SCHEMA.to_owned(), model, key_version: 1, enc, ciphertext, audit }
 }
 

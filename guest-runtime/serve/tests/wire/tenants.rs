@@ -163,7 +163,11 @@ async fn requests_have_a_rate_and_a_number_at_once() {
     assert_eq!((status, code(&body).as_str()), (StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded"));
     let wait: u64 = text(&headers, "retry-after").parse().unwrap();
     assert!((20..=30).contains(&wait), "{wait}");
-    assert_eq!(other.send(Method::GET, "/v1/models", "").await.0, StatusCode::OK, "what computes nothing is not counted");
+    assert_eq!(
+        other.send(Method::GET, "/v1/models", "").await.0,
+        StatusCode::OK,
+        "what computes nothing is not counted"
+    );
 
     let mut running = Client::of_tenant(guest.address, "key-of-b").await;
     let hanging = running.start(Method::POST, "/v1/chat/completions", chat_body("hang", ",\"stream\":true")).await;
