@@ -197,13 +197,25 @@ impl Daemon {
         if self.config.simulate.is_some() {
             return links;
         }
-        for port in [guest_link::SERVICE_PORT, guest_link::STATUS_PORT, guest_link::BLOB_PORT] {
+        let taken = |port| {
             let routes = Arc::clone(&self.host.routes);
             let route = move |cid| {
                 let routes = routes.lock().unwrap_or_else(PoisonError::into_inner);
                 routes.get(&cid).map(|run_dir| run_dir.join(VSOCK))
             };
-            links.spawn(guest_link::switch(port, self.paths.account.uid(), route));
+            guest_link::switch(port, self.paths.account.uid(), route)
+        };
+        for port in [guest_link::SERVICE_PORT, guest_link::STATUS_PORT] {
+            links.spawn(taken(port));
+        }
+        if self.config.hardware.gpu_blobs.is_some() {
+            let blobs = taken(guest_link::BLOB_PORT);
+            // Guests serve without: they compare less.
+            links.spawn(async move {
+                let ended = blobs.await;
+                tracing::error!("guests get no files of hardware.gpu_blobs any more: {ended:?}");
+                std::future::pending().await
+            });
         }
         links
     }

@@ -113,12 +113,20 @@ impl Source {
             Kind::Http(endpoint) => http::whole(endpoint, model::INDEX_FILE, PackIndex::MAX_BYTES, limits),
         };
         let mut bytes = Vec::new();
-        while let Some(part) = parts.recv().await {
-            bytes.extend_from_slice(&part?);
-            if bytes.len() > PackIndex::MAX_BYTES {
-                return Err(SourceError::Length);
+        let read = async {
+            while let Some(part) = parts.recv().await {
+                bytes.extend_from_slice(&part?);
+                if bytes.len() > PackIndex::MAX_BYTES {
+                    return Err(SourceError::Length);
+                }
             }
-        }
+            Ok(())
+        };
+        // What comes byte by byte must not keep the others waiting for ever.
+        let whole = u64::try_from(PackIndex::MAX_BYTES).unwrap_or(u64::MAX);
+        let longest =
+            limits.patience.saturating_add(Duration::from_secs(whole.checked_div(limits.slowest).unwrap_or(0)));
+        tokio::time::timeout(longest, read).await.map_err(|_| SourceError::Slow(limits.slowest))??;
         if Blake3Digest::from_bytes(*blake3::hash(&bytes).as_bytes()) != *root {
             return Err(SourceError::Root);
         }

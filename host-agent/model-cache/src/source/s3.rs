@@ -152,7 +152,9 @@ impl Bucket {
             endpoint.path = format!("{}/{}", endpoint.path, sigv4::encode(prefix));
         }
         let shown = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        endpoint.signer = Some(Arc::new(Signer { bucket: self.clone(), label: format!("s3://{}{shown}", self.name) }));
+        // As the configuration names it: two stores may have buckets of one name.
+        let known = self.section.strip_prefix("buckets.").unwrap_or(&self.section);
+        endpoint.signer = Some(Arc::new(Signer { bucket: self.clone(), label: format!("s3://{known}{shown}") }));
         Ok(endpoint)
     }
 }
@@ -195,7 +197,10 @@ impl Signer {
 
     /// What an answer other than the expected one means; `body` is the beginning of it. Only known words of it count.
     pub(crate) fn judge(&self, status: u16, body: &[u8]) -> Option<SourceError> {
-        let code = core::str::from_utf8(body).ok().and_then(code_of).unwrap_or_default();
+        // The end may be cut inside a character.
+        let whole = core::str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
+        let text = body.get(..whole).and_then(|whole| core::str::from_utf8(whole).ok());
+        let code = text.and_then(code_of).unwrap_or_default();
         let fault = match (code, status) {
             ("SignatureDoesNotMatch", _) => StoreFault::Signature,
             ("InvalidAccessKeyId", _) => StoreFault::UnknownKey,
@@ -294,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_buckets_name_stands_in_the_path_or_before_the_host() {
-        let text = |host: &str, path: &str| Ok((host.to_owned(), path.to_owned(), "s3://models/a b/c".to_owned()));
+        let text = |host: &str, path: &str| Ok((host.to_owned(), path.to_owned(), "s3://m/a b/c".to_owned()));
         assert_eq!(below(&bucket(), "a b/c/"), text("s3.example", "/models/a%20b/c"));
         let virtual_host = Bucket { style: BucketStyle::VirtualHost, ..bucket() };
         assert_eq!(below(&virtual_host, "a b/c"), text("models.s3.example", "/a%20b/c"));

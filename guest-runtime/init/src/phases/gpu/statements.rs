@@ -77,8 +77,7 @@ impl Host {
 }
 
 fn exchange(stream: &mut UnixStream, request: &Request, until: Instant) -> io::Result<Option<Vec<u8>>> {
-    stream.set_write_timeout(Some(left(until)?))?;
-    stream.write_all(&request.to_bytes())?;
+    write_until(stream, &request.to_bytes(), until)?;
     let mut head = [0; ANSWER_HEAD];
     read_until(stream, &mut head, until)?;
     let answer = Answer::head(request.kind, head).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
@@ -86,6 +85,20 @@ fn exchange(stream: &mut UnixStream, request: &Request, until: Instant) -> io::R
     let mut bytes = vec![0; length];
     read_until(stream, &mut bytes, until)?;
     Ok(Some(bytes))
+}
+
+/// Writes all, however slowly it is taken, until the time is over.
+fn write_until(stream: &mut UnixStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.set_write_timeout(Some(left(until)?))?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Fills `bytes`, however slowly they come, until the time is over.

@@ -85,7 +85,10 @@ fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
     for guest in paths.guest_names() {
         for number in paths.generations(&guest) {
             let record = LaunchRecord::load(&paths.run_dir(&guest, number));
-            gpus.extend(record.ok().and_then(|record| record.passed_on().ok()).unwrap_or_default());
+            let Ok(record) = record else { continue };
+            // One address that cannot be read leaves the others theirs.
+            let named = record.gpus.iter().chain(&record.nvswitches);
+            gpus.extend(named.filter_map(|address| address.parse().ok()));
         }
     }
     gpus
