@@ -88,7 +88,7 @@ fn gpus_of(paths: &Paths) -> Vec<PciAddress> {
             let Ok(record) = record else { continue };
             // One address that cannot be read leaves the others theirs.
             let named = record.gpus.iter().chain(&record.nvswitches);
-            gpus.extend(named.filter_map(|address| address.parse().ok()));
+            gpus.extend(named.filter_map(|address| address.parse::<PciAddress>().ok()));
         }
     }
     gpus
