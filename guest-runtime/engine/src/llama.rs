@@ -10,7 +10,7 @@ use crate::{
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
 use engine_protocol::{Failure, Message, ModelFacts, Prompt, Work};
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel as LlamaWeights;
@@ -143,7 +143,7 @@ impl Weights {
             told.ok().and_then(|told| told.parse().ok()).unwrap_or(plain)
         };
         let (key, value) = (length("key"), length("value"));
-        CellShape { layers: model.n_layer(), heads: model.n_head_kv(), key, value, value_bytes: VALUE_BYTES }
+        CellShape { layers: model.n_layer(), heads: model.n_head_kv(), key, value }
             .cells_within(memory, context, parallel)
     }
 
@@ -185,15 +185,16 @@ pub struct LlamaModel<'w> {
 /// # Errors
 /// [`LoadError::Context`].
 pub fn batching_engine(weights: &Weights, settings: Settings) -> Result<Batching<LlamaModel<'_>>, LoadError> {
-    let (model, capacity) = parts(weights, settings)?;
+    let (model, capacity) = parts(weights, settings, ROWS)?;
     Ok(Batching::new(model, capacity))
 }
 
-/// What [`batching_engine`] puts together, for who measures it.
+/// What [`batching_engine`] puts together, for who measures it: `rows` is how many rows llama.cpp computes at once. With
+/// more than [`ROWS`] an answer depends on its company.
 ///
 /// # Errors
 /// [`LoadError::Context`].
-pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, Capacity), LoadError> {
+pub fn parts(weights: &Weights, settings: Settings, rows: u32) -> Result<(LlamaModel<'_>, Capacity), LoadError> {
     let parallel = settings.parallel.max(1);
     let capacity = Capacity {
         cells: settings.cache.max(settings.context).get(),
@@ -203,19 +204,18 @@ pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, C
         waiting: MAX_WAITING,
         shares: weights.can_share(),
     };
-    Ok((LlamaModel::new(weights, settings, &capacity)?, capacity))
+    Ok((LlamaModel::new(weights, settings, &capacity, rows)?, capacity))
 }
 
 impl<'w> LlamaModel<'w> {
     /// Makes the context (key-value cache and work buffers).
-    fn new(weights: &'w Weights, settings: Settings, capacity: &Capacity) -> Result<Self, LoadError> {
+    fn new(weights: &'w Weights, settings: Settings, capacity: &Capacity, rows: u32) -> Result<Self, LoadError> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(capacity.cells))
             .with_n_seq_max(capacity.slots.max(2).into())
             .with_kv_unified(true)
             .with_n_batch(capacity.step)
-            .with_n_ubatch(capacity.step)
-            .with_type_v(VALUES)
+            .with_n_ubatch(capacity.step.min(rows))
             .with_n_threads(settings.threads_decode.into())
             .with_n_threads_batch(settings.threads_prefill.into())
             .with_no_perf(true);
@@ -309,13 +309,10 @@ impl Model for LlamaModel<'_> {
 /// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
 const STEP_TOKENS: u32 = if ON_GPUS { 512 } else { 128 };
-/// Numbers of the cache's values, 32 bits beside keys of 16. Where both are of one kind, llama.cpp's attention takes one of
-/// three kernels, which add up in different orders: by how many rows are computed (from 64 on), and for a lone row by how
-/// many threads there are. An answer would depend on how many tokens are computed beside its own. Mixed, there is one
-/// kernel. On GPUs kernels differ from 2 rows on, so there it depends on them in any case.
-const VALUES: KvCacheType = if ON_GPUS { KvCacheType::F16 } else { KvCacheType::F32 };
-/// Bytes of one number of a value.
-const VALUE_BYTES: u64 = if ON_GPUS { 2 } else { 4 };
+/// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
+/// an answer would depend on how many tokens are computed beside its own. On GPUs the kernels differ from 2 rows on, so
+/// there it depends on them in any case, and a step is computed whole.
+pub const ROWS: u32 = if ON_GPUS { STEP_TOKENS } else { 63 };
 /// Read at once of a file's header.
 const READ_BYTES: usize = 1 << 20;
 /// Whether this engine is compiled for GPUs.

@@ -13,16 +13,13 @@ pub(crate) struct CellShape {
     pub(crate) key: u64,
     /// Numbers of one head's value.
     pub(crate) value: u64,
-    /// Bytes of one number of a value; those of keys have [`KEY_BYTES`].
-    pub(crate) value_bytes: u64,
 }
 
 impl CellShape {
     /// Bytes of a cell, and as many for its copy while the cache is compacted.
     fn bytes(self) -> u64 {
-        let (key, value) = (self.key.saturating_mul(KEY_BYTES), self.value.saturating_mul(self.value_bytes));
-        let head = key.saturating_add(value).saturating_mul(COPIES);
-        head.saturating_mul(self.heads.into()).saturating_mul(self.layers.into())
+        let numbers = self.key.saturating_add(self.value).saturating_mul(self.heads.into());
+        numbers.saturating_mul(self.layers.into()).saturating_mul(NUMBER_BYTES).saturating_mul(COPIES)
     }
 
     /// How many cells fit `memory` bytes, up to a context for each of `parallel` answers, and always one context.
@@ -33,7 +30,7 @@ impl CellShape {
     }
 }
 
-const KEY_BYTES: u64 = 2;
+const NUMBER_BYTES: u64 = 2;
 /// The cell, and what compacting takes out of the cache and puts back.
 const COPIES: u64 = 2;
 
@@ -44,17 +41,15 @@ mod tests {
     #[test]
     fn cache_and_copy_together_fit_the_memory() {
         let context = |tokens| NonZeroU32::new(tokens).unwrap();
-        // SmolLM2-135M: 30 layers of 3 heads of 64, 34,560 bytes a cell; 23,040 on GPUs.
-        let small = CellShape { layers: 30, heads: 3, key: 64, value: 64, value_bytes: 4 };
-        assert_eq!(small.cells_within(69_120 * 1000, context(512), 16).get(), 1000);
-        let on_gpus = CellShape { value_bytes: 2, ..small };
-        assert_eq!(on_gpus.cells_within(46_080 * 1000, context(512), 16).get(), 1000);
+        // SmolLM2-135M: 30 layers of 3 heads of 64, 23,040 bytes a cell.
+        let small = CellShape { layers: 30, heads: 3, key: 64, value: 64 };
+        assert_eq!(small.cells_within(46_080 * 1000, context(512), 16).get(), 1000);
         assert_eq!(small.cells_within(u64::MAX, context(512), 16).get(), 512 * 16);
         assert_eq!(small.cells_within(0, context(512), 16).get(), 512);
         // Keys and values of other lengths.
-        let uneven = CellShape { layers: 1, heads: 1, key: 192, value: 128, value_bytes: 2 };
+        let uneven = CellShape { layers: 1, heads: 1, key: 192, value: 128 };
         assert_eq!(uneven.cells_within(1280 * 700, context(16), 64).get(), 700);
-        let none = CellShape { layers: 0, heads: 0, key: 0, value: 0, value_bytes: 4 };
+        let none = CellShape { layers: 0, heads: 0, key: 0, value: 0 };
         assert_eq!(none.cells_within(1 << 30, context(512), 16).get(), 512);
     }
 }

@@ -93,10 +93,12 @@ fn speed_figures(speed: &Value) -> anyhow::Result<Vec<Figure>> {
     };
     let prefix = |field: &str| number(speed, &format!("/prefix/{field}"));
     let (shared, fresh) = (prefix("shared_ms")?, prefix("fresh_ms")?);
+    let (whole, ours) = (number(speed, "/prefill/whole_steps")?, number(speed, "/prefill/ours")?);
     let compacting = 100.0 * number(speed, "/compaction/share")?;
     Ok(vec![
         against("one answer, after its first token", "decode", 0.97)?,
         against("a prompt of 1,024 tokens", "prefill", 0.97)?,
+        Figure::compared("the same, 128 rows at once", whole, "t/s", &format!("63 rows: {ours:.1} t/s"), ours / whole),
         against("8 answers of one length", "streams", 1.1)?,
         against("24 answers, 8 at once, 16 to 128 tokens", "uneven", 1.1)?,
         Figure::peer(
@@ -213,7 +215,7 @@ mod tests {
 
     fn speed() -> Value {
         json!({
-            "decode": { "ours": 97.0, "peer": 100.0 }, "prefill": { "ours": 96.0, "peer": 100.0 },
+            "decode": { "ours": 97.0, "peer": 100.0 }, "prefill": { "ours": 96.0, "peer": 100.0, "whole_steps": 192.0 },
             "streams": { "ours": 111.0, "peer": 100.0 }, "uneven": { "ours": 109.0, "peer": 100.0 },
             "prefix": { "shared_ms": 3.1, "fresh_ms": 10.0 }, "compaction": { "share": 0.05 },
             "concurrency": [{ "streams": 1, "ours": 2.0, "peer": 1.0 }],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is measured.
 
-use engine::Weights;
+use engine::{ROWS, Weights};
 use serde_json::{Value, json};
 
 use crate::ours::{Ours, Room};
@@ -51,16 +51,19 @@ impl<'w> Bench<'w> {
         Ok(json!({ "ours": median(a), "peer": median(b) }))
     }
 
+    /// With the engine's smaller computations, and with whole steps.
     fn prefill(&mut self) -> anyhow::Result<Value> {
         let tokens = 1024 / self.hurry;
         let job = self.job(tokens as usize, 1);
-        let mut ours = self.ours(1, tokens + 64, tokens + 64)?;
-        let (mut a, mut b) = (Vec::new(), Vec::new());
+        let room = Room { rows: u32::MAX, ..self.room(1, tokens + 64, tokens + 64) };
+        let (mut ours, mut whole) = (self.ours(1, room.context, room.cache)?, Ours::new(self.weights, room)?);
+        let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
             a.push(read_rate(&ours.run(std::slice::from_ref(&job))?, tokens));
             b.push(f64::from(tokens) / peer::prefill(self.weights, &job, self.threads)?.as_secs_f64());
+            c.push(read_rate(&whole.run(std::slice::from_ref(&job))?, tokens));
         }
-        Ok(json!({ "ours": median(a), "peer": median(b), "tokens": tokens }))
+        Ok(json!({ "ours": median(a), "peer": median(b), "whole_steps": median(c), "tokens": tokens, "rows": ROWS }))
     }
 
     /// Eight answers of one length.
@@ -160,7 +163,7 @@ impl<'w> Bench<'w> {
     }
 
     fn room(&self, at_once: u16, context: u32, cache: u32) -> Room {
-        Room { context, cache, at_once, threads: self.threads }
+        Room { context, cache, at_once, threads: self.threads, rows: ROWS }
     }
 
     fn ours(&self, at_once: u16, context: u32, cache: u32) -> anyhow::Result<Ours<'w>> {

@@ -18,6 +18,8 @@ pub(crate) struct Room {
     pub(crate) cache: u32,
     pub(crate) at_once: u16,
     pub(crate) threads: u16,
+    /// Rows that llama.cpp computes at once.
+    pub(crate) rows: u32,
 }
 
 pub(crate) struct Ours<'w> {
@@ -36,7 +38,7 @@ impl<'w> Ours<'w> {
             threads_decode: room.threads,
             threads_prefill: room.threads,
         };
-        let (inner, capacity) = engine::parts(weights, settings)?;
+        let (inner, capacity) = engine::parts(weights, settings, room.rows)?;
         let model = Timed { inner, compactions: 0, compacting: Duration::ZERO };
         Ok(Self { engine: Batching::new(model, capacity), at_once: room.at_once.into(), next: 0 })
     }
