@@ -109,7 +109,7 @@ fn write(name: &str, result: &Value) -> anyhow::Result<()> {
 }
 
 /// What the figures were measured on, without names of hosts or users.
-fn machine() -> Value {
+pub(crate) fn machine() -> Value {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text
         .lines()
