@@ -14,6 +14,12 @@ use crate::process::{self, Background};
 /// A proxy that accepted a guest.
 pub(super) struct Proxy {
     _process: Background,
+    pub(super) endpoint: Endpoint,
+}
+
+/// Where a proxy listens.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoint {
     address: String,
     model: String,
 }
@@ -26,9 +32,12 @@ impl Proxy {
         let receipts = directory.join("receipts");
         let started = chat::start_proxy(rig.programs, rig.scene, &upstream, &receipts, &log);
         let StartedProxy { process, address, .. } = started.with_context(|| format!("guest {guest}"))?;
-        Ok(Self { _process: process, address, model: rig.scene.model_name().to_owned() })
+        let endpoint = Endpoint { address, model: rig.scene.model_name().to_owned() };
+        Ok(Self { _process: process, endpoint })
     }
+}
 
+impl Endpoint {
     /// Asks for an answer of some tokens.
     pub(super) fn ask(&self) -> Result<(), String> {
         let body = json!({
@@ -63,7 +72,7 @@ impl Proxy {
 pub(super) fn verified_answer(rig: &Rig<'_>, guest: &str) -> anyhow::Result<f64> {
     let (start, directory) = (Instant::now(), rig.scene.directory().join(format!("client-{guest}")));
     let proxy = Proxy::start(rig, guest, &directory)?;
-    proxy.ask().map_err(|error| anyhow::anyhow!("guest {guest} did not answer: {error}"))?;
+    proxy.endpoint.ask().map_err(|error| anyhow::anyhow!("guest {guest} did not answer: {error}"))?;
     chat::verified_receipt(rig.programs, rig.scene, &directory.join("receipts"))?;
     drop(proxy);
     std::fs::remove_dir_all(&directory).context("a proxy's directory")?;

@@ -2,16 +2,15 @@
 //! An upgrade, a release that does not come up, and the way back, while clients of both guests ask without pause.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::client::Proxy;
+use super::client::{Endpoint, Proxy};
 use super::kills::CONVERGENCE;
 use super::releases;
 use super::rig::{self, Declared, GUESTS, Rig};
@@ -67,14 +66,15 @@ pub(super) fn run(rig: &mut Rig<'_>) -> anyhow::Result<Upgraded> {
     scene.write_client_policy(&[first.bundle.clone(), second.bundle.clone()])?;
     let proxies = GUESTS.map(|guest| Proxy::start(rig, guest, &scene.directory().join(format!("load-{guest}"))));
     let proxies = proxies.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let endpoints: Vec<Endpoint> = proxies.iter().map(|proxy| proxy.endpoint.clone()).collect();
     let load = Load::default();
     let done = std::thread::scope(|scope| {
-        for (guest, proxy) in GUESTS.iter().zip(&proxies) {
+        for (guest, endpoint) in GUESTS.iter().zip(&endpoints) {
             for _ in 0..CLIENTS {
-                scope.spawn(|| load.ask(guest, proxy));
+                scope.spawn(|| load.ask(guest, endpoint));
             }
         }
-        let done = steps(rig, &load, &proxies, [first, second, broken]);
+        let done = steps(rig, &load, &endpoints, [first, second, broken]);
         load.over.store(true, Ordering::Relaxed);
         done
     });
@@ -98,15 +98,15 @@ pub(super) fn run(rig: &mut Rig<'_>) -> anyhow::Result<Upgraded> {
 #[derive(Default)]
 struct Load {
     over: AtomicBool,
-    step: std::sync::atomic::AtomicUsize,
+    step: AtomicUsize,
     requests: Mutex<Vec<Request>>,
 }
 
 impl Load {
-    fn ask(&self, guest: &'static str, proxy: &Proxy) {
+    fn ask(&self, guest: &'static str, endpoint: &Endpoint) {
         while !self.over.load(Ordering::Relaxed) {
             let (step, start) = (self.step.load(Ordering::Relaxed), Instant::now());
-            let failure = proxy.ask().err();
+            let failure = endpoint.ask().err();
             if failure.is_some() {
                 // Nobody learns more from many failures in a row.
                 std::thread::sleep(Duration::from_millis(500));
@@ -128,11 +128,10 @@ struct Done {
     wrong: Vec<String>,
 }
 
-fn steps(rig: &mut Rig<'_>, load: &Load, proxies: &[Proxy], releases: [Declared; 3]) -> anyhow::Result<Done> {
+fn steps(rig: &mut Rig<'_>, load: &Load, endpoints: &[Endpoint], releases: [Declared; 3]) -> anyhow::Result<Done> {
     let [first, second, broken] = releases;
     let mut done = Done { times: Vec::new(), at_once: 0, wrong: Vec::new() };
-    let one_release =
-        |proxies: &[Proxy]| -> anyhow::Result<BTreeSet<String>> { proxies.iter().map(Proxy::release).collect() };
+    let one_release = || -> anyhow::Result<BTreeSet<String>> { endpoints.iter().map(Endpoint::release).collect() };
     let mut step = |rig: &mut Rig<'_>, name, declared: Option<Declared>, is_done: &dyn Fn(&Value) -> bool| {
         let (start, place) = (Instant::now(), done.times.len());
         load.step.store(place, Ordering::Relaxed);
@@ -160,7 +159,7 @@ fn steps(rig: &mut Rig<'_>, load: &Load, proxies: &[Proxy], releases: [Declared;
         anyhow::Ok(())
     };
     step(rig, "no change", None, &rig::all_serve)?;
-    let old = one_release(proxies)?;
+    let old = one_release()?;
     let numbers = generations(rig)?;
     let moved = |status: &Value, from: &[u64]| {
         rig::all_serve(status) && GUESTS.iter().zip(from).all(|(guest, from)| generation(status, guest) > Some(*from))
@@ -168,7 +167,7 @@ fn steps(rig: &mut Rig<'_>, load: &Load, proxies: &[Proxy], releases: [Declared;
     step(rig, "upgrade", Some(second.clone()), &|status| moved(status, &numbers))?;
     // Each has answered once more, over a connection to the new generation.
     step(rig, "after the upgrade", None, &rig::all_serve)?;
-    let new = one_release(proxies)?;
+    let new = one_release()?;
     let upgraded = generations(rig)?;
     step(rig, "a release that does not come up", Some(broken), &|status| {
         GUESTS.iter().zip(&upgraded).all(|(name, number)| {
@@ -177,11 +176,11 @@ fn steps(rig: &mut Rig<'_>, load: &Load, proxies: &[Proxy], releases: [Declared;
         })
     })?;
     step(rig, "its declaration taken back", Some(second), &rig::all_serve)?;
-    let kept = one_release(proxies)?;
+    let kept = one_release()?;
     let stayed = generations(rig)?;
     step(rig, "back to the first release", Some(first), &|status| moved(status, &stayed))?;
     step(rig, "after the way back", None, &rig::all_serve)?;
-    let back = one_release(proxies)?;
+    let back = one_release()?;
     let sets =
         [("before", &old), ("after the upgrade", &new), ("after the rollback", &kept), ("on the way back", &back)];
     for (when, releases) in sets {
