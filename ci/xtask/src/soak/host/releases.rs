@@ -17,7 +17,8 @@ pub(super) fn first(scene: &Scene) -> Declared {
     Declared { bundle: scene.directory().join("release.sigstore.json"), image: scene.image.clone() }
 }
 
-/// Publishes a release whose image has `chrysalis.soak=NAME` on its command line.
+/// Publishes a release whose image has `soak=NAME` on its command line. A word that begins with `chrysalis.` would
+/// have to be one that the image's init knows.
 pub(super) fn publish(programs: &Programs, scene: &Scene, name: &str) -> anyhow::Result<Declared> {
     let image = variant(scene, name).with_context(|| format!("image {name}"))?;
     let publisher = Publisher { programs, directory: scene.directory(), machines: &[Machine::DEMO] };
@@ -34,7 +35,7 @@ fn variant(scene: &Scene, name: &str) -> anyhow::Result<PathBuf> {
     let path = directory.join("image.json");
     let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
     let line = std::fs::read_to_string(directory.join("cmdline"))?;
-    let line = format!("{line} chrysalis.soak={name}");
+    let line = format!("{line} soak={name}");
     replace(&directory.join("cmdline"), line.as_bytes())?;
     describe(&mut manifest, &line).context("image.json is not of the known form")?;
     replace(&path, manifest.to_string().as_bytes())?;
