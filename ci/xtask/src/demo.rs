@@ -5,10 +5,11 @@
 //! command lines. Only the hardware is simulated, and each line that shows a simulated result says so.
 
 mod canary;
-mod chat;
+pub(crate) mod chat;
 mod clients;
 pub(crate) mod guest;
 pub(crate) mod programs;
+pub(crate) mod publisher;
 mod recorder;
 mod refusals;
 pub(crate) mod report;

@@ -2,12 +2,12 @@
 //! The figures of inference: the engine against llama.cpp called plainly, as the image's profile compiles both, and what
 //! attestation, encryption and TLS add.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::{Map, Value};
 
-use super::plot::Chart;
+use super::plot::{Chart, places};
 use super::{Figure, Outcome};
 use crate::{guest_programs, process, workspace};
 
@@ -144,10 +144,7 @@ fn channel_figures(channel: &Value) -> anyhow::Result<Vec<Figure>> {
 
 /// Writes the plots to target/bench, and to docs/img where they are to be published.
 fn plots(speed: &Value, profile: &str, publish: bool) -> anyhow::Result<()> {
-    let mut places = vec![workspace::target()?.join("bench")];
-    if publish {
-        places.push(workspace::root()?.join("docs/img"));
-    }
+    let places = places(publish)?;
     let machine = format!("SmolLM2-135M Q4_1, {THREADS} threads, profile {profile}");
     let streams = column(speed, "concurrency", "streams")?;
     let contexts = column(speed, "context", "tokens")?;
@@ -180,17 +177,9 @@ fn plots(speed: &Value, profile: &str, publish: bool) -> anyhow::Result<()> {
     for (file, title, x_label, x, part, [ours, peer]) in charts {
         let lines = vec![("engine", column(speed, part, ours)?), ("llama.cpp", column(speed, part, peer)?)];
         let chart = Chart { title: &format!("{title} ({machine})"), x_label, y_label: "tokens/s", x, lines };
-        for place in &places {
-            write(place, file, &chart.svg())?;
-        }
+        chart.save(file, &places)?;
     }
     Ok(())
-}
-
-fn write(directory: &Path, file: &str, text: &str) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory).context("directory of plots")?;
-    let (path, temporary) = (directory.join(file), directory.join(format!("{file}.new")));
-    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)).context("plot")
 }
 
 fn column(document: &Value, part: &str, field: &str) -> anyhow::Result<Vec<f64>> {

@@ -30,7 +30,10 @@ pub(crate) struct BenchArgs {
     /// Of `inference`: build what it runs, and stop.
     #[arg(long)]
     prepare: bool,
-    /// Of `inference`: write its plots to docs/img, too.
+    /// Of `host`: only the boots, with programs as they are built for tests.
+    #[arg(long, conflicts_with = "quick")]
+    boots: bool,
+    /// Of `inference` and `host`: write its plots to docs/img, too.
     #[arg(long)]
     publish: bool,
 }
@@ -78,7 +81,10 @@ impl Bench {
             Self::Image => image::run(args.cold)?,
             Self::Attestation => attestation::run()?,
             Self::Demo => demo::run()?,
-            Self::Host => host::run(args.quick)?,
+            Self::Host => {
+                let BenchArgs { quick, boots, publish, .. } = *args;
+                host::run(host::Manner { quick, boots, publish })?
+            }
             Self::Inference => {
                 let BenchArgs { quick, prepare, publish, .. } = *args;
                 inference::run(inference::Manner { quick, prepare, publish })?
@@ -109,7 +115,7 @@ fn write(name: &str, result: &Value) -> anyhow::Result<()> {
 }
 
 /// What the figures were measured on, without names of hosts or users.
-fn machine() -> Value {
+pub(crate) fn machine() -> Value {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text
         .lines()

@@ -2,6 +2,17 @@
 //! Line charts as SVG, readable on light and dark ground.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::workspace;
+
+/// Where charts go: target/bench, and docs/img where they are to be published.
+pub(super) fn places(publish: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let published = publish.then(|| workspace::root().map(|root| root.join("docs/img"))).transpose()?;
+    Ok(std::iter::once(workspace::target()?.join("bench")).chain(published).collect())
+}
 
 /// A chart of some lines over the same values.
 #[derive(Debug)]
@@ -16,6 +27,16 @@ pub(super) struct Chart<'a> {
 }
 
 impl Chart<'_> {
+    /// Writes it to all places, whole or not at all.
+    pub(super) fn save(&self, file: &str, places: &[PathBuf]) -> anyhow::Result<()> {
+        for place in places {
+            std::fs::create_dir_all(place).context("directory of plots")?;
+            let (path, temporary) = (place.join(file), place.join(format!("{file}.new")));
+            std::fs::write(&temporary, self.svg()).and_then(|()| std::fs::rename(&temporary, &path)).context("plot")?;
+        }
+        Ok(())
+    }
+
     /// The chart as a document of its own.
     pub(super) fn svg(&self) -> String {
         let top = ceiling(self.lines.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A question through the attested client, and its receipt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -58,21 +58,9 @@ pub(crate) fn begin(
 ) -> anyhow::Result<Conversation> {
     let start = Instant::now();
     let wire = Recorder::start(guest.address().parse().context("the guest's address")?)?;
-    let mut command = programs.command("attested-proxy-sim");
-    command
-        .arg("--sim-root")
-        .arg(scene.root_certificate())
-        .arg("--upstream")
-        .arg(format!("https://{}", wire.address()))
-        .arg("--policy")
-        .arg(scene.client_policy())
-        .args(["--listen", "127.0.0.1:0", "--json"])
-        .arg("--receipts")
-        .arg(receipts(scene));
-    let mut proxy = Background::start("attested-proxy", &mut command, &scene.directory().join("proxy.log"))?;
-    let verdict = proxy.line(Duration::from_secs(60))?.context("attested-proxy refused the guest: see proxy.log")?;
-    let verdict: Value = serde_json::from_str(&verdict).context("attested-proxy: its first line is no JSON")?;
-    let address = verdict.get("listening").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
+    let log = scene.directory().join("proxy.log");
+    let started = start_proxy(programs, scene, &wire.address().to_string(), &receipts(scene), &log)?;
+    let StartedProxy { process: proxy, address, verdict } = started;
     show_registers(&verdict, report)?;
     report.part("attestation of the connection", start.elapsed().as_secs_f64());
     Ok(Conversation { _proxy: proxy, address, wire })
@@ -81,6 +69,42 @@ pub(crate) fn begin(
 /// Where the proxy keeps receipts.
 fn receipts(scene: &Scene) -> PathBuf {
     scene.directory().join("receipts")
+}
+
+/// An attested proxy whose first connection was accepted.
+pub(crate) struct StartedProxy {
+    pub(crate) process: Background,
+    /// Where its OpenAI endpoint listens.
+    pub(crate) address: String,
+    /// What it printed about the guest.
+    pub(crate) verdict: Value,
+}
+
+/// Starts a proxy to a guest at `upstream`, which it verifies first.
+pub(crate) fn start_proxy(
+    programs: &Programs,
+    scene: &Scene,
+    upstream: &str,
+    receipts: &Path,
+    log: &Path,
+) -> anyhow::Result<StartedProxy> {
+    let mut command = programs.command("attested-proxy-sim");
+    command
+        .arg("--sim-root")
+        .arg(scene.root_certificate())
+        .arg("--upstream")
+        .arg(format!("https://{upstream}"))
+        .arg("--policy")
+        .arg(scene.client_policy())
+        .args(["--listen", "127.0.0.1:0", "--json"])
+        .arg("--receipts")
+        .arg(receipts);
+    let mut process = Background::start("attested-proxy", &mut command, log)?;
+    let verdict = process.line(Duration::from_secs(60))?;
+    let verdict = verdict.with_context(|| format!("attested-proxy refused the guest: see {}", log.display()))?;
+    let verdict: Value = serde_json::from_str(&verdict).context("attested-proxy: its first line is no JSON")?;
+    let address = verdict.get("listening").and_then(Value::as_str).context("attested-proxy: no address")?.to_owned();
+    Ok(StartedProxy { process, address, verdict })
 }
 
 /// Tells the guest to finish: it closes the connection that waits for a next request, and the proxy opens another one.
@@ -171,25 +195,31 @@ fn stream(conversation: &Conversation, scene: &Scene, question: &str, report: &m
 /// Verifies the newest receipt, as anybody can later.
 pub(crate) fn verify_receipt(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     report.title("receipt (hardware simulated)");
-    let path = newest_file(&receipts(scene))?;
-    let mut command = programs.command("attested-proxy-sim");
-    command.arg("--sim-root").arg(scene.root_certificate()).arg("verify-receipt").arg(&path).arg("--json");
-    command.arg("--policy").arg(scene.client_policy());
-    let verified = process::json("verify-receipt", &mut command)?;
+    let verified = verified_receipt(programs, scene, &receipts(scene))?;
     let receipt = verified.get("receipt").cloned().context("verify-receipt shows no receipt")?;
     for name in ["sequence", "prompt_tokens", "completion_tokens"] {
         report.line(&format!("{name:<18} {}", receipt.get(name).unwrap_or(&Value::Null)));
-    }
-    for (name, expected) in [("signature", "valid"), ("evidence", "matched"), ("guest", "accepted")] {
-        let found = verified.get(name).and_then(Value::as_str).unwrap_or_default();
-        anyhow::ensure!(found == expected, "the receipt's {name} is {found}, not {expected}");
     }
     report.line("✓ signed by the instance key that the evidence binds");
     report.receipt = Some(verified);
     Ok(())
 }
 
-fn newest_file(directory: &std::path::Path) -> anyhow::Result<PathBuf> {
+/// The newest receipt of a directory, which must be good: what `verify-receipt` says of it.
+pub(crate) fn verified_receipt(programs: &Programs, scene: &Scene, receipts: &Path) -> anyhow::Result<Value> {
+    let path = newest_file(receipts)?;
+    let mut command = programs.command("attested-proxy-sim");
+    command.arg("--sim-root").arg(scene.root_certificate()).arg("verify-receipt").arg(&path).arg("--json");
+    command.arg("--policy").arg(scene.client_policy());
+    let verified = process::json("verify-receipt", &mut command)?;
+    for (name, expected) in [("signature", "valid"), ("evidence", "matched"), ("guest", "accepted")] {
+        let found = verified.get(name).and_then(Value::as_str).unwrap_or_default();
+        anyhow::ensure!(found == expected, "the receipt's {name} is {found}, not {expected}");
+    }
+    Ok(verified)
+}
+
+fn newest_file(directory: &Path) -> anyhow::Result<PathBuf> {
     // The proxy stores the receipt after the stream has ended.
     let start = Instant::now();
     loop {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::{process, workspace};
 
 use super::programs::Programs;
+use super::publisher::Publisher;
 use super::recorder::Recorder;
 use super::report::Report;
 
@@ -69,7 +70,7 @@ impl Machine {
     }
 
     /// For a release.
-    fn shape(self, qemu: &str) -> String {
+    pub(super) fn shape(self, qemu: &str) -> String {
         let Self { vcpus, memory_mib } = self;
         format!(
             "vcpus = {vcpus}\nmemory_mib = {memory_mib}\nphysical_bits = 40\nqemu = \"{qemu}\"\n\
@@ -124,7 +125,7 @@ impl Scene {
             let paths = process::json_with_progress("host tool", programs.image(&root).arg("host-tool"))?;
             path_in(&paths, "vhost_device_vsock")
         })?;
-        let scene = Unserved { programs, directory: directory.path(), image: &image, machines };
+        let scene = Unserved { programs, directory: directory.path() };
         let what = format!("{}: fetch, pack, encrypt", purpose.model().0);
         let (pack, model, weights) = report.step("model", &what, || scene.pack_model(&root, purpose))?;
         let pki = directory.path().join("pki");
@@ -132,13 +133,15 @@ impl Scene {
         report.step("simulator", "keys of the simulated hardware", || {
             process::json("tdx-sim init", programs.command("tdx-sim").arg("init").arg("--pki").arg(&pki)).map(drop)
         })?;
-        report.step("release", "expected registers, statement, signature, log, witness", || scene.release())?;
+        let publisher = Publisher { programs, directory: directory.path(), machines };
+        let bundle = report.step("release", "expected registers, statement, signature, log, witness", || {
+            publisher.begin().and_then(|()| publisher.publish("release", &image))
+        })?;
         let (service, service_address, service_spki) =
-            report.step("service", "attestation service on loopback", || scene.serve(&model, &pki))?;
+            report.step("service", "attestation service on loopback", || scene.serve(&model, &pki, &bundle))?;
         let wire = Recorder::start(service_address.parse().context("the service's address")?)?;
         let service_address = wire.address().to_string();
-        scene.write_client_policy(&model, &service_spki, &pki)?;
-        Ok(Self {
+        let scene = Self {
             image,
             pack,
             model,
@@ -151,7 +154,9 @@ impl Scene {
             _service: service,
             directory: directory.path().to_owned(),
             cleanup: Cell::new(Some(directory)),
-        })
+        };
+        scene.write_client_policy(&[bundle])?;
+        Ok(scene)
     }
 
     /// Where this run keeps its files; removed with it.
@@ -200,13 +205,7 @@ impl Scene {
 
     /// Entries of the service's audit log so far.
     pub(crate) fn audit_entries(&self, programs: &Programs) -> anyhow::Result<Vec<Value>> {
-        let mut command = programs.command("attestation-service-sim");
-        command
-            .arg("--sim-root")
-            .arg(self.root_certificate())
-            .arg("--json")
-            .args(["audit", "list", "--store"])
-            .arg(self.store());
+        let mut command = administer(programs, &self.directory, &self.pki, &["audit", "list"]);
         let list = process::json("audit list", &mut command)?;
         list.get("entries").and_then(Value::as_array).cloned().context("audit list: no entries")
     }
@@ -243,8 +242,29 @@ impl Scene {
         Ok(command)
     }
 
-    fn store(&self) -> PathBuf {
-        self.directory().join("store")
+    /// Has the service release keys to guests of one more release.
+    pub(crate) fn import_release(&self, programs: &Programs, bundle: &Path) -> anyhow::Result<()> {
+        let mut command = administer(programs, &self.directory, &self.pki, &["releases", "import"]);
+        command.arg("--bundle").arg(bundle).arg("--trust").arg(self.directory.join("trust.json"));
+        process::json("attestation-service releases import", &mut command).map(drop)
+    }
+
+    /// Has clients that start from now on accept guests of these releases.
+    pub(crate) fn write_client_policy(&self, bundles: &[PathBuf]) -> anyhow::Result<()> {
+        let (name, rest) = self.model.split_once('@').context("model name")?;
+        let (revision, identity) = rest.split_once(':').context("model name")?;
+        let policy = json!({
+            "schema": "chrysalis/client-policy/v1",
+            "appraisal": {
+                "schema": "chrysalis/appraisal-policy/v1",
+                "models": [{ "name": name, "revision": revision, "identity": identity }],
+                "service_pins": [self.service_spki],
+            },
+            "release_trust": self.directory.join("trust.json"),
+            "release_bundles": bundles,
+            "collateral": [self.pki.join("collateral.json")],
+        });
+        std::fs::write(self.client_policy(), policy.to_string()).context("client-policy.json")
     }
 }
 
@@ -252,8 +272,6 @@ impl Scene {
 struct Unserved<'a> {
     programs: &'a Programs,
     directory: &'a Path,
-    image: &'a Path,
-    machines: &'a [Machine],
 }
 
 impl Unserved<'_> {
@@ -274,69 +292,16 @@ impl Unserved<'_> {
         Ok((pack, model, size(&files)?))
     }
 
-    /// The publisher's part: registers for the shapes, statement, signature, log with a witness.
-    fn release(&self) -> anyhow::Result<()> {
-        let file = |name: &str| self.directory.join(name);
-        for (kind, name) in [
-            ("release", None),
-            ("log", Some("demo.chrysalis.invalid/log")),
-            ("witness", Some("demo.chrysalis.invalid/witness")),
-        ] {
-            let mut keygen = self.measure(&["keygen", "--kind", kind, "--out"], &file(&format!("{kind}.key")));
-            keygen.args(name.map(|name| ["--name", name]).into_iter().flatten());
-            process::json("measure release keygen", &mut keygen)?;
-        }
-        let mut create = self.measure(&["create", "--out"], &file("statement.json"));
-        create.arg("--image").arg(self.image);
-        let qemu = qemu_version()?;
-        for machine in self.machines {
-            let shape = file(&format!("shape-{}-{}.toml", machine.vcpus, machine.memory_mib));
-            std::fs::write(&shape, machine.shape(&qemu)).context("shape")?;
-            create.arg("--shape").arg(shape);
-        }
-        create.args(["--qemu", "qemu-system-x86_64"]);
-        create.args([
-            "--source-commit",
-            &source_commit()?,
-            "--rebuild",
-            "cargo run -p image -- build --profile sim --out out",
-        ]);
-        process::json("measure release create", &mut create)?;
-        let mut sign = self.measure(&["sign", "--statement"], &file("statement.json"));
-        sign.arg("--key").arg(file("release.key")).arg("--out").arg(file("signed.json"));
-        process::json("measure release sign", &mut sign)?;
-        let mut publish = self.measure(&["publish", "--create", "--log"], &file("log"));
-        publish.arg("--bundle").arg(file("signed.json")).arg("--key").arg(file("release.key.pub"));
-        publish.arg("--log-key").arg(file("log.key")).arg("--witness-key").arg(file("witness.key"));
-        publish.arg("--out").arg(file("release.sigstore.json"));
-        process::json("measure release publish", &mut publish)?;
-        let mut trust = self.measure(&["trust", "--threshold", "1", "--out"], &file("trust.json"));
-        trust.arg("--key").arg(file("release.key.pub")).arg("--log-key").arg(file("log.key.pub"));
-        trust.arg("--witness").arg(file("witness.key.pub"));
-        process::json("measure release trust", &mut trust).map(drop)
-    }
-
-    fn measure(&self, arguments: &[&str], path: &Path) -> Command {
-        let mut command = self.programs.command("measure");
-        command.args(["release", "--json"]).args(arguments).arg(path);
-        command
-    }
-
     /// The model owner's part: a store with key, release and policy; then the service.
-    fn serve(&self, model: &str, pki: &Path) -> anyhow::Result<(process::Background, String, String)> {
+    fn serve(&self, model: &str, pki: &Path, bundle: &Path) -> anyhow::Result<(process::Background, String, String)> {
         let file = |name: &str| self.directory.join(name);
-        let service = |arguments: &[&str]| {
-            let mut command = self.programs.command("attestation-service-sim");
-            command.arg("--sim-root").arg(pki.join("root.der")).arg("--json").args(arguments);
-            command.arg("--store").arg(file("store"));
-            command
-        };
+        let service = |arguments: &[&str]| administer(self.programs, self.directory, pki, arguments);
         let made = process::json("attestation-service init", &mut service(&["init"]))?;
         let spki = made.get("spki_sha256").and_then(Value::as_str).context("init: no spki_sha256")?.to_owned();
         let mut key = service(&["keys", "import", "--model", model, "--version", "1"]);
         process::json("attestation-service keys import", key.arg("--key").arg(file("model.key")))?;
         let mut release = service(&["releases", "import"]);
-        release.arg("--bundle").arg(file("release.sigstore.json")).arg("--trust").arg(file("trust.json"));
+        release.arg("--bundle").arg(bundle).arg("--trust").arg(file("trust.json"));
         process::json("attestation-service releases import", &mut release)?;
         let mut serve = service(&["serve", "--listen", "127.0.0.1:0"]);
         serve.arg("--collateral").arg(pki.join("collateral.json")).arg("--ready-file").arg(file("service.addr"));
@@ -344,23 +309,14 @@ impl Unserved<'_> {
         let address = wait_for_address(&mut running, &file("service.addr"))?;
         Ok((running, address, spki))
     }
+}
 
-    fn write_client_policy(&self, model: &str, spki: &str, pki: &Path) -> anyhow::Result<()> {
-        let (name, rest) = model.split_once('@').context("model name")?;
-        let (revision, identity) = rest.split_once(':').context("model name")?;
-        let policy = json!({
-            "schema": "chrysalis/client-policy/v1",
-            "appraisal": {
-                "schema": "chrysalis/appraisal-policy/v1",
-                "models": [{ "name": name, "revision": revision, "identity": identity }],
-                "service_pins": [spki],
-            },
-            "release_trust": self.directory.join("trust.json"),
-            "release_bundles": [self.directory.join("release.sigstore.json")],
-            "collateral": [pki.join("collateral.json")],
-        });
-        std::fs::write(self.directory.join("client-policy.json"), policy.to_string()).context("client-policy.json")
-    }
+/// A command of the attestation service's operator on the scene's store.
+fn administer(programs: &Programs, directory: &Path, pki: &Path, arguments: &[&str]) -> Command {
+    let mut command = programs.command("attestation-service-sim");
+    command.arg("--sim-root").arg(pki.join("root.der")).arg("--json").args(arguments);
+    command.arg("--store").arg(directory.join("store"));
+    command
 }
 
 fn wait_for_address(service: &mut process::Background, path: &Path) -> anyhow::Result<String> {
@@ -408,21 +364,4 @@ fn size(path: &Path) -> anyhow::Result<u64> {
 
 fn path_in(document: &Value, name: &str) -> anyhow::Result<PathBuf> {
     document.get(name).and_then(Value::as_str).map(PathBuf::from).with_context(|| format!("no path {name}"))
-}
-
-/// Commit of this tree; a tree without one is said to have none.
-fn source_commit() -> anyhow::Result<String> {
-    let output = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(workspace::root()?).output();
-    let commit =
-        output.ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-    Ok(commit.unwrap_or_else(|| "0".repeat(40)))
-}
-
-fn qemu_version() -> anyhow::Result<String> {
-    let output = Command::new("qemu-system-x86_64").arg("--version").output().context("qemu-system-x86_64")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.strip_prefix("QEMU emulator version ").context("QEMU does not say its version")?;
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit());
-    let (major, minor) = (numbers.next().context("QEMU's version")?, numbers.next().context("QEMU's version")?);
-    Ok(format!("{major}.{minor}"))
 }

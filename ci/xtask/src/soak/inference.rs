@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `cargo xtask soak NAME`: load for a long time, in target/bench/soak-NAME.json.
+//! `cargo xtask soak inference`: the load is that of `inference-bench soak`.
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 
 use crate::{guest_programs, process, workspace};
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask soak inference\n  cargo xtask soak inference --minutes 3 --seed 7 --json\n\nThe exit \
-                  code is 2 where a check failed."
-)]
-pub(crate) struct SoakArgs {
-    /// What is put under load.
-    #[arg(value_enum)]
-    name: Soaked,
+pub(super) struct InferenceArgs {
     /// How long.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_080))]
     minutes: u32,
@@ -30,16 +23,8 @@ pub(crate) struct SoakArgs {
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Soaked {
-    /// serve, the engine with a real model and the attester over a simulated device, as processes of this machine; clients
-    /// that leave, that are killed, and that ask for what is refused.
-    Inference,
-}
-
 /// Gives whether all checks hold.
-pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
-    let Soaked::Inference = args.name;
+pub(super) fn run(args: &InferenceArgs) -> anyhow::Result<bool> {
     let (engine, model) = (guest_programs::engine(&args.profile, &["--bin", "engine"])?, guest_programs::model()?);
     let mut build = process::command("cargo");
     build.args(["build", "--locked", "--package", "inference-bench", "--package", "serve", "--bins"]);
@@ -59,17 +44,9 @@ pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<bool> {
     let document: Value = serde_json::from_str(line).context("soak: its last line is no JSON")?;
     let accepted = document.get("accepted").and_then(Value::as_bool).context("soak: no verdict")?;
     anyhow::ensure!(accepted == status.success(), "soak: its verdict and {status} do not agree");
-    write(&target.join("bench"), "soak-inference.json", line)?;
+    super::write("soak-inference.json", line)?;
     if args.json {
         println!("{line}");
     }
     Ok(accepted)
-}
-
-fn write(directory: &std::path::Path, name: &str, text: &str) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory).context("directory of results")?;
-    let (path, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
-    std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, &path)).context("result")?;
-    eprintln!("written to {}", path.display());
-    Ok(())
 }
