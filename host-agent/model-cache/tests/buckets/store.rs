@@ -38,10 +38,13 @@ pub(super) const GOOD: Settings = Settings {
     virtual_host: false,
 };
 
+/// Path and range of each request.
+type Taken = Vec<(String, Option<String>)>;
+
 pub(super) struct Store {
     pub(super) port: u16,
     /// What was taken: path, and the range's header.
-    pub(super) taken: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    pub(super) taken: Arc<Mutex<Taken>>,
     /// Codes of what was refused.
     pub(super) refused: Arc<Mutex<Vec<String>>>,
 }
