@@ -161,7 +161,15 @@ impl Account {
         }
         state.running = state.running.saturating_add(1);
         drop(state);
-        Ok(Charge { account: Arc::clone(self), reserved: 0, answers: 0, prompt: None, generated: 0, done: None })
+        Ok(Charge {
+            account: Arc::clone(self),
+            reserved: 0,
+            answers: 0,
+            prompt: None,
+            generated: 0,
+            done: None,
+            is_hidden: false,
+        })
     }
 
     /// What the engine keeps for this tenant, over all of its connections.
@@ -231,6 +239,8 @@ pub(crate) struct Charge {
     generated: u64,
     /// Of all, where it has ended.
     done: Option<u64>,
+    /// Whether its answers may have tokens of which no piece is seen.
+    is_hidden: bool,
 }
 
 impl Charge {
@@ -266,6 +276,12 @@ impl Charge {
         self.reserved = cost;
     }
 
+    /// The client may have made tokens likely that have no text: none of their pieces are seen, so a request that is cut off
+    /// costs all that was taken for it.
+    pub(crate) fn hide(&mut self) {
+        self.is_hidden = true;
+    }
+
     /// So many tokens more of its answers were seen.
     pub(crate) fn said(&mut self, tokens: usize) {
         self.generated = self.generated.saturating_add(u64::try_from(tokens).unwrap_or(u64::MAX));
@@ -280,6 +296,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         let seen = self.prompt.map_or(0, |prompt| u64::from(prompt).saturating_add(self.generated));
+        let seen = if self.is_hidden && self.prompt.is_some() { seen.max(self.reserved) } else { seen };
         let cost = self.done.unwrap_or(seen);
         let now = self.account.now();
         let mut state = self.account.lock();
@@ -442,6 +459,28 @@ mod tests {
         drop(charge);
         let refused = account.enter().unwrap().reserve(1, 0).unwrap_err();
         assert!(refused.retry.is_some_and(|seconds| (121..=126).contains(&seconds)), "{refused:?}");
+    }
+
+    #[test]
+    fn tokens_without_a_text_are_not_computed_for_nothing() {
+        let left = |hides: bool, starts: bool| {
+            let account = account(|tenant| tenant.tokens_per_minute = Some(1000));
+            let mut charge = account.enter().unwrap();
+            charge.reserve(1, 400).unwrap();
+            if hides {
+                charge.hide();
+            }
+            if starts {
+                charge.started(1);
+            }
+            // Its client hangs up.
+            drop(charge);
+            remaining(&account)
+        };
+        assert!((599..=605).contains(&left(true, true)));
+        assert!(left(false, true) >= 999);
+        // Nothing was computed.
+        assert_eq!(left(true, false), 1000);
     }
 
     #[test]

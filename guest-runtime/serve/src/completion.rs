@@ -78,6 +78,9 @@ pub(crate) async fn answer(
         let each = generate.max_tokens.or(generate.most_tokens).unwrap_or(context).min(context);
         charge
             .reserve(estimate(generate.prompt.text_bytes()), u64::from(each).saturating_mul(generate.choices.into()))?;
+        if !generate.logit_bias.is_empty() {
+            charge.hide();
+        }
     }
     // Of the context at least one token is the prompt's.
     if request.generate.max_tokens.is_some_and(|most| most >= context) {
