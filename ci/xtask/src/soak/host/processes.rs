@@ -85,6 +85,13 @@ impl Process {
         Some(Self { pid, parent: number(1)?, session: number(3)?, zombie, kind, guest, line })
     }
 
+    /// One that runs, for tests.
+    #[cfg(test)]
+    pub(super) fn made(pid: i32, parent: i32, kind: Kind, guest: Option<&str>) -> Self {
+        let (guest, line) = (guest.map(str::to_owned), String::new());
+        Self { pid, parent, session: pid, zombie: false, kind, guest, line }
+    }
+
     /// For a list of what is left over.
     pub(super) fn describe(&self) -> String {
         let state = if self.zombie { "zombie " } else { "" };

@@ -231,8 +231,10 @@ impl<'a> Rig<'a> {
         self.pause(Duration::from_millis(500))?;
         let mut left: Vec<String> =
             (!ended.success()).then(|| format!("the daemon ended with {ended}")).into_iter().collect();
-        let processes = processes::descendants();
-        left.extend(processes.iter().filter(|process| process.kind != Kind::Service).map(Process::describe));
+        let mut processes = processes::descendants();
+        // The service is no part of the host.
+        processes.retain(|process| process.kind != Kind::Service);
+        left.extend(processes.iter().map(Process::describe));
         let held = Holdings::count(&self.directory, &processes, &GUESTS);
         for sort in LEFTOVERS {
             if held.sum(sort) > 0 {
@@ -337,6 +339,43 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// What runs when both guests serve: the daemon is process 2, a guest's keeper a multiple of ten.
+    fn serving() -> Vec<Process> {
+        let own = nix::unistd::getpid().as_raw();
+        let mut all = vec![Process::made(1, own, Kind::Service, None), Process::made(2, own, Kind::Daemon, None)];
+        // One keeper is the daemon's child, the other was adopted.
+        for (guest, keeper, parent) in [("one", 10, 2), ("two", 20, own)] {
+            let of = |pid, parent, kind| Process::made(pid, parent, kind, Some(guest));
+            all.extend([of(keeper, parent, Kind::Keeper), of(keeper + 1, own, Kind::Front)]);
+            let children = [Kind::Qemu, Kind::Vsock, Kind::Simulator].into_iter().zip(keeper + 2..);
+            all.extend(children.map(|(kind, pid)| of(pid, keeper, kind)));
+        }
+        all
+    }
+
+    #[test]
+    fn exactly_the_processes_of_serving_guests_are_expected() {
+        assert_eq!(unexpected(&serving(), Some(2)), Vec::<String>::new());
+        assert!(!unexpected(&serving(), Some(3)).is_empty(), "another daemon");
+        for gone in 0..serving().len() {
+            let mut fewer = serving();
+            fewer.remove(gone);
+            assert!(!unexpected(&fewer, Some(2)).is_empty(), "{gone}");
+        }
+        // A second QEMU, one that no keeper has any more, one that ended and that nobody waited for, and any other.
+        let changes: [fn(&mut Vec<Process>); 4] = [
+            |all| all.push(Process::made(99, 10, Kind::Qemu, Some("one"))),
+            |all| all.iter_mut().filter(|process| process.pid == 12).for_each(|process| process.parent = 2),
+            |all| all.iter_mut().filter(|process| process.pid == 12).for_each(|process| process.zombie = true),
+            |all| all.push(Process::made(99, 10, Kind::Other, None)),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut all = serving();
+            change(&mut all);
+            assert!(!unexpected(&all, Some(2)).is_empty(), "{number}");
+        }
+    }
 
     #[test]
     fn a_guest_that_is_exchanged_drained_or_complained_of_does_not_count_as_serving() {
