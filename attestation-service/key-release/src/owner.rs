@@ -41,9 +41,9 @@ pub enum OwnerAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetTenants {
-    /// Canonical `chrysalis/tenants/v1` for the command's model; without it the model has no tenants, and guests answer
-    /// whoever has proven them to himself.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// Canonical `chrysalis/tenants/v1` for the command's model; with `null` the model has no tenants, and guests answer
+    /// whoever has proven them to himself. It must be said: a command that was not finished opens no model.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub document: Option<Base64<{ Tenants::MAX_BYTES }>>,
 }
 
@@ -289,10 +289,19 @@ mod tests {
             text.replace("{\"revoke\":{}}", "{\"revoke\":{\"x\":1}}"),
             text.replace("revoke", "release"),
             text.replace("{\"revoke\":{}}", "{\"set_tenants\":{\"tenants\":[]}}"),
+            text.replace("{\"revoke\":{}}", "{\"set_tenants\":{}}"),
             text.replacen('{', "{\"a\":1,", 1),
         ] {
             assert!(changed != text && OwnerCommand::from_canonical(changed.as_bytes()).is_err(), "{changed}");
         }
+    }
+
+    #[test]
+    fn that_a_model_has_no_tenants_is_said() {
+        let none = OwnerCommand { action: OwnerAction::SetTenants(SetTenants { document: None }), ..command() };
+        let bytes = none.to_canonical().unwrap();
+        assert!(String::from_utf8(bytes.clone()).unwrap().contains("{\"set_tenants\":{\"document\":null}}"));
+        assert_eq!(OwnerCommand::from_canonical(&bytes), Ok(none));
     }
 
     /// The largest documents fit into the messages that hold them.

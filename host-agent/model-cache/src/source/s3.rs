@@ -354,6 +354,10 @@ mod tests {
         assert_eq!(coded(403, "AccessDenied"), Some(StoreFault::Denied));
         assert_eq!(coded(307, "TemporaryRedirect"), Some(StoreFault::Redirected(307)));
         assert_eq!(judge(403, "\u{fffd}"), Some(StoreFault::Denied));
+        // What is read of a long one ends inside a character.
+        let cut = [b"<Error><Code>RequestTimeTooSkewed</Code>".as_slice(), &[0xe2, 0x82]].concat();
+        let error = endpoint.signer.as_ref().unwrap().judge(403, &cut);
+        assert!(matches!(error, Some(SourceError::Store { fault: StoreFault::Clock, .. })), "{error:?}");
         assert_eq!((coded(403, "Whatever"), coded(503, "SlowDown"), judge(500, "<Code>")), (None, None, None));
     }
 }

@@ -91,7 +91,8 @@ fn exchange(stream: &mut UnixStream, request: &Request, until: Instant) -> io::R
 fn write_until(stream: &mut UnixStream, mut bytes: &[u8], until: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.set_write_timeout(Some(left(until)?))?;
-        match stream.write(bytes) {
+        // Within one call the kernel may begin to wait anew for each part that it takes.
+        match stream.write(bytes.get(..WRITTEN_AT_ONCE).unwrap_or(bytes)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -120,6 +121,8 @@ fn left(until: Instant) -> io::Result<Duration> {
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
+/// Longer than any request.
+const WRITTEN_AT_ONCE: usize = 4096;
 /// For everything that the host is asked.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -253,6 +253,25 @@ fn a_real_device_is_compared_with_real_manifests() {
     assert_eq!(judged(changed, DECEMBER_2024), NEITHER);
 }
 
+/// A host may take what it is asked in pieces, each just before it would be given up.
+#[test]
+fn writing_has_an_end_however_slowly_it_is_taken() {
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    let taking = thread::spawn(move || {
+        let mut some = [0; 16 << 10];
+        while theirs.read(&mut some).is_ok_and(|read| read > 0) {
+            thread::sleep(Duration::from_millis(30));
+        }
+    });
+    let start = Instant::now();
+    let error = write_until(&mut ours, &vec![0; 8 << 20], start + Duration::from_millis(200)).unwrap_err();
+    assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+    // All of it would take a quarter of a minute.
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop(ours);
+    taking.join().unwrap();
+}
+
 #[test]
 fn caps_of_the_wire_are_those_of_the_readers() {
     assert_eq!(Kind::Rim.max_len(), gpu_verify::MAX_XML_LEN);
