@@ -113,7 +113,32 @@ loaded=$(inside bash -c 'set -e
     echo "${COMPREPLY[*]}"' 2>&1) || true
 [ "$loaded" = preflight ] || fail "bash completes pref to: $loaded"
 
-inside dpkg --remove chrysalis-host-agent >"$root/tmp/log" 2>&1 || { cat "$root/tmp/log" >&2; fail "it cannot be removed"; }
+# Removed where systemd seems to run: programs in systemctl's and the agent's place write down what they are asked. The daemon
+# answers at once and ends two questions later; only then may it be told to stop, and GPUs given back.
+mkdir -p "$root/run/systemd/system" "$root/tmp/asked" "$root/var/lib/chrysalis/agent/guests/one/g7"
+cat > "$root/tmp/asked/systemctl" <<'END'
+#!/bin/sh
+echo "systemctl $*" >> /tmp/asked/log
+case "$*" in
+*is-active*) [ "$(grep -c is-active /tmp/asked/log)" -le 3 ] ;;
+*disable*) exec /usr/bin/systemctl "$@" ;;
+esac
+END
+cat > "$root/tmp/asked/host-agent" <<'END'
+#!/bin/sh
+echo "host-agent $*" >> /tmp/asked/log
+END
+chmod +x "$root/tmp/asked/systemctl" "$root/tmp/asked/host-agent"
+inside env PATH=/tmp/asked:/usr/sbin:/usr/bin:/sbin:/bin dpkg --remove chrysalis-host-agent >"$root/tmp/log" 2>&1 || { cat "$root/tmp/log" >&2; fail "it cannot be removed"; }
+asked=$(grep -v -E 'is-active|disable|daemon-reload' "$root/tmp/asked/log" | head -4)
+expected="host-agent stop --all
+systemctl stop chrysalis-agent.service chrysalis-guest@*.service
+host-agent stop --run-dir /var/lib/chrysalis/agent/guests/one/g7
+systemctl stop chrysalis-gpus.service"
+[ "$asked" = "$expected" ] || fail "removal did not stop guests in order: $asked"
+waited=$(sed -n '/^host-agent stop --all$/,/^systemctl stop chrysalis-agent/p' "$root/tmp/asked/log" | grep -c is-active || true)
+[ "$waited" -ge 3 ] || fail "removal did not wait for the daemon's end"
+rm -r "$root/run/systemd" "$root/tmp/asked"
 [ -e "$root/var/lib/chrysalis/cache/state" ] || fail "removal without purge removed state"
 [ ! -e "$root/usr/bin/host-agent" ] || fail "the program is still there"
 for link in "$wants"/chrysalis-*; do [ ! -L "$link" ] || fail "removal left $link"; done

@@ -66,9 +66,10 @@ fn it_installs_upgrades_and_goes_without_a_trace() {
 fn a_package_that_is_wrong_is_found_out() {
     let directory = tempfile::tempdir().unwrap();
     let (older, newer) = packages(directory.path());
-    let changes: [(&str, &str); 5] = [
+    let changes: [(&str, &str); 6] = [
         ("chmod 777 usr/bin/host-agent", "others than root can write"),
         ("sed -i 's/^m chrysalis kvm$//' usr/lib/sysusers.d/chrysalis.conf", "not in the group kvm"),
+        ("sed -i 's/while .*; do$/while false; do/' DEBIAN/prerm", "did not wait for the daemon's end"),
         ("sed -i 's/^rm -rf\\|^    rm -rf.*//' DEBIAN/postrm", "purging left /var/lib/chrysalis"),
         ("sed -i 's/^ExecStart=/ExecStart=relative/' usr/lib/systemd/system/chrysalis-agent.service", "systemd says"),
         ("mkdir -p usr/share/man/man1; echo '.XX' | gzip -9n > usr/share/man/man1/host-agent.1.gz", "host-agent.1.gz"),
