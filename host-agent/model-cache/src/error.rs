@@ -110,7 +110,7 @@ pub enum SourceError {
     #[error("nothing came for {0:?}")]
     Idle(Duration),
     /// Too little came.
-    #[error("less than {0} bytes a second came, and there are other sources")]
+    #[error("less than {0} bytes a second came")]
     Slow(u64),
     /// `pack.json` is not the one with this root.
     #[error("its pack.json is not the one with this root")]

@@ -128,6 +128,21 @@ async fn hostile_sources_are_left_for_the_next_one() {
 }
 
 #[tokio::test]
+async fn an_index_that_comes_byte_by_byte_keeps_nobody_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, pack) = (cache(directory.path()), pack(directory.path(), "m", 400_000));
+    let (bad, good) = (serve(&pack, Manner::DrippingIndex).await, serve(&pack, Manner::Good).await);
+    let limits = Limits { patience: Duration::from_millis(500), slowest: 8 << 20, ..limits() };
+    let fetch = async |sources: &[Source]| {
+        let request = Request { root: &pack.root, identity: Some(&pack.identity), sources, limits };
+        tokio::time::timeout(Duration::from_secs(20), cache.fetch(&request, &|_| ())).await.expect("it has an end")
+    };
+    assert_eq!(failure(fetch(std::slice::from_ref(&bad.source)).await), SourceError::Slow(8 << 20));
+    let held = fetch(&[bad.source.clone(), good.source.clone()]).await.unwrap();
+    assert_good(&cache, &pack, &held);
+}
+
+#[tokio::test]
 async fn each_refusal_says_what_the_source_did() {
     for (manner, expected) in [
         (Manner::WrongByte, SourceError::Digest(0)),

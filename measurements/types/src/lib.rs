@@ -13,6 +13,8 @@ pub mod evidence;
 pub mod halt;
 pub mod model;
 pub mod note;
+#[cfg(test)]
+mod page;
 pub mod refusal;
 pub mod register;
 pub mod role;

@@ -62,6 +62,8 @@ pub(crate) enum Manner {
     Noise,
     /// Another pack.json.
     WrongIndex,
+    /// A byte of pack.json at a time, each before it would be given up.
+    DrippingIndex,
 }
 
 pub(crate) struct Server {
@@ -205,6 +207,13 @@ async fn answer(
     stream.write_all(format!("{head}content-length: {said}\r\n\r\n").as_bytes()).await?;
     if manner == Manner::Silent && about_object {
         return std::future::pending().await;
+    }
+    if manner == Manner::DrippingIndex && !about_object {
+        for byte in body {
+            stream.write_all(&[*byte]).await?;
+            stream.flush().await?;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
     }
     stream.write_all(body).await?;
     stream.flush().await
