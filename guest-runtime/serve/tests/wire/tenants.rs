@@ -211,6 +211,31 @@ async fn tokens_are_reserved_and_what_is_not_used_comes_back() {
     assert!(left(&mut client).await >= before);
 }
 
+/// Tokens that were made likely may have no text: nobody sees how many were computed when the client hangs up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_makes_tokens_likely_and_hangs_up_pays_for_all_of_them() {
+    let guest = guest(vec![tenant("a", |tenant| tenant.tokens_per_minute = Some(1000))]).await;
+    let mut client = Client::of_tenant(guest.address, "key-of-a").await;
+    let left = async |client: &mut Client| -> u32 {
+        let (_, headers, _) = client.send(Method::GET, "/v1/models", "").await;
+        text(&headers, "x-ratelimit-remaining-tokens").parse().unwrap()
+    };
+    let cut_off = async |extra: &str| {
+        let mut running = Client::of_tenant(guest.address, "key-of-a").await;
+        let extra = format!(",\"max_tokens\":400,\"stream\":true{extra}");
+        let hanging = running.start(Method::POST, "/v1/chat/completions", chat_body("hang", &extra)).await;
+        assert_eq!(hanging.status(), StatusCode::OK);
+        drop((running, hanging));
+    };
+    cut_off("").await;
+    until(async || left(&mut client).await > 950).await;
+    cut_off(",\"logit_bias\":{\"1\":100}").await;
+    // Longer than the guest needs to notice, shorter than a minute needs to give 200 back.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let left = left(&mut client).await;
+    assert!(left < 800, "{left}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_no_longer_than_the_key_allows() {
     let guest = guest(vec![tenant("a", |tenant| tenant.max_tokens = Some(8))]).await;
