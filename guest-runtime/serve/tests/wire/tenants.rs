@@ -231,7 +231,7 @@ async fn a_client_that_makes_tokens_likely_and_hangs_up_pays_for_all_of_them() {
     until(async || left(&mut client).await > 950).await;
     cut_off(",\"logit_bias\":{\"1\":100}").await;
     // Longer than the guest needs to notice, shorter than a minute needs to give 200 back.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let left = left(&mut client).await;
     assert!(left < 800, "{left}");
 }
