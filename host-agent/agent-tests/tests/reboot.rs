@@ -10,6 +10,7 @@
 
 mod rig;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -67,7 +68,8 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
 /// Everything ends at once, as with the machine's power.
 fn power_off(rig: &mut Rig) {
     // None sees another one end: a keeper would write down that its guest did.
-    for (pid, _) in &rig.processes() {
+    let mut ended: BTreeSet<i32> = rig.processes().into_iter().map(|(pid, _)| pid).collect();
+    for pid in &ended {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
     }
     rig.signal_daemon(Signal::SIGKILL);
@@ -76,8 +78,17 @@ fn power_off(rig: &mut Rig) {
         for (pid, _) in &processes {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
-        processes.is_empty()
+        ended.extend(processes.iter().map(|(pid, _)| *pid));
+        processes.is_empty() && ended.iter().all(|pid| holds_nothing(*pid))
     });
+}
+
+/// Whether a process is gone, or has let go of its files: one that is ending has no command line any more, and its locks
+/// still.
+fn holds_nothing(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    matches!(state, Some("Z" | "X"))
 }
 
 /// Writes strangers' numbers in place of all that stand in the state directory, and another boot. With `same_start` they even

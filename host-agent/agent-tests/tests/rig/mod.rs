@@ -214,7 +214,7 @@ impl Rig {
     }
 
     /// Waits until `wanted`; shows everything if it does not come.
-    pub(crate) fn wait(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+    pub(crate) fn wait(&self, what: &str, mut wanted: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !wanted(self) {
             if start.elapsed() > PATIENCE {
