@@ -3,7 +3,7 @@
 
 use attested_channel::{Leaf, Moment, ReportDataInputs, verify_path};
 use tdx_verify::VerifiedQuote;
-use types::{ConnectionProof, Document as _, Evidence, Freshness, FreshnessKind, Sha256Digest};
+use types::{ConnectionProof, Evidence, Freshness, FreshnessKind, Role, Sha256Digest};
 
 use crate::{claims::hex, verdict::Checks};
 
@@ -63,7 +63,14 @@ impl Binding<'_> {
     }
 }
 
-pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQuote, checks: &mut Checks) {
+/// `digest` is that of the evidence document, where it has a canonical form.
+pub(crate) fn check(
+    evidence: &Evidence,
+    digest: Option<&Sha256Digest>,
+    binding: Binding<'_>,
+    quote: &VerifiedQuote,
+    checks: &mut Checks,
+) {
     let (quote_bytes, freshness) = match binding {
         Binding::Connection { proof, .. } | Binding::GuestClient { proof, .. } => {
             (proof.quote.as_slice(), &proof.freshness)
@@ -73,8 +80,8 @@ pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQ
     checks.equal(QUOTE, &Sha256Digest::of(quote_bytes), quote.digest());
     match binding {
         Binding::KeyRelease { challenge, exporter } => {
-            check_kind(freshness, FreshnessKind::KeyRelease, checks);
-            let leaf = leaf(FreshnessKind::KeyRelease, evidence, challenge, exporter);
+            check_kind(freshness, kind_of(&binding), checks);
+            let leaf = leaf(kind_of(&binding), evidence.role, challenge, exporter);
             check_path(&leaf, 0, 1, &[], freshness, checks);
             let absent = *evidence.hpke_key.as_bytes() == [0; 32];
             checks.add(!absent, HPKE_KEY, "an X25519 key", if absent { "zero" } else { "a key" });
@@ -82,15 +89,10 @@ pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQ
         Binding::Connection { proof, challenge, exporter, spki_sha256 }
         | Binding::GuestClient { proof, challenge, exporter, spki_sha256 } => {
             checks.equal(SPKI, spki_sha256, &evidence.spki_sha256);
-            let digest = evidence.digest().unwrap_or(Sha256Digest::ZERO);
-            checks.equal(EVIDENCE_DIGEST, &proof.evidence, &digest);
-            let kind = if matches!(binding, Binding::GuestClient { .. }) {
-                FreshnessKind::TlsClient
-            } else {
-                FreshnessKind::Tls
-            };
+            checks.equal(EVIDENCE_DIGEST, &proof.evidence, digest.unwrap_or(&Sha256Digest::ZERO));
+            let kind = kind_of(&binding);
             check_kind(freshness, kind, checks);
-            let leaf = leaf(kind, evidence, challenge, exporter);
+            let leaf = leaf(kind, evidence.role, challenge, exporter);
             check_path(&leaf, proof.leaf_index, freshness.tree_size, &proof.path, freshness, checks);
         }
         Binding::Document { .. } => {}
@@ -98,8 +100,18 @@ pub(crate) fn check(evidence: &Evidence, binding: Binding<'_>, quote: &VerifiedQ
     check_report_data(evidence, binding, quote, checks);
 }
 
-fn leaf(kind: FreshnessKind, evidence: &Evidence, challenge: &[u8; 32], exporter: &[u8; 32]) -> Leaf {
-    Leaf { kind, role: evidence.role, challenge: *challenge, binding: *exporter }
+/// What a fresh quote must say of itself to be one for this binding.
+pub(crate) const fn kind_of(binding: &Binding<'_>) -> FreshnessKind {
+    match binding {
+        Binding::KeyRelease { .. } => FreshnessKind::KeyRelease,
+        Binding::Connection { .. } => FreshnessKind::Tls,
+        Binding::GuestClient { .. } => FreshnessKind::TlsClient,
+        Binding::Document { .. } => FreshnessKind::None,
+    }
+}
+
+pub(crate) fn leaf(kind: FreshnessKind, role: Role, challenge: &[u8; 32], exporter: &[u8; 32]) -> Leaf {
+    Leaf { kind, role, challenge: *challenge, binding: *exporter }
 }
 
 fn check_kind(freshness: &Freshness, expected: FreshnessKind, checks: &mut Checks) {

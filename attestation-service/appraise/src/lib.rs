@@ -12,6 +12,7 @@ mod firmware_log;
 mod gpus;
 mod platform;
 mod policy;
+mod quote_of_many;
 mod registers;
 mod rules;
 mod runtime;
@@ -27,6 +28,7 @@ pub use claims::{
 };
 pub use gpus::GpuGrounds;
 pub use policy::{AcpiRule, MAX_POLICY_LEN, Policy, PolicyError};
+pub use quote_of_many::AcceptedQuote;
 pub use rules::{MAX_RULES, RuleEngine, RuleOutcome, RuleReason, RuleSource, Rules};
 pub use verdict::{Accepted, Check, RegisterCheck, Verdict};
 
@@ -60,7 +62,8 @@ impl Appraisal<'_> {
         let Self { evidence, binding, quote, releases, policy, rules, gpu, now } = *self;
         let mut checks = verdict::Checks::default();
         platform::check(quote, &policy.platform, now, &mut checks);
-        binding::check(evidence, binding, quote, &mut checks);
+        let digest = evidence.digest().ok();
+        binding::check(evidence, digest.as_ref(), binding, quote, &mut checks);
         let config = config::check_identity(evidence, quote, &mut checks);
         let mut compared = None;
         let mut gpus = None;
@@ -88,7 +91,6 @@ impl Appraisal<'_> {
                 format!("{} and {compared} registers", if release.is_some() { "a release" } else { "no release" });
             checks.add(complete && release.is_some(), INCOMPLETE, "a release, and every register compared once", found);
         }
-        let digest = evidence.digest().ok();
         let claims = claims::make(&claims::Sources {
             evidence,
             evidence_digest: digest,

@@ -10,7 +10,7 @@
 
 mod world;
 
-use appraise::{AcpiRule, Appraisal, Binding, GpuGrounds, Policy, Verdict};
+use appraise::{AcceptedQuote, AcpiRule, Appraisal, Binding, GpuGrounds, Policy, Verdict};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, Tree, expected_events};
 use calculator::{AcpiDigests, ExpectedRegisters};
 use release::{TrustPolicy, VerifiedRelease};
@@ -101,18 +101,20 @@ impl Scene {
     fn verdict(&self, challenge: &[u8; 32], exporter: &[u8; 32], policy: &Policy) -> Verdict {
         let spki_sha256 = &Sha256Digest::of(b"spki");
         let binding = Binding::Connection { proof: &self.proof, challenge, exporter, spki_sha256 };
-        let releases = std::slice::from_ref(&self.release);
+        self.appraisal(binding, policy).appraise()
+    }
+
+    fn appraisal<'a>(&'a self, binding: Binding<'a>, policy: &'a Policy) -> Appraisal<'a> {
         Appraisal {
             evidence: &self.evidence,
             binding,
             quote: &self.quote,
-            releases,
+            releases: std::slice::from_ref(&self.release),
             policy,
             rules: None,
             gpu: GpuGrounds::NVIDIA,
             now: NOW,
         }
-        .appraise()
     }
 
     fn codes(&self) -> Vec<String> {
@@ -135,18 +137,77 @@ async fn a_serving_guest_is_accepted_on_its_own_connection_only() {
     let spki_sha256 = &Sha256Digest::of(b"relay");
     let (challenge, exporter) = (&CHALLENGE, &EXPORTER);
     let binding = Binding::Connection { proof: &scene.proof, challenge, exporter, spki_sha256 };
-    let releases = std::slice::from_ref(&scene.release);
-    let relayed = Appraisal {
-        evidence: &scene.evidence,
-        binding,
-        quote: &scene.quote,
-        releases,
-        policy: &policy,
-        rules: None,
-        gpu: GpuGrounds::NVIDIA,
-        now: NOW,
-    };
-    assert_eq!(relayed.appraise().reasons()[0].code, "certificate_key_mismatch");
+    assert_eq!(scene.appraisal(binding, &policy).appraise().reasons()[0].code, "certificate_key_mismatch");
+}
+
+fn bound<'a>(
+    proof: &'a ConnectionProof,
+    challenge: &'a [u8; 32],
+    exporter: &'a [u8; 32],
+    spki_sha256: &'a Sha256Digest,
+) -> Binding<'a> {
+    Binding::Connection { proof, challenge, exporter, spki_sha256 }
+}
+
+/// What was accepted of a quote once is not judged again for the other connections that it proves. Everything that could
+/// differ is compared, and each leaf must be in the tree.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_quote_proves_the_connections_of_its_tree_and_no_other() {
+    let scene = Scene::new().await;
+    let policy = Policy::any_release();
+    let spki = &Sha256Digest::of(b"spki");
+    let own = bound(&scene.proof, &CHALLENGE, &EXPORTER, spki);
+    let accepted = scene.appraisal(own, &policy).accept_quote().unwrap();
+    assert_eq!(accepted.for_other(own, NOW).unwrap().challenge(), &CHALLENGE);
+    // The third leaf of the tree, whose path is that of the tree's making.
+    let leaf = |challenge, binding| Leaf { kind: FreshnessKind::Tls, role: Role::Inference, challenge, binding }.hash();
+    let tree = Tree::new(vec![leaf([8; 32], [8; 32]), leaf(CHALLENGE, EXPORTER), leaf([9; 32], [9; 32])]).unwrap();
+    let third = ConnectionProof { leaf_index: 2, path: tree.path(2).unwrap(), ..scene.proof.clone() };
+    let nines = &[9; 32];
+    let other = accepted.for_other(bound(&third, nines, nines, spki), NOW).unwrap();
+    assert_eq!((other.challenge(), other.instance_key()), (nines, accepted.accepted().instance_key()));
+    assert_eq!(other.expires(), accepted.accepted().expires());
+    // Attacks 32 (a) and 36: another exporter, another challenge, another place; another key, side or second.
+    fn refused(accepted: &AcceptedQuote, binding: Binding<'_>, now: u64) {
+        assert!(accepted.for_other(binding, now).is_none(), "{binding:?} at {now}");
+    }
+    refused(&accepted, bound(&third, nines, &EXPORTER, spki), NOW);
+    refused(&accepted, bound(&third, &CHALLENGE, nines, spki), NOW);
+    refused(&accepted, bound(&scene.proof, nines, nines, spki), NOW);
+    refused(&accepted, bound(&third, nines, nines, &Sha256Digest::of(b"relay")), NOW);
+    refused(&accepted, bound(&third, nines, nines, spki), NOW + 1);
+    refused(
+        &accepted,
+        Binding::GuestClient { proof: &third, challenge: nines, exporter: nines, spki_sha256: spki },
+        NOW,
+    );
+    refused(&accepted, Binding::KeyRelease { challenge: nines, exporter: nines }, NOW);
+    refused(&accepted, Binding::Document { moment: Moment::Serving }, NOW);
+    let changes: [fn(&mut ConnectionProof); 9] = [
+        |proof| proof.schema.push('x'),
+        |proof| proof.evidence = Sha256Digest::ZERO,
+        |proof| proof.quote = Base64::new(vec![0; 10]).unwrap(),
+        |proof| proof.receipt_head = Sha256Digest::ZERO,
+        |proof| proof.receipt_count += 1,
+        |proof| proof.freshness.root = Sha256Digest::ZERO,
+        |proof| proof.freshness.tree_size += 1,
+        |proof| proof.freshness.kind = FreshnessKind::TlsClient,
+        |proof| proof.path.push(Sha256Digest::ZERO),
+    ];
+    for change in changes {
+        let mut changed = third.clone();
+        change(&mut changed);
+        refused(&accepted, bound(&changed, nines, nines, spki), NOW);
+    }
+    // A tree of the host's own, which has the leaf and was quoted by nobody.
+    let own_tree = Tree::new(vec![leaf([9; 32], [9; 32])]).unwrap();
+    let mut forged = ConnectionProof { leaf_index: 0, path: Vec::new(), ..scene.proof.clone() };
+    (forged.freshness.tree_size, forged.freshness.root) = (1, own_tree.root());
+    refused(&accepted, bound(&forged, nines, nines, spki), NOW);
+    // What was refused, or is bound to no connection, is kept by nobody.
+    assert!(scene.appraisal(bound(&third, nines, &EXPORTER, spki), &policy).accept_quote().is_err());
+    let document = Binding::Document { moment: Moment::Serving };
+    assert!(scene.appraisal(document, &policy).accept_quote().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

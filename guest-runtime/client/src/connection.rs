@@ -53,7 +53,7 @@ struct Wire {
 #[derive(Debug)]
 struct Proven {
     accepted: Accepted,
-    verdict: Verdict,
+    verdict: Arc<Verdict>,
     evidence: Arc<Evidence>,
     binding: [u8; 32],
     cover: Cover,
@@ -91,7 +91,7 @@ pub async fn connect(upstream: &Upstream, verifier: &Arc<Verifier>) -> Result<At
 
 impl AttestedConnection {
     /// The newest verdict, with every check and register.
-    pub const fn verdict(&self) -> &Verdict {
+    pub fn verdict(&self) -> &Verdict {
         &self.proven.verdict
     }
 
@@ -250,9 +250,14 @@ async fn prove(wire: &mut Wire, verifier: &Verifier) -> Result<Proven, ClientErr
     let (accepted, verdict) = verifier.judge(&proof, &evidence, own, now)?;
     let cover = Cover::new(asked, now, accepted.expires());
     let stored = StoredProof::new(challenge, exporter, proof);
-    let (book, of_guest) = (Arc::clone(verifier.book()), Arc::clone(&evidence));
-    let taken = tokio::task::spawn_blocking(move || book.take_proof(&stored, &of_guest, &known)).await;
-    taken.map_err(|_| ClientError::Broken("the proof was stored"))?.map_err(|e| of_book("proof_not_stored", e))?;
+    let taken = if verifier.book().writes() {
+        let (book, of_guest) = (Arc::clone(verifier.book()), Arc::clone(&evidence));
+        let taken = tokio::task::spawn_blocking(move || book.take_proof(&stored, &of_guest, &known)).await;
+        taken.map_err(|_| ClientError::Broken("the proof was stored"))?
+    } else {
+        verifier.book().take_proof(&stored, &evidence, &known)
+    };
+    taken.map_err(|error| of_book("proof_not_stored", error))?;
     Ok(Proven { accepted, verdict, evidence, binding: exporter, cover })
 }
 

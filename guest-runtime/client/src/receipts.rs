@@ -7,8 +7,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use attested_channel::{Commitment, DeliveredReceipt, Receipt, StoredProof, as_committed};
-use types::{Document as _, Evidence, Hex32, ModelId, Refusal, Sha256Digest};
+use attested_channel::{Commitment, DeliveredReceipt, Receipt, StoredProof};
+use types::{ConnectionProof, Document as _, Evidence, Hex32, ModelId, Refusal, Sha256Digest};
 
 use crate::{
     folder::{Folder, FolderError},
@@ -135,7 +135,8 @@ impl ReceiptBook {
     /// Takes a proof that was accepted. `known` is what [`ReceiptBook::known`] gave before its challenge was sent.
     pub(crate) fn take_proof(&self, proof: &StoredProof, evidence: &Evidence, known: &Known) -> Result<(), BookError> {
         let key = &evidence.instance_key;
-        let commitment = Commitment::of(&as_committed(evidence.clone(), &proof.proof));
+        let ConnectionProof { receipt_count: count, receipt_head: head, .. } = proof.proof;
+        let commitment = Commitment { count, head };
         let taken = self.lock().take_proof(key, &commitment, known);
         let Some(folder) = &self.folder else { return taken.map_err(BookError::Refused) };
         let _one = self.storing_proof.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,6 +150,11 @@ impl ReceiptBook {
         }
         let stored = folder.store_proof(proof, evidence);
         stored.map_err(|source| BookError::Store { folder: folder.path().to_owned(), source })
+    }
+
+    /// Whether what is taken is written to a folder.
+    pub(crate) const fn writes(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// How many receipts each guest is known to have signed.
@@ -170,11 +176,11 @@ const NO_FIX: &str = "do not rely on this answer: ask again, and keep the receip
 #[cfg(test)]
 pub(crate) mod tests {
     use attested_channel::{
-        Leaf, ReportDataInputs, SignedReceipt,
+        Leaf, ReportDataInputs, SignedReceipt, as_committed,
         receipt::{Unset, channel_id, salted},
     };
     use ed25519_dalek::SigningKey;
-    use types::{Base64, Blake3Digest, ConnectionProof, Freshness, FreshnessKind, GpuEvidence, Role, TimeState};
+    use types::{Base64, Blake3Digest, Freshness, FreshnessKind, GpuEvidence, Role, TimeState};
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use appraise::{Accepted, Appraisal, Binding, GpuGrounds, Verdict, malformed_evidence};
+use appraise::{Accepted, AcceptedQuote, Appraisal, Binding, GpuGrounds, Verdict, malformed_evidence};
 use gpu_verify::GpuAnchors;
 use tdx_verify::{Collateral, TrustAnchors, VerifiedQuote};
 use types::{ConnectionProof, Document as _, Evidence, Sha256Digest};
@@ -22,6 +22,8 @@ pub struct Verifier {
     book: Arc<ReceiptBook>,
     evidence: Mutex<HashMap<Sha256Digest, Arc<Evidence>>>,
     last: Mutex<Option<KnownQuote>>,
+    /// What the newest proof was accepted as. Policy and releases of a verifier never change either.
+    accepted: Mutex<Option<Arc<AcceptedQuote>>>,
 }
 
 /// A quote that was accepted. Collateral, anchors and policy of a verifier never change, so for the same bytes in the same
@@ -80,14 +82,18 @@ impl Verifier {
     /// A verifier that compares guests with what `book` knows, and adds to it.
     #[must_use]
     pub fn with_book(policy: ClientPolicy, anchors: TrustAnchors, book: ReceiptBook) -> Self {
-        Self { policy, anchors, book: Arc::new(book), evidence: Mutex::default(), last: Mutex::default() }
+        Self::of(policy, anchors, Arc::new(book))
     }
 
     /// A verifier of the same hardware by another policy. Both know the same receipts.
     #[must_use]
     pub fn judging_by(&self, policy: ClientPolicy) -> Self {
-        let (anchors, book) = (self.anchors.clone(), Arc::clone(&self.book));
-        Self { policy, anchors, book, evidence: Mutex::default(), last: Mutex::default() }
+        Self::of(policy, self.anchors.clone(), Arc::clone(&self.book))
+    }
+
+    fn of(policy: ClientPolicy, anchors: TrustAnchors, book: Arc<ReceiptBook>) -> Self {
+        let (evidence, last, accepted) = Default::default();
+        Self { policy, anchors, book, evidence, last, accepted }
     }
 
     /// The policy.
@@ -124,22 +130,30 @@ impl Verifier {
         Ok(evidence)
     }
 
-    /// Judges a proof for a connection at `now` (seconds since 1970).
+    /// Judges a proof for a connection at `now` (seconds since 1970). A proof by a quote that was accepted in the same second
+    /// is compared with the one that was.
     pub(crate) fn judge(
         &self,
         proof: &ConnectionProof,
         evidence: &Evidence,
         own: OwnSide<'_>,
         now: u64,
-    ) -> Result<(Accepted, Verdict), ClientError> {
+    ) -> Result<(Accepted, Arc<Verdict>), ClientError> {
         let OwnSide { guest, challenge, exporter, spki_sha256 } = own;
+        let binding = match guest {
+            GuestSide::Server => Binding::Connection { proof, challenge, exporter, spki_sha256 },
+            GuestSide::Client => Binding::GuestClient { proof, challenge, exporter, spki_sha256 },
+        };
+        let known = self.accepted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known
+            && let Some(accepted) = known.for_other(binding, now)
+        {
+            return Ok((accepted, Arc::clone(known.verdict())));
+        }
         let quote = self.verify_quote(proof.quote.as_slice(), now)?;
         let appraisal = Appraisal {
             evidence,
-            binding: match guest {
-                GuestSide::Server => Binding::Connection { proof, challenge, exporter, spki_sha256 },
-                GuestSide::Client => Binding::GuestClient { proof, challenge, exporter, spki_sha256 },
-            },
+            binding,
             quote: &quote,
             releases: &self.policy.releases,
             policy: &self.policy.appraisal,
@@ -147,7 +161,10 @@ impl Verifier {
             gpu: self.gpu_grounds(),
             now,
         };
-        appraisal.accept().map_err(|verdict| ClientError::Refused(verdict.reasons()))
+        let judged = appraisal.accept_quote().map_err(|verdict| ClientError::Refused(verdict.reasons()))?;
+        let (accepted, verdict) = (judged.accepted().clone(), Arc::clone(judged.verdict()));
+        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(judged));
+        Ok((accepted, verdict))
     }
 
     /// Judges what a guest on the given side of a connection gave, at `now` (seconds since 1970). A proof of one side is
@@ -160,7 +177,7 @@ impl Verifier {
         guest: GuestSide,
         given: GuestProof<'_>,
         now: u64,
-    ) -> Result<(Accepted, Verdict, Arc<Evidence>), ClientError> {
+    ) -> Result<(Accepted, Arc<Verdict>, Arc<Evidence>), ClientError> {
         let GuestProof { evidence, proof, challenge, exporter, spki_sha256 } = given;
         let proof = ConnectionProof::from_canonical(proof).map_err(|error| {
             ClientError::refuse("proof_malformed", "proof", error.to_string(), "send the canonical proof")

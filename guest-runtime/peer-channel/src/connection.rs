@@ -87,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// The newest verdict on the peer, with every check and register.
-    pub const fn verdict(&self) -> &Verdict {
+    pub fn verdict(&self) -> &Verdict {
         &self.proven.verdict
     }
 

@@ -22,7 +22,7 @@ use crate::{MAX_MESSAGE, PeerError, own::Shown};
 #[derive(Debug)]
 pub(crate) struct Proven {
     pub(crate) accepted: Accepted,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: Arc<Verdict>,
     pub(crate) evidence: Arc<Evidence>,
     until: Instant,
 }

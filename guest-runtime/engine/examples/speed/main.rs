@@ -29,13 +29,19 @@ struct Arguments {
     /// Only see that it runs: one round, short answers.
     #[arg(long)]
     quick: bool,
+    /// Rounds of each measurement.
+    #[arg(long, conflicts_with = "quick", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+    /// These measurements alone, by the names of their fields.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments { model, threads, quick } = Arguments::parse();
+    let Arguments { model, threads, quick, rounds, only } = Arguments::parse();
     let model = model.or_else(|| std::env::var_os("CHRYSALIS_TEST_MODEL").map(PathBuf::from));
     let weights = Weights::load(&model.context("no --model and no CHRYSALIS_TEST_MODEL")?)?;
-    let document = measures::Bench::new(&weights, threads, quick).measure()?;
+    let document = measures::Bench::new(&weights, threads, rounds, quick).measure(&only)?;
     println!("{document}");
     Ok(())
 }

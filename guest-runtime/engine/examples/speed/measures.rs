@@ -19,25 +19,29 @@ pub(crate) struct Bench<'w> {
 }
 
 impl<'w> Bench<'w> {
-    pub(crate) fn new(weights: &'w Weights, threads: u16, quick: bool) -> Self {
-        let (rounds, hurry) = if quick { (1, 8) } else { (ROUNDS, 1) };
+    pub(crate) fn new(weights: &'w Weights, threads: u16, rounds: Option<u16>, quick: bool) -> Self {
+        let (rounds, hurry) = if quick { (1, 8) } else { (rounds.unwrap_or(ROUNDS), 1) };
         Self { weights, prompts: Prompts::new(weights), threads, rounds, hurry }
     }
 
-    pub(crate) fn measure(mut self) -> anyhow::Result<Value> {
-        Ok(json!({
+    /// All measurements, or those that are named.
+    pub(crate) fn measure(mut self, only: &[String]) -> anyhow::Result<Value> {
+        if let Some(unknown) = only.iter().find(|name| measures().iter().all(|(known, ..)| known != name)) {
+            anyhow::bail!("{unknown} is no measurement");
+        }
+        let mut document = json!({
             "threads": self.threads,
             "rounds": self.rounds,
             "avx512": cfg!(target_feature = "avx512f"),
-            "decode": told("one answer", self.decode())?,
-            "prefill": told("a prompt", self.prefill())?,
-            "streams": told("eight answers at once", self.streams())?,
-            "uneven": told("answers of several lengths", self.uneven())?,
-            "prefix": told("a shared prefix", self.prefix())?,
-            "compaction": told("a cache that is too small", self.compaction())?,
-            "concurrency": told("1 to 16 answers at once", self.concurrency())?,
-            "context": told("long contexts", self.context())?,
-        }))
+        });
+        for (name, what, measure) in measures() {
+            if only.is_empty() || only.iter().any(|one| one == name) {
+                let value = measure(&mut self)?;
+                eprintln!("{what}: {value}");
+                document[name] = value;
+            }
+        }
+        Ok(document)
     }
 
     fn decode(&mut self) -> anyhow::Result<Value> {
@@ -176,13 +180,23 @@ fn read_rate(run: &Run, tokens: u32) -> f64 {
     f64::from(tokens) / run.first.first().copied().unwrap_or_default().as_secs_f64()
 }
 
-fn told(what: &str, value: anyhow::Result<Value>) -> anyhow::Result<Value> {
-    let value = value?;
-    eprintln!("{what}: {value}");
-    Ok(value)
-}
-
 const ROUNDS: u16 = 5;
 const PREFIX: usize = 200;
 const STREAMS: [u16; 6] = [1, 2, 4, 8, 12, 16];
 const CONTEXTS: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];
+
+type Measure<'w> = fn(&mut Bench<'w>) -> anyhow::Result<Value>;
+
+/// Field of the document, what it is, and how it is measured.
+const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 8] {
+    [
+        ("decode", "one answer", Bench::decode),
+        ("prefill", "a prompt", Bench::prefill),
+        ("streams", "eight answers at once", Bench::streams),
+        ("uneven", "answers of several lengths", Bench::uneven),
+        ("prefix", "a shared prefix", Bench::prefix),
+        ("compaction", "a cache that is too small", Bench::compaction),
+        ("concurrency", "1 to 16 answers at once", Bench::concurrency),
+        ("context", "long contexts", Bench::context),
+    ]
+}
