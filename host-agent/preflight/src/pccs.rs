@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two questions to the provisioning certificate caching service (PCCS), by HTTPS: Intel's root revocation list, and the identity
 //! of the TD quoting enclave. They need no certificates of this machine, and a PCCS that has neither of them cannot have those.
+//! Both say until when they are to be renewed: a PCCS that does not ask Intel any more serves what every verifier refuses.
 //!
 //! PCCS makes its own certificate when it is installed, so any is taken here, and nothing that was said over such a connection
 //! is believed beyond that somebody says something of the right form. What a PCCS serves is signed by Intel and verified by who
 //! uses it. Not shown: that there are certificates for this machine's processors, without which no quote is made.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use x509_cert::certificate::Rfc5280;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::{DateTime, Decode as _};
 
 /// What went wrong; the first word of a reason, by which a check knows its fix, also from a recording.
 pub(crate) mod word {
@@ -32,25 +36,66 @@ pub(crate) mod word {
     pub(crate) const STATUS: &str = "status";
     /// No HTTP, too much of it, or not what was asked for.
     pub(crate) const MALFORMED: &str = "malformed";
+    /// Of the right form, and its time is over.
+    pub(crate) const STALE: &str = "stale";
 }
 
 /// What the service at `HOST:PORT` says to both questions, within `patience` for everything.
 ///
 /// # Errors
-/// A reason that begins with one of [`word`]. Of the service's own words only the status is in it.
+/// A reason that begins with one of [`word`]. Of the service's own words only a status and a date are in it.
 pub(crate) fn ask(address: &str, patience: Duration) -> Result<String, String> {
+    ask_by(address, patience, |address| Ok(address.to_socket_addrs()?.collect()))
+}
+
+/// As [`ask`]; `resolve` gives the addresses of a name.
+fn ask_by(
+    address: &str,
+    patience: Duration,
+    resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> Result<String, String> {
     let now = Instant::now();
     let until = now.checked_add(patience).unwrap_or(now);
     let (host, _) = address.rsplit_once(':').ok_or_else(|| format!("{}: it is not HOST:PORT", word::NAME))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let config = config().map_err(|error| format!("{}: {error}", word::TLS))?;
-    for (path, is_good) in QUESTIONS {
-        let answer = get(address, host, path, &config, until).map_err(|fault| fault.reason(path))?;
-        if !is_good(&answer) {
-            return Err(format!("{}: {path} gave something else", word::MALFORMED));
+    let service = Service { address, host, at: addresses(address, until, resolve).map_err(|fault| fault.reason(""))? };
+    let clock =
+        SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| DateTime::from_unix_duration(now).ok());
+    let mut stale = None;
+    for (path, renewal) in QUESTIONS {
+        let answer = get(&service, path, &config, until).map_err(|fault| fault.reason(path))?;
+        let renewal = renewal(&answer).ok_or_else(|| format!("{}: {path} gave something else", word::MALFORMED))?;
+        if let Some(clock) = clock.filter(|clock| *clock > renewal) {
+            stale.get_or_insert_with(|| {
+                format!("{}: {path} was to be renewed by {renewal}, and this machine's clock says {clock}", word::STALE)
+            });
         }
     }
-    Ok("serves Intel's revocation list and the TD quoting enclave's identity".to_owned())
+    stale.map_or_else(|| Ok("serves Intel's revocation list and the TD quoting enclave's identity".to_owned()), Err)
+}
+
+/// The service: as it is named, its name alone, and where that is.
+struct Service<'a> {
+    address: &'a str,
+    host: &'a str,
+    at: Vec<SocketAddr>,
+}
+
+/// Asks the resolver, which takes what time it likes, in a thread that may be left behind.
+fn addresses(
+    address: &str,
+    until: Instant,
+    resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> Result<Vec<SocketAddr>, Fault> {
+    let (sender, found) = mpsc::sync_channel(1);
+    let address = address.to_owned();
+    let thread = std::thread::Builder::new().name("resolver".to_owned());
+    // Nobody waits for it any more: then it has nobody to tell.
+    thread.spawn(move || drop(sender.send(resolve(&address)))).map_err(Fault::Name)?;
+    let late =
+        |_| Fault::Name(io::Error::new(io::ErrorKind::TimedOut, "this machine's resolver did not answer in time"));
+    found.recv_timeout(until.saturating_duration_since(Instant::now())).map_err(late)?.map_err(Fault::Name)
 }
 
 enum Fault {
@@ -80,9 +125,10 @@ impl Fault {
     }
 }
 
-fn get(address: &str, host: &str, path: &str, config: &Arc<ClientConfig>, until: Instant) -> Result<Vec<u8>, Fault> {
-    let stream = Timed { stream: connect(address, until)?, until };
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| Fault::Name(io::Error::other(error)))?;
+fn get(service: &Service<'_>, path: &str, config: &Arc<ClientConfig>, until: Instant) -> Result<Vec<u8>, Fault> {
+    let Service { address, host, at } = service;
+    let stream = Timed { stream: connect(at, until)?, until };
+    let name = ServerName::try_from((*host).to_owned()).map_err(|error| Fault::Name(io::Error::other(error)))?;
     let connection =
         ClientConnection::new(Arc::clone(config), name).map_err(|error| Fault::Tls(io::Error::other(error)))?;
     let mut tls = StreamOwned::new(connection, stream);
@@ -106,11 +152,10 @@ fn get(address: &str, host: &str, path: &str, config: &Arc<ClientConfig>, until:
 }
 
 /// The first address that takes a connection: `localhost` has two as a rule, and PCCS listens at one.
-fn connect(address: &str, until: Instant) -> Result<TcpStream, Fault> {
-    let addresses = address.to_socket_addrs().map_err(Fault::Name)?;
+fn connect(addresses: &[SocketAddr], until: Instant) -> Result<TcpStream, Fault> {
     let mut last = Fault::Name(io::Error::other("the name has no address"));
     for address in addresses {
-        match TcpStream::connect_timeout(&address, left(until).map_err(|_| Fault::Time)?) {
+        match TcpStream::connect_timeout(address, left(until).map_err(|_| Fault::Time)?) {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => last = Fault::Time,
             Err(error) => last = Fault::Connect(error),
@@ -136,8 +181,8 @@ fn read(answer: &[u8]) -> Option<(u16, &[u8])> {
     whole.then_some((status, body))
 }
 
-/// DER, or DER in hexadecimal as PCCS has it: one sequence, whole.
-fn is_revocation_list(body: &[u8]) -> bool {
+/// When a revocation list is to be renewed: DER, or DER in hexadecimal as PCCS has it. Intel's lists name it.
+fn renewal_of_list(body: &[u8]) -> Option<DateTime> {
     let digits = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let trimmed = body.trim_ascii();
     let nibbles: Option<Vec<u8>> = trimmed.iter().map(digits).collect();
@@ -147,16 +192,14 @@ fn is_revocation_list(body: &[u8]) -> bool {
         }
         None => body.to_vec(),
     };
-    match bytes.as_slice() {
-        [0x30, 0x82, high, low, content @ ..] => content.len() == usize::from(u16::from_be_bytes([*high, *low])),
-        [0x30, 0x81, length, content @ ..] => content.len() == usize::from(*length),
-        _ => false,
-    }
+    let list = CertificateList::<Rfc5280>::from_der(&bytes).ok()?;
+    Some(list.tbs_cert_list.next_update?.to_date_time())
 }
 
-fn is_identity(body: &[u8]) -> bool {
-    let document: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    document.is_some_and(|document| document.get("enclaveIdentity").is_some_and(serde_json::Value::is_object))
+/// When an enclave's identity is to be renewed.
+fn renewal_of_identity(body: &[u8]) -> Option<DateTime> {
+    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    document.get("enclaveIdentity")?.get("nextUpdate")?.as_str()?.parse().ok()
 }
 
 fn config() -> Result<Arc<ClientConfig>, rustls::Error> {
@@ -241,11 +284,12 @@ fn timed(error: io::Error, otherwise: impl FnOnce(io::Error) -> Fault) -> Fault 
     }
 }
 
-type IsGood = fn(&[u8]) -> bool;
+/// When what was given is to be renewed; `None` for something else than what was asked for.
+type Renewal = fn(&[u8]) -> Option<DateTime>;
 
-/// Paths of Intel's API, version 4, and what an answer must look like.
-const QUESTIONS: [(&str, IsGood); 2] =
-    [("/sgx/certification/v4/rootcacrl", is_revocation_list), ("/tdx/certification/v4/qe/identity", is_identity)];
+/// Paths of Intel's API, version 4, and what reads their answers.
+const QUESTIONS: [(&str, Renewal); 2] =
+    [("/sgx/certification/v4/rootcacrl", renewal_of_list), ("/tdx/certification/v4/qe/identity", renewal_of_identity)];
 /// Real ones have at most about four KiB, with a chain of certificates in the head.
 const MAX_ANSWER: u64 = 64 << 10;
 
@@ -271,20 +315,71 @@ mod tests {
         }
     }
 
+    fn hexadecimal(bytes: &[u8]) -> Vec<u8> {
+        bytes.iter().flat_map(|byte| format!("{byte:02X}").into_bytes()).collect()
+    }
+
     #[test]
     fn bodies_have_the_form_of_what_was_asked_for() {
-        let list = [vec![0x30, 0x82, 0, 3], vec![1, 2, 3]].concat();
-        assert!(
-            is_revocation_list(&list)
-                && is_revocation_list(b"30820003010203")
-                && is_revocation_list(b"30820003010203\n")
-        );
-        for bad in [b"".as_slice(), b"<html>", b"3082000301020", b"30820004010203", &list[..6], b"0000"] {
-            assert!(!is_revocation_list(bad), "{bad:?}");
+        let list = list(2033);
+        let renewal = renewal_of_list(&list);
+        assert_eq!(renewal.unwrap().to_string(), "2033-01-01T00:00:00Z");
+        let text = hexadecimal(&list);
+        for same in [text.clone(), text.to_ascii_lowercase(), [&text, b"\n".as_slice()].concat()] {
+            assert_eq!(renewal_of_list(&same), renewal);
         }
-        assert!(is_identity(br#"{"enclaveIdentity":{"id":"TD_QE"},"signature":"00"}"#));
-        for bad in ["", "{}", r#"{"enclaveIdentity":1}"#, "[1]", r#"{"enclaveIdentity":{}} x"#] {
-            assert!(!is_identity(bad.as_bytes()), "{bad}");
+        let longer = [list.as_slice(), &[0]].concat();
+        for bad in [b"".as_slice(), b"<html>", &text[1..], &text[2..], &list[..6], &longer, b"30820003010203", b"0000"]
+        {
+            assert_eq!(renewal_of_list(bad), None, "{bad:?}");
         }
+        let identity = br#"{"enclaveIdentity":{"id":"TD_QE","nextUpdate":"2033-01-01T00:00:00Z"},"signature":"00"}"#;
+        assert_eq!(renewal_of_identity(identity), renewal);
+        for bad in [
+            "",
+            "{}",
+            r#"{"enclaveIdentity":1}"#,
+            "[1]",
+            r#"{"enclaveIdentity":{"id":"TD_QE"}}"#,
+            r#"{"enclaveIdentity":{"nextUpdate":1}}"#,
+            r#"{"enclaveIdentity":{"nextUpdate":"soon"}}"#,
+            r#"{"enclaveIdentity":{"nextUpdate":"2033-01-01T00:00:00Z"}} x"#,
+        ] {
+            assert_eq!(renewal_of_identity(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_says_nothing_takes_no_longer_than_everything_may() {
+        let (hold, held) = mpsc::channel::<()>();
+        let began = Instant::now();
+        let resolve = move |_: &str| {
+            let _ = held.recv_timeout(Duration::from_secs(20));
+            Ok(Vec::new())
+        };
+        let reason = ask_by("pccs.example:8081", Duration::from_millis(200), resolve).unwrap_err();
+        assert!(reason.starts_with("name: this machine's resolver"), "{reason}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        drop(hold);
+        for answer in [Ok(Vec::new()), Err(io::Error::other("no"))] {
+            let reason = ask_by("pccs.example:8081", Duration::from_secs(10), move |_| answer).unwrap_err();
+            assert!(reason.starts_with("name: "), "{reason}");
+        }
+    }
+
+    fn list(until: i32) -> Vec<u8> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(until - 1, 1, 1),
+            next_update: rcgen::date_time_ymd(until, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&rcgen::Issuer::from_params(&authority, &key)).unwrap().der().to_vec()
     }
 }

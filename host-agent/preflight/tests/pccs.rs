@@ -66,10 +66,32 @@ fn http(status: &str, body: &str) -> Vec<u8> {
 
 fn good(path: &str) -> Vec<u8> {
     match path {
-        "/sgx/certification/v4/rootcacrl" => http("200 OK", "30820003010203"),
-        "/tdx/certification/v4/qe/identity" => http("200 OK", r#"{"enclaveIdentity":{"id":"TD_QE"},"signature":"ab"}"#),
+        LIST => http("200 OK", &list(2100)),
+        IDENTITY => http("200 OK", &identity(2100)),
         other => panic!("{other} was not to be asked for"),
     }
+}
+
+/// A revocation list in hexadecimal, which is to be renewed in this year.
+fn list(year: i32) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(year, 6, 1),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&rcgen::Issuer::from_params(&authority, &key)).unwrap();
+    list.der().iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn identity(year: i32) -> String {
+    format!(r#"{{"enclaveIdentity":{{"id":"TD_QE","nextUpdate":"{year}-06-01T00:00:00Z"}},"signature":"ab"}}"#)
 }
 
 fn failed(address: &str) -> String {
@@ -82,6 +104,31 @@ fn failed(address: &str) -> String {
 #[test]
 fn a_cache_with_a_certificate_of_its_own_passes() {
     assert!(matches!(ask(&serve(good)), Answer::Given(found) if found.contains("revocation list")));
+}
+
+#[test]
+fn what_was_to_be_renewed_before_now_is_told_with_its_date() {
+    for (path, old) in [(LIST, http("200 OK", &list(2021))), (IDENTITY, http("200 OK", &identity(2021)))] {
+        let address = serve(move |asked| if asked == path { old.clone() } else { good(asked) });
+        let reason = failed(&address);
+        assert!(reason.starts_with(&format!("stale: {path} was to be renewed by 2021-06-01T00:00:00Z")), "{reason}");
+    }
+    // A fault of the second question counts more.
+    let old = http("200 OK", &list(2021));
+    let address = serve(move |path| if path == LIST { old.clone() } else { http("404 Not Found", BAIT) });
+    assert!(failed(&address).starts_with("status 404: /tdx/"));
+}
+
+#[test]
+fn a_stale_cache_is_a_warning_with_the_command_that_refreshes_it() {
+    let reason = "stale: /sgx/… was to be renewed by 2021-06-01T00:00:00Z, and this machine's clock says …";
+    let mut tree = Tree::server();
+    tree.answer("pccs localhost:8081", &format!("failed {reason}"));
+    let report = tree.report();
+    let check = report.checks.iter().find(|check| check.id == "pccs").unwrap();
+    assert_eq!((check.status, check.evidence[0].found.as_str()), (Status::Warn, reason));
+    let command = "curl -k -X POST -H 'admin-token: TOKEN' https://localhost:8081/sgx/certification/v4/refresh ";
+    assert!(check.fix.contains(command) && check.fix.contains("date -u"), "{}", check.fix);
 }
 
 #[test]
@@ -150,4 +197,6 @@ fn each_fault_has_its_fix() {
     }
 }
 
+const LIST: &str = "/sgx/certification/v4/rootcacrl";
+const IDENTITY: &str = "/tdx/certification/v4/qe/identity";
 const BAIT: &str = "words-of-the-service";

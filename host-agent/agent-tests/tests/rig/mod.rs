@@ -30,6 +30,10 @@ pub(crate) struct Rig {
     pub(crate) drain: u32,
     /// More of `[agent]`.
     pub(crate) agent: String,
+    /// More of `[hardware]`.
+    pub(crate) hardware: String,
+    /// Where the model comes from, as a list in TOML.
+    pub(crate) sources: String,
     /// More sections.
     pub(crate) sections: String,
     /// What comes before the command.
@@ -63,6 +67,7 @@ impl Rig {
             more: String::new(),
         });
         let guests = guests.collect();
+        let sources = format!("[\"{0}/nowhere\", \"{0}/pack\"]", root.display());
         Self {
             root,
             directory,
@@ -73,6 +78,8 @@ impl Rig {
             guests,
             drain: 3,
             agent: String::new(),
+            hardware: String::new(),
+            sources,
             sections: String::new(),
             flags: Vec::new(),
             kernel: false,
@@ -134,16 +141,18 @@ impl Rig {
         let mut text = format!(
             "[agent]\nstate_dir = \"{root}/s\"\ncontrol_socket = \"{root}/c.sock\"\nmetrics_listen = \"127.0.0.1:{}\"\n\
              retry_first_ms = 50\nretry_cap_s = 1\n{}\n[cache]\ndir = \"{root}/cache\"\nquota_gib = 1\n\
-             [hardware]\nqemu = \"{root}/bin/qemu\"\nvhost_device_vsock = \"{root}/bin/vsock\"\nroot = \"{root}/tree\"\nbind_gpus = {}\n\
+             [hardware]\nqemu = \"{root}/bin/qemu\"\nvhost_device_vsock = \"{root}/bin/vsock\"\nroot = \"{root}/tree\"\nbind_gpus = {}\n{}\n\
              [simulate]\nsimulator = \"{root}/bin/simulator\"\npki = \"{root}\"\n\
-             [models.m]\nmodel = \"{}\"\npack = \"{}\"\nsources = [\"{root}/nowhere\", \"{root}/pack\"]\n\
+             [models.m]\nmodel = \"{}\"\npack = \"{}\"\nsources = {}\n\
              [releases.r]\nbundle = \"{root}/bundle\"\ntrust = \"{root}/trust\"\nimage = \"{root}/image\"\n\
              [services.s]\naddress = \"127.0.0.1:1\"\nspki_sha256 = \"{}\"\n",
             self.metrics,
             self.agent,
             self.kernel,
+            self.hardware,
             self.model,
             self.pack,
+            self.sources,
             "2".repeat(64),
         );
         for Guest { name, port, context, more } in &self.guests {

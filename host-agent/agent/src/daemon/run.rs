@@ -208,15 +208,14 @@ impl Daemon {
         for port in [guest_link::SERVICE_PORT, guest_link::STATUS_PORT] {
             links.spawn(taken(port));
         }
-        if self.config.hardware.gpu_blobs.is_some() {
-            let blobs = taken(guest_link::BLOB_PORT);
-            // Guests serve without: they compare less.
-            links.spawn(async move {
-                let ended = blobs.await;
-                tracing::error!("guests get no files of hardware.gpu_blobs any more: {ended:?}");
-                std::future::pending().await
-            });
-        }
+        // Also where `gpu_blobs` is not set yet: it counts at a guest's next start. Who has no keeper that gives any is closed.
+        let blobs = taken(guest_link::BLOB_PORT);
+        // Guests serve without: they compare less.
+        links.spawn(async move {
+            let ended = blobs.await;
+            tracing::error!("guests get no files of hardware.gpu_blobs any more: {ended:?}");
+            std::future::pending().await
+        });
         links
     }
 

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::error::SourceError;
-use crate::source::s3::{MAX_ERROR, Signer};
+use crate::source::s3::{MAX_ERROR, Signer, concerns_key};
+use crate::source::sigv4::Keys;
 use crate::source::{Limits, PART, PARTS, Parts};
 
 /// Why an address cannot be a source.
@@ -112,7 +113,19 @@ impl Endpoint {
         if self.signer.is_none() { named } else { named.strip_suffix(usual).map_or(named.clone(), str::to_owned) }
     }
 
-    async fn request(self: &Arc<Self>, name: &str, span: Option<Span>) -> Result<Request<Empty<Bytes>>, SourceError> {
+    /// Whom to connect to. Names below `localhost` are this machine's (RFC 6761, section 6.3), also where its resolver does
+    /// not know them.
+    fn reached(&self) -> &str {
+        let last = self.host.rsplit_once('.').map(|(_, last)| last);
+        if last.is_some_and(|last| last.eq_ignore_ascii_case(LOCALHOST)) { LOCALHOST } else { &self.host }
+    }
+
+    /// A request, and the key that it is signed with.
+    async fn request(
+        &self,
+        name: &str,
+        span: Option<Span>,
+    ) -> Result<(Request<Empty<Bytes>>, Option<Keys>), SourceError> {
         let path = format!("{}/{name}", self.path);
         let mut request = Request::get(format!("{path}{}", self.query))
             .header(header::HOST, self.host_header())
@@ -122,16 +135,20 @@ impl Endpoint {
             request = request.header(header::RANGE, format!("bytes={from}-{}", length.saturating_sub(1)));
         }
         let mut request = request.body(Empty::<Bytes>::new()).map_err(|_| SourceError::Http)?;
-        if let Some(signer) = self.signer.clone() {
-            let mut headers = std::mem::take(request.headers_mut());
-            let signing = move || signer.sign(&path, &mut headers).map(|()| headers);
-            // It reads a file.
-            let signed = tokio::task::spawn_blocking(signing).await;
-            *request.headers_mut() =
-                signed.map_err(|_| SourceError::Io { what: "signing", kind: io::ErrorKind::Other })??;
-        }
-        Ok(request)
+        let Some(signer) = self.signer.clone() else { return Ok((request, None)) };
+        let mut headers = std::mem::take(request.headers_mut());
+        let (headers, keys) = reading(move || signer.sign(&path, &mut headers).map(|keys| (headers, keys))).await?;
+        *request.headers_mut() = headers;
+        Ok((request, Some(keys)))
     }
+}
+
+/// What reads the file of credentials, in a thread of its own.
+async fn reading<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| SourceError::Io { what: "signing", kind: io::ErrorKind::Other })?
 }
 
 /// A file of at most `most` bytes.
@@ -155,7 +172,7 @@ fn get(endpoint: &Arc<Endpoint>, name: &str, span: Option<Span>, most: u64, limi
     let (endpoint, name) = (Arc::clone(endpoint), name.to_owned());
     tokio::spawn(async move {
         let outcome = tokio::select! {
-            outcome = exchange(&endpoint, &name, span, most, limits, &sender) => outcome,
+            outcome = with_renewed_key(&endpoint, &name, span, most, limits, &sender) => outcome,
             () = sender.closed() => return,
         };
         if let Err(error) = outcome {
@@ -167,16 +184,48 @@ fn get(endpoint: &Arc<Endpoint>, name: &str, span: Option<Span>, most: u64, limi
 
 type Sender = mpsc::Sender<Result<Bytes, SourceError>>;
 
-async fn exchange(
-    endpoint: &Arc<Endpoint>,
+/// A failure, and the key of the request where the store refused it for its key.
+struct Failure {
+    error: SourceError,
+    refused: Option<Keys>,
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self { error, refused: None }
+    }
+}
+
+/// Asks once more where the store refused a key and the file holds another one by now: a key may be renewed between two
+/// requests of a fetch, and between a signature and its judgement.
+async fn with_renewed_key(
+    endpoint: &Endpoint,
     name: &str,
     span: Option<Span>,
     most: u64,
     limits: Limits,
     sender: &Sender,
 ) -> Result<(), SourceError> {
+    let Err(Failure { error, refused }) = exchange(endpoint, name, span, most, limits, sender).await else {
+        return Ok(());
+    };
+    let (Some(signer), Some(used)) = (endpoint.signer.clone(), refused) else { return Err(error) };
+    if !reading(move || signer.renewed(&used)).await? {
+        return Err(error);
+    }
+    exchange(endpoint, name, span, most, limits, sender).await.map_err(|failure| failure.error)
+}
+
+async fn exchange(
+    endpoint: &Endpoint,
+    name: &str,
+    span: Option<Span>,
+    most: u64,
+    limits: Limits,
+    sender: &Sender,
+) -> Result<(), Failure> {
     let connecting = async {
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let stream = TcpStream::connect((endpoint.reached(), endpoint.port)).await?;
         stream.set_nodelay(true)?;
         Ok(stream)
     };
@@ -198,19 +247,19 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 
 async fn talk<S>(
     stream: S,
-    endpoint: &Arc<Endpoint>,
+    endpoint: &Endpoint,
     name: &str,
     span: Option<Span>,
     most: u64,
     limits: Limits,
     sender: &Sender,
-) -> Result<(), SourceError>
+) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let settings = http1::Builder::new().max_buf_size(READ_BUFFER).max_headers(64).clone();
     let (mut requests, connection) = settings.handshake(TokioIo::new(stream)).await.map_err(|_| SourceError::Http)?;
-    let request = endpoint.request(name, span).await?;
+    let (request, keys) = endpoint.request(name, span).await?;
     let transfer = async {
         let answer = timeout(limits.connect, requests.send_request(request))
             .await
@@ -220,11 +269,14 @@ where
         if let Err(error) = check_head(parts.status, &parts.headers, span, most) {
             let refused = matches!(error, SourceError::Status(_));
             let signer = endpoint.signer.as_ref().filter(|_| refused);
-            let Some(signer) = signer else { return Err(error) };
+            let Some(signer) = signer else { return Err(error.into()) };
             let said = beginning(body, limits.connect).await;
-            return Err(signer.judge(parts.status.as_u16(), &said).unwrap_or(error));
+            let error = signer.judge(parts.status.as_u16(), &said).unwrap_or(error);
+            let refused = keys.filter(|_| concerns_key(&error));
+            return Err(Failure { error, refused });
         }
-        pass_on(body, most, span.is_some(), limits, sender).await
+        drop(keys);
+        Ok(pass_on(body, most, span.is_some(), limits, sender).await?)
     };
     tokio::pin!(connection);
     tokio::pin!(transfer);
@@ -339,6 +391,7 @@ fn tls(authorities: impl FnOnce() -> io::Result<Vec<u8>>) -> Result<Arc<ClientCo
 
 /// Head and read buffer of a connection.
 const READ_BUFFER: usize = 512 * 1024;
+const LOCALHOST: &str = "localhost";
 
 #[cfg(test)]
 mod tests {

@@ -13,10 +13,10 @@ use types::Refusal;
 use crate::error::SourceError;
 use crate::source::credentials::{self, CredentialsError};
 use crate::source::http::{Endpoint, SourceAddressError};
-use crate::source::sigv4::{self, EMPTY_SHA256, Scope, Stamp};
+use crate::source::sigv4::{self, EMPTY_SHA256, Keys, Scope, Stamp};
 
-/// A bucket, and the file with the key that it is read with. Holds no secret: the file is read for each request, so that a
-/// renewed key counts at once.
+/// A bucket, and the file with the key that it is read with. Holds no secret: the file is read for each request, and again
+/// where the store refuses a key, so that a renewed one counts at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     /// What messages call it, as `buckets.models`.
@@ -167,10 +167,9 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// Adds what makes a GET for `path` a signed one. Reads the file of credentials.
-    pub(crate) fn sign(&self, path: &str, headers: &mut HeaderMap) -> Result<(), SourceError> {
-        let fault = |fault| SourceError::Credentials { section: self.bucket.section.clone(), fault };
-        let keys = credentials::read(&self.bucket.credentials).map_err(fault)?;
+    /// Adds what makes a GET for `path` a signed one, and gives the key. Reads the file of credentials.
+    pub(crate) fn sign(&self, path: &str, headers: &mut HeaderMap) -> Result<Keys, SourceError> {
+        let keys = self.keys()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|now| i64::try_from(now.as_secs()).ok());
         let stamp = now.and_then(Stamp::of).ok_or_else(|| self.refused(StoreFault::Clock))?;
         let value = |text: &str| HeaderValue::from_str(text).map_err(|_| SourceError::Http);
@@ -192,7 +191,17 @@ impl Signer {
         let mut authorization = value(&sigv4::authorization(&keys, scope, &stamp, path, &signed))?;
         authorization.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, authorization);
-        Ok(())
+        Ok(keys)
+    }
+
+    /// Whether the file holds another key than `used` by now. Reads it.
+    pub(crate) fn renewed(&self, used: &Keys) -> Result<bool, SourceError> {
+        Ok(self.keys()? != *used)
+    }
+
+    fn keys(&self) -> Result<Keys, SourceError> {
+        let fault = |fault| SourceError::Credentials { section: self.bucket.section.clone(), fault };
+        credentials::read(&self.bucket.credentials).map_err(fault)
     }
 
     /// What an answer other than the expected one means; `body` is the beginning of it. Only known words of it count.
@@ -226,6 +235,15 @@ impl Signer {
 /// The text of the first `Code` element of a store's error ("Error Responses" in the API reference of Amazon S3).
 fn code_of(body: &str) -> Option<&str> {
     body.split_once("<Code>")?.1.split_once("</Code>").map(|(code, _)| code)
+}
+
+/// Whether another key may get another answer than `error`.
+pub(crate) const fn concerns_key(error: &SourceError) -> bool {
+    use StoreFault::{Denied, Signature, Token, UnknownKey};
+    matches!(
+        error,
+        SourceError::Store { fault: Signature | UnknownKey | Token | Denied, .. } | SourceError::Status(401 | 403)
+    )
 }
 
 impl StoreFault {

@@ -9,6 +9,7 @@ use types::Sha256Digest;
 use zeroize::Zeroizing;
 
 /// A key of a store. Both secrets are overwritten when it goes; of the token, which is sent, the request has copies.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Keys {
     pub(crate) id: String,
     pub(crate) secret: Zeroizing<String>,

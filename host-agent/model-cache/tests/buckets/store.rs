@@ -16,6 +16,8 @@ pub(super) struct Settings {
     pub(super) id: &'static str,
     pub(super) secret: &'static str,
     pub(super) token: Option<&'static str>,
+    /// After so many requests another token counts, and the first has expired.
+    pub(super) later: Option<(usize, &'static str)>,
     pub(super) region: &'static str,
     /// How far its clock is ahead.
     pub(super) ahead: i64,
@@ -25,17 +27,21 @@ pub(super) struct Settings {
     pub(super) redirect: bool,
     /// The bucket's name comes with the host.
     pub(super) virtual_host: bool,
+    /// Done before a refusal is sent.
+    pub(super) on_refusal: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 pub(super) const GOOD: Settings = Settings {
     id: "AKID",
     secret: "se/cr+et",
     token: None,
+    later: None,
     region: "eu-central-1",
     ahead: 0,
     cut: usize::MAX,
     redirect: false,
     virtual_host: false,
+    on_refusal: None,
 };
 
 /// Path and range of each request.
@@ -93,11 +99,20 @@ async fn answer(
         stream.write_all(head.as_bytes()).await?;
         return stream.flush().await;
     }
-    let outcome = judge(&path, &headers, settings).and_then(|()| object(&path, &files, settings));
+    let token = match settings.later {
+        Some((after, token)) if taken.lock().unwrap().len() >= after => Some(token),
+        _ => settings.token,
+    };
+    let host = header(&headers, "host").unwrap_or_default();
+    let outcome =
+        judge(&path, &headers, settings, token).and_then(|()| object(host, &path, &files, settings.virtual_host));
     let body = match outcome {
         Ok(body) => body,
         Err((status, code)) => {
             refused.lock().unwrap().push(code.to_owned());
+            if let Some(act) = &settings.on_refusal {
+                act();
+            }
             let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{BAIT}</Message></Error>");
             let head = format!("HTTP/1.1 {status} No\r\ncontent-length: {}\r\nx-bait: {BAIT}\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).await?;
@@ -123,13 +138,21 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
 
-fn object(path: &str, files: &Path, settings: &Settings) -> Result<Vec<u8>, (u16, &'static str)> {
-    let bucket = if settings.virtual_host { "/packs/a%20b/" } else { "/models/packs/a%20b/" };
+fn object(host: &str, path: &str, files: &Path, virtual_host: bool) -> Result<Vec<u8>, (u16, &'static str)> {
+    if host.starts_with("models.") != virtual_host {
+        return Err((404, "NoSuchBucket"));
+    }
+    let bucket = if virtual_host { "/packs/a%20b/" } else { "/models/packs/a%20b/" };
     let name = path.strip_prefix(bucket).ok_or((404, "NoSuchBucket"))?;
     std::fs::read(files.join(name)).map_err(|_| (404, "NoSuchKey"))
 }
 
-fn judge(path: &str, headers: &[(String, String)], settings: &Settings) -> Result<(), (u16, &'static str)> {
+fn judge(
+    path: &str,
+    headers: &[(String, String)],
+    settings: &Settings,
+    token: Option<&str>,
+) -> Result<(), (u16, &'static str)> {
     let authorization = header(headers, "authorization").ok_or((403, "AccessDenied"))?;
     let fields = authorization.strip_prefix("AWS4-HMAC-SHA256 ").ok_or((400, "AuthorizationHeaderMalformed"))?;
     let field = |name: &str| fields.split(", ").find_map(|field| field.strip_prefix(name)).unwrap_or_default();
@@ -150,8 +173,10 @@ fn judge(path: &str, headers: &[(String, String)], settings: &Settings) -> Resul
             return Err((403, "AccessDenied"));
         }
     }
-    if header(headers, "x-amz-security-token") != settings.token {
-        return Err((400, "InvalidToken"));
+    let said = header(headers, "x-amz-security-token");
+    if said != token {
+        let expired = said.is_some() && said == settings.token;
+        return Err((400, if expired { "ExpiredToken" } else { "InvalidToken" }));
     }
     if signature(path, headers, signed, credential, stamp, settings.secret) != field("Signature=") {
         return Err((403, "SignatureDoesNotMatch"));

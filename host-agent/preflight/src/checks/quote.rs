@@ -56,6 +56,10 @@ pub(super) fn pccs(host: &Host<'_>) -> Option<Finding> {
     let address = host.settings.pccs.clone()?;
     Some(match host.ask(&Question::Pccs(address.clone())) {
         Answer::Given(found) => Finding::pass(&address, found),
+        // Quotes are made without; whoever takes the collateral from there refuses them.
+        Answer::Failed(reason) if reason.starts_with(word::STALE) => {
+            Finding::warn(&address, reason, pccs_refresh(&address))
+        }
         Answer::Failed(reason) => {
             let fix = pccs_fix(&reason);
             Finding::fail(&address, reason, fix)
@@ -93,6 +97,15 @@ fn pccs_fix(reason: &str) -> &'static str {
         (word::STATUS, _) => "journalctl -u pccs says why; name PCCS itself: redirections are not followed",
         _ => "something else than PCCS answers there: name PCCS's port, 8081 as a rule",
     }
+}
+
+/// The API specification for PCCS, "Refresh through HTTP request".
+fn pccs_refresh(address: &str) -> String {
+    format!(
+        "if this machine's clock is right (`date -u`): curl -k -X POST -H 'admin-token: TOKEN' \
+         https://{address}/sgx/certification/v4/refresh (with PCCS's administrator token; where it is OFFLINE, pccsadmin.py put); \
+         journalctl -u pccs says why it did not by itself"
+    )
 }
 
 /// The `port = …` line of the service's configuration, which makes it listen on vsock alone.
