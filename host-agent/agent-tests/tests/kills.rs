@@ -37,6 +37,11 @@ fn a_hundred_kills_converge() {
         entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".sock")).count()
     };
     assert_eq!((sockets("a"), sockets("b")), (1, 1), "one front each");
+    for name in ["a", "b"] {
+        let number = rig.guest(name)["active"]["number"].as_u64().unwrap();
+        let scratch = rig.root.join(format!("s/guests/{name}/g{number}/t"));
+        assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 1, "of the simulator that runs");
+    }
     assert_eq!(std::fs::read_dir(rig.root.join("s/releases")).unwrap().count(), 1);
 }
 

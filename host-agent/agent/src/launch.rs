@@ -2,6 +2,7 @@
 //! Starting a guest and watching over it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::claim::Claim;
 use crate::cli::StartArgs;
 use crate::events::Event;
 use crate::numa::NumaPlace;
-use crate::process::Guarded;
+use crate::process::{Guarded, SCRATCH};
 use crate::pulse::{self, Beat, Pace};
 use crate::qmp::Qmp;
 use crate::record::{CONFIG_DISK, LaunchRecord, PID_FILE, STATE, TD_PARAMS, VSOCK};
@@ -93,6 +94,11 @@ pub(crate) fn make_room(run_dir: &Path, owner: u32) -> anyhow::Result<()> {
     if Claim::holder(&run_dir.join(PID_FILE)).is_some() {
         return Ok(());
     }
+    let scratch = run_dir.join(SCRATCH);
+    if scratch.symlink_metadata().is_ok_and(|found| found.is_dir() && found.uid() != owner) {
+        // No link in it is followed.
+        fs::remove_dir_all(&scratch).context("left by another user")?;
+    }
     let files = MADE.into_iter().map(|name| run_dir.join(name));
     files::remove_foreign(files.chain(sockets(run_dir)), owner).context("left by another user")
 }
@@ -144,7 +150,7 @@ struct Guest {
 
 impl Guest {
     async fn start(args: &StartArgs, run_dir: &Path, record: &LaunchRecord, report: &Reporter) -> anyhow::Result<Self> {
-        remove_stale_sockets(run_dir);
+        clear(run_dir)?;
         let host = vsock_host(run_dir, record);
         let vsock = match &host {
             VsockHost::VhostUser { uds_path } if record.simulated => Some(start_vsock(args, run_dir, uds_path).await?),
@@ -292,11 +298,15 @@ fn launch_spec(run_dir: &Path, record: &LaunchRecord, qmp: &Path) -> anyhow::Res
     })
 }
 
-fn remove_stale_sockets(run_dir: &Path) {
+/// Removes what a crash left behind: sockets, and temporary files of helpers that were killed.
+fn clear(run_dir: &Path) -> anyhow::Result<()> {
     for path in sockets(run_dir) {
-        // The directory is ours (claimed): what a crash left behind is removed, what is not there needs nothing.
+        // The directory is ours (claimed): what is not there needs nothing.
         let _ = fs::remove_file(path);
     }
+    let scratch = run_dir.join(SCRATCH);
+    let _ = fs::remove_dir_all(&scratch);
+    files::private_directory(&scratch)
 }
 
 /// All sockets that a keeper and its helpers make in a run directory.

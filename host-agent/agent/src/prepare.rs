@@ -191,8 +191,8 @@ const CONFIG_MAGIC: [u8; 8] = *b"CHRYCFG1";
 const SECTOR: usize = 512;
 /// `sun_path` without its NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
-/// `/vhost.sock` and `/vsock_7002`, with some room.
-const LONGEST_SOCKET_NAME: usize = 16;
+/// `/t/.tmp123456/qtest` of the simulator; `/vhost.sock` and `/vsock_7002` are shorter.
+const LONGEST_SOCKET_NAME: usize = 20;
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,9 @@ use tokio::task::JoinHandle;
 
 use crate::{log, orphans};
 
+/// Below a run directory: its children's temporary files.
+pub(crate) const SCRATCH: &str = "t";
+
 /// A child that is ended with its owner, and by the kernel should the agent die without a word
 /// (`setpriv --pdeathsig`, util-linux).
 #[derive(Debug)]
@@ -47,6 +50,8 @@ impl Guarded {
             .arg(program)
             .args(arguments)
             .env(orphans::VARIABLE, run_dir)
+            // Where it leaves nothing behind when it is killed: see `launch::clear`.
+            .env("TMPDIR", run_dir.join(SCRATCH))
             .stdin(Stdio::null())
             .stdout(if piped { Stdio::piped() } else { Stdio::from(words) })
             .stderr(errors)

@@ -144,8 +144,8 @@ fn refuse(field: &str, detail: impl Into<String>, fix: &str) -> Refusal {
     Refusal::new("config_value", field, detail, fix)
 }
 
-/// Below `state_dir`: `/guests/NAME/g12345/vsock_7002`.
-const DEEPEST: usize = "/guests/".len() + 24 + "/g12345/vsock_7002".len();
+/// Below `state_dir`: `/guests/NAME/g12345/t/.tmp123456/qtest`, which the simulator makes; the guests' own are shorter.
+const DEEPEST: usize = "/guests/".len() + 24 + "/g12345/t/.tmp123456/qtest".len();
 /// `sun_path` without its NUL (unix(7)).
 const MAX_SOCKET: usize = 107;
 
