@@ -11,28 +11,35 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
-use crate::{Measure, guest, policy, programs::Programs};
+use crate::{Measure, Part, guest, policy, programs::Programs};
 
-pub(crate) async fn measure(arguments: &Measure) -> anyhow::Result<Value> {
+pub(crate) async fn measure(arguments: &Measure, document: &mut Map<String, Value>) -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let programs = Programs::start(&arguments.binaries, directory.path())?;
     let upstream = Upstream::new("127.0.0.1", programs.attested.address.port());
     let guest = Guest { programs, upstream, verifier: policy::verifier(directory.path())? };
     let quick = arguments.quick;
     let start = guest.programs.memory()?;
-    let first_token = told("time to first token", guest.first_token(if quick { 3 } else { 101 }).await?);
-    let throughput = told("throughput", guest.throughput(quick).await?);
-    let (connections, rounds) = if quick { (20, 1) } else { (500, 5) };
-    let challenges = told("challenges", guest.challenges(connections, rounds).await?);
-    let most = guest.programs.memory()?;
-    Ok(json!({
-        "first_token": first_token, "throughput": throughput, "challenges": challenges,
-        "memory": { "start": start, "end": most },
-    }))
+    let mut tell = |field: &str, value: Value| {
+        eprintln!("{field}: {value}");
+        document.insert(field.to_owned(), value);
+    };
+    if arguments.wants(Part::FirstToken) {
+        tell("first_token", guest.first_token(if quick { 3 } else { 101 }).await?);
+    }
+    if arguments.wants(Part::Throughput) {
+        tell("throughput", guest.throughput(quick).await?);
+    }
+    if arguments.wants(Part::Challenges) {
+        let (connections, rounds) = if quick { (20, 1) } else { (500, 5) };
+        tell("challenges", guest.challenges(connections, rounds).await?);
+    }
+    tell("memory", json!({ "start": start, "end": guest.programs.memory()? }));
+    Ok(())
 }
 
 struct Guest {
@@ -234,11 +241,6 @@ fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     )]
     let place = (values.len() as f64 * share) as usize;
     values.get(place.min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}
-
-fn told(what: &str, value: Value) -> Value {
-    eprintln!("{what}: {value}");
-    value
 }
 
 /// Connections that are made at once.

@@ -93,6 +93,24 @@ struct Measure {
     /// Only see that it runs: few rounds, few connections, a small pack.
     #[arg(long)]
     quick: bool,
+    /// These parts alone.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// Of a measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Weights,
+    FirstToken,
+    Throughput,
+    Challenges,
+}
+
+impl Measure {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -118,12 +136,14 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn measure(arguments: &Measure) -> anyhow::Result<()> {
-    let weights = weights::measure(arguments.quick)?;
-    let mut document = runtime()?.block_on(channel::measure(arguments))?;
-    if let Some(fields) = document.as_object_mut() {
-        fields.insert("weights".to_owned(), weights);
+    let mut document = serde_json::Map::new();
+    if arguments.wants(Part::Weights) {
+        document.insert("weights".to_owned(), weights::measure(arguments.quick)?);
     }
-    println!("{document}");
+    if arguments.only != [Part::Weights] {
+        runtime()?.block_on(channel::measure(arguments, &mut document))?;
+    }
+    println!("{}", serde_json::Value::Object(document));
     Ok(())
 }
 
