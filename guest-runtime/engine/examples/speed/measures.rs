@@ -2,7 +2,7 @@
 //! What is measured.
 
 use engine::{ROWS, Weights};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::ours::{Ours, Room};
 use crate::peer;
@@ -29,19 +29,19 @@ impl<'w> Bench<'w> {
         if let Some(unknown) = only.iter().find(|name| measures().iter().all(|(known, ..)| known != name)) {
             anyhow::bail!("{unknown} is no measurement");
         }
-        let mut document = json!({
-            "threads": self.threads,
-            "rounds": self.rounds,
-            "avx512": cfg!(target_feature = "avx512f"),
-        });
+        let mut document = Map::from_iter([
+            ("threads".to_owned(), self.threads.into()),
+            ("rounds".to_owned(), self.rounds.into()),
+            ("avx512".to_owned(), cfg!(target_feature = "avx512f").into()),
+        ]);
         for (name, what, measure) in measures() {
             if only.is_empty() || only.iter().any(|one| one == name) {
                 let value = measure(&mut self)?;
                 eprintln!("{what}: {value}");
-                document[name] = value;
+                document.insert(name.to_owned(), value);
             }
         }
-        Ok(document)
+        Ok(document.into())
     }
 
     fn decode(&mut self) -> anyhow::Result<Value> {
