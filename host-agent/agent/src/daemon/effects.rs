@@ -83,7 +83,8 @@ impl Effects {
         }
     }
 
-    /// Adds to an observation what this process knows: what is under way, and what failed.
+    /// Adds to an observation what this process knows: what is under way, and what failed. A start that has ended since the
+    /// look counts as under way: the look says nothing of its keeper yet.
     pub(crate) async fn complete(&mut self, guests: &mut BTreeMap<GuestName, Observed>) {
         let done: Vec<Key> =
             self.tasks.iter().filter(|(_, task)| task.handle.is_finished()).map(|(key, _)| key.clone()).collect();
@@ -93,7 +94,12 @@ impl Effects {
                 self.release_due = Some(Instant::now());
             }
             match task.handle.await {
-                Ok(Ok(())) => self.started.extend(task.starts.map(|attempt| (key, attempt))),
+                Ok(Ok(())) => {
+                    let Some(attempt) = task.starts else { continue };
+                    guests.entry(key.0.clone()).or_default().generations.entry(key.1).or_default().busy = true;
+                    self.started.insert(key, attempt);
+                    self.wake.notify_one();
+                }
                 Ok(Err(reasons)) => self.failed(key, reasons),
                 Err(error) if error.is_cancelled() => {}
                 Err(error) => self.failed(key, vec![compose::agent_failed(&error)]),
@@ -343,3 +349,33 @@ fn verify_pack(cache: &Cache, pack: &Blake3Digest) -> Result<(), Vec<Refusal>> {
 
 /// How long a keeper may take to end its guest.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keeper took its directory between the look and the end of its start: that is no keeper that ended.
+    #[tokio::test]
+    async fn a_start_that_ended_after_the_look_is_still_under_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&directory.path().join("cache"), 0).unwrap();
+        let mut effects = Effects::new(Paths::new(directory.path()), cache, None);
+        let key: Key = ("a".parse().unwrap(), 1);
+        effects.spawn(key.clone(), Fetching::default(), std::future::ready(Ok(())));
+        effects.tasks.get_mut(&key).unwrap().starts = Some(2);
+        while !effects.tasks[&key].handle.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let look = || {
+            let seen = Seen { directory: true, attempt: 1, ..Seen::default() };
+            let guest = Observed { generations: [(key.1, seen)].into(), ..Observed::default() };
+            BTreeMap::from([(key.0.clone(), guest)])
+        };
+        for busy in [true, false] {
+            let mut guests = look();
+            effects.complete(&mut guests).await;
+            let seen = &guests[&key.0].generations[&key.1];
+            assert_eq!((seen.busy, seen.alive, seen.attempt), (busy, false, 2));
+        }
+    }
+}
