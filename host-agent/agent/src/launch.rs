@@ -95,9 +95,10 @@ pub(crate) fn make_room(run_dir: &Path, owner: u32) -> anyhow::Result<()> {
         return Ok(());
     }
     let scratch = run_dir.join(SCRATCH);
-    if scratch.symlink_metadata().is_ok_and(|found| found.is_dir() && found.uid() != owner) {
-        // No link in it is followed.
-        fs::remove_dir_all(&scratch).context("left by another user")?;
+    if let Some(found) = scratch.symlink_metadata().ok().filter(|found| found.uid() != owner) {
+        // No link is followed, neither this nor one in it.
+        let removed = if found.is_dir() { fs::remove_dir_all(&scratch) } else { fs::remove_file(&scratch) };
+        removed.context("left by another user")?;
     }
     let files = MADE.into_iter().map(|name| run_dir.join(name));
     files::remove_foreign(files.chain(sockets(run_dir)), owner).context("left by another user")
@@ -385,3 +386,30 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(20);
 const SIMULATOR_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_STATE: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_users_temporary_files_make_room_and_their_links_are_not_followed() {
+        let (place, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (scratch, kept) = (place.path().join(SCRATCH), elsewhere.path().join("kept"));
+        fs::write(&kept, "").unwrap();
+        let own = place.path().metadata().unwrap().uid();
+        let link = |at: &Path| std::os::unix::fs::symlink(elsewhere.path(), at).unwrap();
+        link(&scratch);
+        make_room(place.path(), own + 1).unwrap();
+        assert!(scratch.symlink_metadata().is_err() && kept.exists());
+        fs::create_dir(&scratch).unwrap();
+        link(&scratch.join("link"));
+        make_room(place.path(), own).unwrap();
+        assert!(scratch.exists(), "one's own stays until the next start");
+        make_room(place.path(), own + 1).unwrap();
+        assert!(scratch.symlink_metadata().is_err() && kept.exists());
+        fs::create_dir(&scratch).unwrap();
+        fs::write(scratch.join("left"), "").unwrap();
+        clear(place.path()).unwrap();
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+    }
+}
