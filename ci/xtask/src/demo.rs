@@ -14,6 +14,7 @@ mod recorder;
 mod refusals;
 pub(crate) mod report;
 pub(crate) mod scene;
+mod vectors;
 
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,12 @@ use crate::{process, setup};
 use guest::{Guest, Launch};
 use programs::Programs;
 use report::Report;
-use scene::{Machine, Scene};
+use scene::{Machine, Purpose, Scene};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cargo xtask demo --keep\n  cargo xtask demo --clients --json")]
+#[command(
+    after_help = "Examples:\n  cargo xtask demo --keep\n  cargo xtask demo --clients --json\n  cargo xtask demo --embeddings"
+)]
 pub(crate) struct DemoArgs {
     /// Leave everything running and print how to talk to it; Ctrl-C ends it.
     #[arg(long)]
@@ -34,6 +37,9 @@ pub(crate) struct DemoArgs {
     /// Have the official Python and JavaScript clients ask the guest, too: some minutes, since it is emulated.
     #[arg(long)]
     clients: bool,
+    /// Show a guest with an embedding model instead: it makes vectors of texts, and a receipt. Without the refusals.
+    #[arg(long, conflicts_with_all = ["keep", "clients", "question"])]
+    embeddings: bool,
     /// Print one JSON document as the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -48,8 +54,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     setup::check_platform()?;
     setup::run()?;
     let programs = Programs::build(&mut report)?;
-    let scene = Scene::prepare(&programs, &mut report, &[Machine::DEMO])?;
-    let played = play(args, &programs, &scene, &mut report);
+    let purpose = if args.embeddings { Purpose::Vectors } else { Purpose::Answers };
+    let scene = Scene::prepare(&programs, &mut report, &[Machine::DEMO], purpose)?;
+    let played = match purpose {
+        Purpose::Answers => play(args, &programs, &scene, &mut report),
+        Purpose::Vectors => play_vectors(&programs, &scene, &mut report),
+    };
     if played.is_err() && process::check_interrupt().is_ok() {
         eprintln!("logs are kept in {}", scene.keep().display());
     }
@@ -76,6 +86,19 @@ fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report
     drop(conversation);
     guest.stop()?;
     refusals::run(programs, scene, report)?;
+    report.finish(measured_from.elapsed())
+}
+
+/// The measured run with an embedding model: boot, vectors, receipt.
+fn play_vectors(programs: &Programs, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
+    let measured_from = Instant::now();
+    let mut guest = Guest::boot(programs, scene, Launch::demo(&scene.image), "guest", |_| Ok(()))?;
+    guest.wait_until_serving(report)?;
+    scene.keep_measured(guest.measured()?)?;
+    let conversation = vectors::ask(programs, scene, &guest, report)?;
+    chat::finish(&guest, &conversation, report)?;
+    drop(conversation);
+    guest.stop()?;
     report.finish(measured_from.elapsed())
 }
 

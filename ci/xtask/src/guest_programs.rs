@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine as an image's profile has it, and the demonstration model: both from the cache, or made now.
+//! Programs as an image's profile has them, and the demonstration model: all from the cache, or made now.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,12 @@ use crate::{process, workspace};
 
 /// Where the engine's programs stand that these arguments of cargo name. Compiling it the first time takes minutes.
 pub(crate) fn engine(profile: &str, targets: &[&str]) -> anyhow::Result<PathBuf> {
-    let cargo = ["cargo", "--profile", profile, "--", "build", "--package", "engine"];
-    path(&image(&[&cargo[..], targets].concat())?, "built")
+    compiled(profile, &[&["--package", "engine"], targets].concat())
+}
+
+/// Where the programs stand that these arguments of cargo name.
+pub(crate) fn compiled(profile: &str, targets: &[&str]) -> anyhow::Result<PathBuf> {
+    path(&image(&[&["cargo", "--profile", profile, "--", "build"], targets].concat())?, "built")
 }
 
 /// The demonstration model's weights.

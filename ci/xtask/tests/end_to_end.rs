@@ -81,3 +81,20 @@ fn end_to_end_answers_with_a_receipt_and_refuses_five_kinds_of_tampering() {
     assert!(document["receipt"]["receipt"]["completion_tokens"].as_u64().unwrap() > 0);
     assert!(!log.contains("panicked"), "{log}");
 }
+
+#[test]
+fn end_to_end_embeddings_come_from_a_guest_with_another_engine() {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["demo", "--json", "--embeddings"]).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let document: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let vectors = &document["vectors"];
+    assert_eq!(vectors["dimensions"], 384);
+    let [near, far] = ["near", "far"].map(|name| vectors[name].as_f64().unwrap());
+    assert!(near > far + 0.2, "{vectors}");
+    assert_eq!(document["receipt"]["receipt"]["completion_tokens"], 0);
+    assert!(document["receipt"]["receipt"]["prompt_tokens"].as_u64().unwrap() > 15);
+    assert_eq!(document["phases"].as_array().unwrap().last().unwrap()["name"], "serve");
+    assert!(!log.contains("panicked"), "{log}");
+}

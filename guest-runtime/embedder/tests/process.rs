@@ -17,6 +17,7 @@ use engine_protocol::{
 use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
+    path::Path,
     process::{Child, Stdio},
     time::Duration,
 };
@@ -29,7 +30,7 @@ struct Client {
 
 impl Client {
     /// Connects as soon as the socket is there.
-    fn connect(path: &std::path::Path, child: &mut Child) -> Self {
+    fn connect(path: &Path, child: &mut Child) -> Self {
         loop {
             if let Ok(socket) = UnixStream::connect(path) {
                 return Self { socket, decoder: Decoder::new() };
@@ -58,11 +59,25 @@ impl Client {
 
 #[test]
 fn a_confined_process_answers_one_client_and_ends_with_it() {
+    answers_one_client_and_ends_with_it(Path::new(env!("CARGO_BIN_EXE_embedder")));
+}
+
+/// Linked statically a program reaches the system by other ways, and its filter must know them.
+#[test]
+fn the_program_of_an_image_does_as_well() {
+    let Some(program) = std::env::var_os("CHRYSALIS_EMBEDDER") else {
+        eprintln!("SKIPPED: CHRYSALIS_EMBEDDER does not name an image's program");
+        return;
+    };
+    answers_one_client_and_ends_with_it(Path::new(&program));
+}
+
+fn answers_one_client_and_ends_with_it(program: &Path) {
     let directory = tempfile::tempdir().unwrap();
     let oracle = Oracle::random(11);
     write(&oracle, directory.path());
     let path = directory.path().join("socket");
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_embedder"))
+    let mut child = std::process::Command::new(program)
         .args(["--context", "512", "--threads", "2", "--model"])
         .arg(directory.path())
         .arg("--socket")

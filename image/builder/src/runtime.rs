@@ -231,6 +231,9 @@ impl Settings {
         let mut flags: Vec<String> = linking.flags().iter().map(|flag| (*flag).to_owned()).collect();
         flags.push(format!("-Ctarget-cpu={}", compile.target_cpu));
         flags.push("-Clink-arg=-Wl,--build-id=none".to_owned());
+        // Randomness comes from the system call or not at all. A static program finds no function to call, and the crate
+        // would open /dev/random instead, which the guest's programs may not.
+        flags.push(r#"--cfg=getrandom_backend="linux_getrandom""#.to_owned());
         let mut variables = vec![
             ("SOURCE_DATE_EPOCH".to_owned(), source_date_epoch.to_string()),
             ("CARGO_INCREMENTAL".to_owned(), "0".to_owned()),
@@ -370,7 +373,7 @@ mod tests {
         let described = |linking| Settings::new(&compile, linking, 1).described();
         assert_ne!(described(Linking::Static), described(Linking::Dynamic));
         // What this says is in the cache's keys: see that it stays as long as the programs do.
-        let flags = r#"["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Ctarget-cpu=x86-64-v2", "-Clink-arg=-Wl,--build-id=none"]"#;
+        let flags = r#"["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Ctarget-cpu=x86-64-v2", "-Clink-arg=-Wl,--build-id=none", "--cfg=getrandom_backend=\"linux_getrandom\""]"#;
         assert!(described(Linking::Static).starts_with(&format!("programs/3 {flags} ")));
     }
 

@@ -15,7 +15,7 @@ use super::{Figure, Outcome};
 use crate::demo::guest::{Guest, Launch};
 use crate::demo::programs::Programs;
 use crate::demo::report::Report;
-use crate::demo::scene::{Machine, Scene};
+use crate::demo::scene::{Machine, Purpose, Scene};
 use crate::{process, workspace};
 
 /// `cold`: build with an empty cache, which takes the whole machine for a quarter of an hour.
@@ -24,7 +24,7 @@ pub(super) fn run(cold: bool) -> anyhow::Result<Outcome> {
     let programs = Programs::build(&mut report)?;
     let scratch = tempfile::tempdir().context("temporary directory")?;
     let mut figures = Vec::new();
-    let scene = Scene::prepare(&programs, &mut report, &MACHINES)?;
+    let scene = Scene::prepare(&programs, &mut report, &MACHINES, Purpose::Answers)?;
     let counted = Booted::of(&programs, &scene, Machine::DEMO, Some(&counting_qemu(scratch.path())?))?;
     if let Some(reason) = &counted.ended {
         eprintln!("guest instructions were not counted: {reason}");
@@ -60,7 +60,7 @@ pub(super) fn run(cold: bool) -> anyhow::Result<Outcome> {
 pub(super) fn boots(machines: &[Machine]) -> anyhow::Result<Vec<Value>> {
     let mut report = Report::new(true);
     let programs = Programs::build(&mut report)?;
-    let scene = Scene::prepare(&programs, &mut report, machines)?;
+    let scene = Scene::prepare(&programs, &mut report, machines, Purpose::Answers)?;
     let mut boots = Vec::new();
     for machine in machines {
         let booted = Booted::of(&programs, &scene, *machine, None)?;

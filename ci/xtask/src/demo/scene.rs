@@ -22,8 +22,34 @@ const MAX_IMAGE: u64 = 40 << 20;
 /// What the simulator measured of the first launch.
 pub(crate) const MEASURED: &str = "measured.json";
 
-const MODEL_NAME: &str = "smollm2-135m-instruct";
-const REVISION: &str = "q4_1";
+/// What the guest is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Answers in words.
+    Answers,
+    /// Vectors of texts.
+    Vectors,
+}
+
+impl Purpose {
+    /// Name and revision of its model.
+    const fn model(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Answers => ("smollm2-135m-instruct", "q4_1"),
+            Self::Vectors => ("all-minilm-l6-v2", "f32"),
+        }
+    }
+
+    /// The model as it is published: one file, or a directory of files.
+    fn files(self, programs: &Programs, root: &Path) -> anyhow::Result<PathBuf> {
+        let (subcommand, field) = match self {
+            Self::Answers => ("model", "weights"),
+            Self::Vectors => ("embedding-model", "directory"),
+        };
+        let paths = process::json_with_progress("model", programs.image(root).arg(subcommand))?;
+        path_in(&paths, field)
+    }
+}
 
 /// A guest's machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +102,12 @@ impl Scene {
     /// Builds and starts all of it.
     ///
     /// The release is good for `machines`.
-    pub(crate) fn prepare(programs: &Programs, report: &mut Report, machines: &[Machine]) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(
+        programs: &Programs,
+        report: &mut Report,
+        machines: &[Machine],
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
         let root = workspace::root()?;
         let directory = tempfile::Builder::new().prefix("chrysalis-").tempdir().context("temporary directory")?;
         // An image of this run's own: another run may build another one at the same time.
@@ -95,8 +126,8 @@ impl Scene {
             path_in(&paths, "vhost_device_vsock")
         })?;
         let scene = Unserved { programs, directory: directory.path() };
-        let (pack, model, weights) =
-            report.step("model", "SmolLM2-135M-Instruct: fetch, pack, encrypt", || scene.pack_model(&root))?;
+        let what = format!("{}: fetch, pack, encrypt", purpose.model().0);
+        let (pack, model, weights) = report.step("model", &what, || scene.pack_model(&root, purpose))?;
         let pki = directory.path().join("pki");
         report.model_kib = weights / 1024;
         report.step("simulator", "keys of the simulated hardware", || {
@@ -245,22 +276,20 @@ struct Unserved<'a> {
 
 impl Unserved<'_> {
     /// The pack, the model's name, and the bytes of its weights.
-    fn pack_model(&self, root: &Path) -> anyhow::Result<(PathBuf, String, u64)> {
-        let paths = process::json_with_progress("model", self.programs.image(root).arg("model"))?;
-        let weights = path_in(&paths, "weights")?;
-        let pack = self.directory.join("pack");
+    fn pack_model(&self, root: &Path, purpose: Purpose) -> anyhow::Result<(PathBuf, String, u64)> {
+        let (files, pack, (name, revision)) =
+            (purpose.files(self.programs, root)?, self.directory.join("pack"), purpose.model());
         let mut command = self.programs.command("model");
         command
-            .args(["--json", "pack", "--name", MODEL_NAME, "--revision", REVISION, "--in"])
-            .arg(&weights)
+            .args(["--json", "pack", "--name", name, "--revision", revision, "--in"])
+            .arg(&files)
             .arg("--new-key")
             .arg(self.directory.join("model.key"))
             .arg("--out")
             .arg(&pack);
         let packed = process::json_with_progress("model pack", &mut command)?;
         let model = packed.get("model").and_then(Value::as_str).context("model pack: no name")?.to_owned();
-        let size = std::fs::metadata(&weights).context("weights")?.len();
-        Ok((pack, model, size))
+        Ok((pack, model, size(&files)?))
     }
 
     /// The model owner's part: a store with key, release and policy; then the service.
@@ -318,6 +347,19 @@ fn note_image(built: &Value, report: &mut Report) -> anyhow::Result<()> {
     anyhow::ensure!(bytes <= MAX_IMAGE, "kernel and initrd have {bytes} bytes, more than {MAX_IMAGE}");
     report.image = Some(json!({ "kernel_and_initrd_bytes": bytes, "files": files }));
     Ok(())
+}
+
+/// Bytes of a file, or of all files below a directory.
+fn size(path: &Path) -> anyhow::Result<u64> {
+    let metadata = std::fs::metadata(path).context("the model's files")?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    let mut sum = 0;
+    for entry in std::fs::read_dir(path).context("the model's files")? {
+        sum += size(&entry?.path())?;
+    }
+    Ok(sum)
 }
 
 fn path_in(document: &Value, name: &str) -> anyhow::Result<PathBuf> {

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::bench;
 use crate::demo::programs::Programs;
 use crate::demo::report::Report;
-use crate::demo::scene::{Machine, Scene};
+use crate::demo::scene::{Machine, Purpose, Scene};
 use crate::{process, setup};
 use rig::Rig;
 
@@ -53,7 +53,7 @@ pub(super) fn run(args: &HostArgs) -> anyhow::Result<bool> {
     setup::check_platform()?;
     let mut report = Report::new(true);
     let programs = Programs::build(&mut report)?;
-    let scene = Scene::prepare(&programs, &mut report, &[Machine::DEMO])?;
+    let scene = Scene::prepare(&programs, &mut report, &[Machine::DEMO], Purpose::Answers)?;
     let seed = args.seed.unwrap_or_else(|| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0) >> 16);
     eprintln!("seed {seed}");
     let document = soak(args, seed, &programs, &scene);
