@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use serde_json::Value;
 
-use crate::{process, workspace};
+use crate::{process, programs};
 
 /// Where the engine's programs stand that these arguments of cargo name. Compiling it the first time takes minutes.
 pub(crate) fn engine(profile: &str, targets: &[&str]) -> anyhow::Result<PathBuf> {
@@ -24,9 +24,7 @@ pub(crate) fn model() -> anyhow::Result<PathBuf> {
 }
 
 fn image(arguments: &[&str]) -> anyhow::Result<Value> {
-    let mut command = process::command("cargo");
-    command.args(["run", "--locked", "--quiet", "--package", "image", "--", "--json"]).args(arguments);
-    process::json_with_progress("image", command.current_dir(workspace::root()?))
+    process::json_with_progress("image", programs::image()?.arg("--json").args(arguments))
 }
 
 fn path(document: &Value, field: &str) -> anyhow::Result<PathBuf> {

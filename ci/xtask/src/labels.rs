@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::{process, workspace};
+use crate::programs;
 
 /// The subject of the simulator's root, in any encoding of the dash.
 const LABEL: &[u8] = b"Chrysalis simulated TDX root";
@@ -16,10 +16,7 @@ const SIMULATOR: &[&str] = &["attestation-service-sim", "attested-proxy-sim", "t
 
 /// Builds all programs and looks for the label.
 pub(crate) fn run() -> anyhow::Result<()> {
-    let mut cargo = process::command("cargo");
-    cargo.args(["build", "--locked", "--workspace", "--exclude", "engine", "--bins"]).current_dir(workspace::root()?);
-    process::run("programs", &mut cargo)?;
-    let directory = workspace::target()?.join("debug");
+    let directory = programs::build(&[])?;
     for name in SIMULATOR {
         anyhow::ensure!(
             has_label(&directory.join(name))?,

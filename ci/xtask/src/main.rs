@@ -10,6 +10,7 @@ mod layers;
 mod openai_clients;
 mod packages;
 mod process;
+mod programs;
 mod purity;
 mod repro;
 mod schemathesis;

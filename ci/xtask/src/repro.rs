@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{process, workspace};
+use crate::{process, programs, workspace};
 
 /// Builds twice and compares.
 #[derive(Debug, clap::Args)]
@@ -89,11 +89,8 @@ fn build_and_compare(dir: &Path, profiles: &[String]) -> anyhow::Result<Value> {
 
 /// The image tool, built and copied to where every user can run it.
 fn image_tool(dir: &Path) -> anyhow::Result<PathBuf> {
-    let mut build = process::command("cargo");
-    build.args(["build", "--locked", "--quiet", "--package", "image"]).current_dir(workspace::root()?);
-    process::run("image tool", &mut build)?;
     let place = dir.join("image");
-    std::fs::copy(workspace::target()?.join("debug/image"), &place).context("image tool")?;
+    std::fs::copy(programs::build(&["image"])?.join("image"), &place).context("image tool")?;
     Ok(place)
 }
 

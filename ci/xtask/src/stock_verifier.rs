@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use crate::{process, workspace};
+use crate::{process, programs, workspace};
 
 /// One bundle, and what the verifier must say: the code of its refusal, or none.
 struct Case {
@@ -110,13 +110,11 @@ struct Scene {
 impl Scene {
     fn new() -> anyhow::Result<Self> {
         let root = workspace::root()?;
-        let mut cargo = process::command("cargo");
-        cargo.args(["build", "--locked", "-p", "measure", "-p", "vectors", "--bins"]).current_dir(&root);
-        process::run("build", &mut cargo)?;
+        let programs = programs::build(&["measure", "vectors"])?;
         let verifier = workspace::target()?.join("stock-verifier");
         install(&root.join("ci/stock-verifier"), &verifier)?;
         let directory = tempfile::tempdir().context("temporary directory")?;
-        Ok(Self { directory, programs: workspace::target()?.join("debug"), verifier })
+        Ok(Self { directory, programs, verifier })
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::openai_clients::Clients;
-use crate::{guest_programs, labels, layers, process, schemathesis, setup, wasm, workspace};
+use crate::{guest_programs, labels, layers, process, programs, schemathesis, setup, wasm, workspace};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     step("layers", layers::run)?;
     step("lints", || {
         let arguments =
-            ["clippy", "--locked", "--workspace", "--exclude", "engine", "--all-targets", "--", "-D", "warnings"];
+            [&["clippy", "--locked", "--all-targets"][..], &programs::WORKSPACE, &["--", "-D", "warnings"]].concat();
         process::run("lints", &mut cargo(&arguments)?)
     })?;
     step("labels", labels::run)?;
@@ -38,13 +38,13 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         step("image", || {
             process::run(
                 "image",
-                image_tool()?.args(["build", "--profile", "sim", "--out"]).arg(image_directory("sim")?),
+                programs::image()?.args(["build", "--profile", "sim", "--out"]).arg(image_directory("sim")?),
             )
         })?;
         if !args.no_gpu {
             step("image for GPUs", || {
                 let directory = image_directory("gpu-sim")?;
-                process::run("image", image_tool()?.args(["build", "--profile", "gpu-sim", "--out"]).arg(directory))
+                process::run("image", programs::image()?.args(["build", "--profile", "gpu-sim", "--out"]).arg(directory))
             })?;
         }
         step("host tools", host_tools)?;
@@ -65,8 +65,8 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     }
     let clients = Clients::install()?;
     step("tests", || {
-        let mut command =
-            cargo(&["nextest", "run", "--locked", "--workspace", "--exclude", "engine", "--no-fail-fast"])?;
+        let mut command = cargo(&["nextest", "run", "--locked", "--no-fail-fast"])?;
+        command.args(programs::WORKSPACE);
         command.env(schemathesis::VARIABLE, &schemathesis);
         command.envs(modules.map(|directory| (wasm::VARIABLE, directory)));
         clients.name_in(&mut command);
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
 
 /// A small real model, in the cache.
 fn embedding_model() -> anyhow::Result<String> {
-    let paths = process::json_with_progress("embedding model", image_tool()?.args(["--json", "embedding-model"]))?;
+    let paths = process::json_with_progress("embedding model", programs::image()?.args(["--json", "embedding-model"]))?;
     let directory = paths.get("directory").and_then(serde_json::Value::as_str);
     Ok(directory.context("image embedding-model: no directory")?.to_owned())
 }
@@ -101,9 +101,9 @@ fn embedding_model() -> anyhow::Result<String> {
 /// versions of its faster suites after a while: the comparison with them is then skipped, and says so.
 fn host_tools() -> anyhow::Result<()> {
     let fetch =
-        |name: &str| process::run(name, image_tool()?.args(["host-tool", name]).stdout(std::process::Stdio::null()));
+        |name: &str| process::run(name, programs::image()?.args(["host-tool", name]).stdout(std::process::Stdio::null()));
     // For guests whose status lines a test reads.
-    process::run("vhost-device-vsock", image_tool()?.arg("host-tool").stdout(std::process::Stdio::null()))?;
+    process::run("vhost-device-vsock", programs::image()?.arg("host-tool").stdout(std::process::Stdio::null()))?;
     fetch("qemu-10.0")?;
     for name in ["qemu-11.1", "ovmf-2026.08"] {
         if let Err(error) = fetch(name) {
@@ -115,13 +115,9 @@ fn host_tools() -> anyhow::Result<()> {
 
 /// The engine is linted and tested with what was compiled for the image: its C++ takes minutes.
 fn engine(subcommand: &[&str], rest: &[&str]) -> anyhow::Result<std::process::Command> {
-    let mut command = image_tool()?;
+    let mut command = programs::image()?;
     command.args(["cargo", "--profile", "sim", "--"]).args(subcommand).args(["--package", "engine"]).args(rest);
     Ok(command)
-}
-
-fn image_tool() -> anyhow::Result<std::process::Command> {
-    cargo(&["run", "--locked", "--quiet", "--package", "image", "--"])
 }
 
 fn image_directory(profile: &str) -> anyhow::Result<std::path::PathBuf> {

@@ -4,29 +4,31 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{process, workspace};
+use crate::{process, programs};
 
 use super::report::Report;
+
+const NAMES: [&str; 8] = [
+    "attestation-service-sim",
+    "attested-proxy-sim",
+    "host-agent",
+    "image",
+    "measure",
+    "model",
+    "replay-probe",
+    "tdx-sim",
+];
 
 /// Built programs.
 pub(crate) struct Programs {
     directory: PathBuf,
 }
 
-const PACKAGES: &[&str] = &["image", "model", "measure", "host-agent", "tdx-sim"];
-
 impl Programs {
     /// Builds them.
     pub(crate) fn build(report: &mut Report) -> anyhow::Result<Self> {
-        report.step("build", "host programs", || {
-            let mut cargo = process::command("cargo");
-            cargo.args(["build", "--locked", "--bins"]).current_dir(workspace::root()?);
-            for package in PACKAGES {
-                cargo.args(["-p", package]);
-            }
-            process::run("build", &mut cargo)
-        })?;
-        Ok(Self { directory: workspace::target()?.join("debug") })
+        let directory = report.step("build", "host programs", || programs::build(&NAMES))?;
+        Ok(Self { directory })
     }
 
     /// A command that runs one of them.

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
-use crate::{guest_programs, process, workspace};
+use crate::{guest_programs, process, programs};
 
 #[derive(Debug, Args)]
 pub(super) struct InferenceArgs {
@@ -26,11 +26,7 @@ pub(super) struct InferenceArgs {
 /// Gives whether all checks hold.
 pub(super) fn run(args: &InferenceArgs) -> anyhow::Result<bool> {
     let (engine, model) = (guest_programs::engine(&args.profile, &["--bin", "engine"])?, guest_programs::model()?);
-    let mut build = process::command("cargo");
-    build.args(["build", "--locked", "--package", "inference-bench", "--package", "serve", "--bins"]);
-    process::run("build of the soak", build.current_dir(workspace::root()?))?;
-    let target = workspace::target()?;
-    let programs = target.join("debug");
+    let programs = programs::build(&["inference-bench", "serve"])?;
     // As it was when the run began: somebody may build it again meanwhile.
     let room = tempfile::tempdir().context("temporary directory")?;
     let own = room.path().join("engine");
