@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::openai_clients::Languages;
 use crate::{process, setup};
 use guest::{Guest, Launch};
 use programs::Programs;
@@ -34,9 +35,10 @@ pub(crate) struct DemoArgs {
     /// Leave everything running and print how to talk to it; Ctrl-C ends it.
     #[arg(long)]
     keep: bool,
-    /// Have the official Python and JavaScript clients ask the guest, too: some minutes, since it is emulated.
-    #[arg(long)]
-    clients: bool,
+    /// Have the official Python and JavaScript clients ask the guest, too, or one of them: some minutes each, since it is
+    /// emulated.
+    #[arg(long, value_name = "LANGUAGE", num_args = 0..=1, default_missing_value = "all")]
+    clients: Option<Languages>,
     /// Show a guest with an embedding model instead: it makes vectors of texts, and a receipt. Without the refusals.
     #[arg(long, conflicts_with_all = ["keep", "clients", "question"])]
     embeddings: bool,
@@ -75,8 +77,8 @@ fn play(args: &DemoArgs, programs: &Programs, scene: &Scene, report: &mut Report
     let conversation = chat::ask(programs, scene, &guest, &args.question, report)?;
     canary::run(scene, &guest, &conversation, report)?;
     scene.show_release_decision(programs, report)?;
-    if args.clients {
-        clients::run(scene, &conversation, report)?;
+    if let Some(languages) = args.clients {
+        clients::run(languages, scene, &conversation, report)?;
     }
     if args.keep {
         report.finish(measured_from.elapsed())?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The layer check: a crate depends on lower layers only, or on siblings of layer 1, 2 or 4; nothing that is released
-//! depends on a development-only crate; the simulator shares no code with what it checks; the verifying core has no effects.
+//! depends on a development-only crate; the simulator shares no code with what it checks; the verifying core has no effects;
+//! nothing is compiled twice for programs and tests.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -38,6 +39,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut faults = faults(&packages);
     faults.extend(hardware_faults()?);
     faults.extend(crate::purity::faults(&metadata)?);
+    faults.extend(crate::programs::compiled_twice()?);
     for fault in &faults {
         eprintln!("layers: {fault}");
     }

@@ -11,7 +11,18 @@ use serde_json::{Value, json};
 use crate::demo::report::milliseconds;
 use crate::{packages, process, setup, workspace};
 
-/// Where they are; those are missing whose language is not installed.
+/// Whose clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Languages {
+    /// All there are.
+    All,
+    /// Python's alone.
+    Python,
+    /// JavaScript's alone.
+    Javascript,
+}
+
+/// Where they are; those are missing that are not wanted or whose language is not installed.
 pub(crate) struct Clients {
     /// For Python's path.
     python: Option<PathBuf>,
@@ -21,7 +32,8 @@ pub(crate) struct Clients {
 
 impl Clients {
     /// Installs what is missing and can be installed.
-    pub(crate) fn install() -> anyhow::Result<Self> {
+    pub(crate) fn install(languages: Languages) -> anyhow::Result<Self> {
+        let wants = |language| [Languages::All, language].contains(&languages);
         let has = |client: &str, programs: &[&str]| {
             let missing = programs.iter().find(|program| !setup::on_path(program));
             if let Some(missing) = missing {
@@ -29,8 +41,10 @@ impl Clients {
             }
             missing.is_none()
         };
-        let python = has("Python", &["python3"]).then(|| packages::python(NAME)).transpose()?;
-        let javascript = has("JavaScript", &["node", "npm"]).then(|| packages::javascript(NAME)).transpose()?;
+        let python = wants(Languages::Python) && has("Python", &["python3"]);
+        let python = python.then(|| packages::python(NAME)).transpose()?;
+        let javascript = wants(Languages::Javascript) && has("JavaScript", &["node", "npm"]);
+        let javascript = javascript.then(|| packages::javascript(NAME)).transpose()?;
         Ok(Self { python, javascript })
     }
 

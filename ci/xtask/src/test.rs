@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::openai_clients::Clients;
+use crate::openai_clients::{Clients, Languages};
 use crate::{guest_programs, labels, layers, process, programs, schemathesis, setup, wasm, workspace};
 
 #[derive(Debug, Args)]
@@ -44,7 +44,10 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         if !args.no_gpu {
             step("image for GPUs", || {
                 let directory = image_directory("gpu-sim")?;
-                process::run("image", programs::image()?.args(["build", "--profile", "gpu-sim", "--out"]).arg(directory))
+                process::run(
+                    "image",
+                    programs::image()?.args(["build", "--profile", "gpu-sim", "--out"]).arg(directory),
+                )
             })?;
         }
         step("host tools", host_tools)?;
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     } else {
         eprintln!("SKIPPED: WebAssembly ({} cannot be installed here)", wasm::TARGET);
     }
-    let clients = Clients::install()?;
+    let clients = Clients::install(Languages::All)?;
     step("tests", || {
         let mut command = cargo(&["nextest", "run", "--locked", "--no-fail-fast"])?;
         command.args(programs::WORKSPACE);
@@ -100,8 +103,9 @@ fn embedding_model() -> anyhow::Result<String> {
 /// QEMU versions and firmware that predictions are compared with, in the cache; nothing is installed. An archive drops the
 /// versions of its faster suites after a while: the comparison with them is then skipped, and says so.
 fn host_tools() -> anyhow::Result<()> {
-    let fetch =
-        |name: &str| process::run(name, programs::image()?.args(["host-tool", name]).stdout(std::process::Stdio::null()));
+    let fetch = |name: &str| {
+        process::run(name, programs::image()?.args(["host-tool", name]).stdout(std::process::Stdio::null()))
+    };
     // For guests whose status lines a test reads.
     process::run("vhost-device-vsock", programs::image()?.arg("host-tool").stdout(std::process::Stdio::null()))?;
     fetch("qemu-10.0")?;

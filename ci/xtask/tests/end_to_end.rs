@@ -14,7 +14,8 @@ use serde_json::Value;
 
 #[test]
 fn end_to_end_answers_with_a_receipt_and_refuses_five_kinds_of_tampering() {
-    let output = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["demo", "--json", "--clients"]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_xtask")).args(["demo", "--json", "--clients=python"]).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
     let stdout = String::from_utf8(output.stdout).unwrap();
@@ -70,12 +71,11 @@ fn end_to_end_answers_with_a_receipt_and_refuses_five_kinds_of_tampering() {
     assert!(canary["places"].as_u64().unwrap() > 30 && canary["secrets"].as_u64().unwrap() >= 2, "{canary}");
     assert_eq!(canary["controls"], 25, "{canary}");
 
-    // Both official clients were satisfied, or their language is not installed, which the log says.
-    for name in ["python", "javascript"] {
-        let client = document["clients"].as_array().unwrap().iter().find(|client| client["name"] == name).unwrap();
-        let skipped = client["result"] == "skipped" && log.contains("SKIPPED: the official");
-        assert!(client["result"] == "passed" || skipped, "{client}");
-    }
+    // The official client was satisfied, or its language is not installed, which the log says. Both are tested with the engine
+    // on this machine (`tests/proxy.rs` of the crate `client`): here each would take minutes.
+    let client = document["clients"].as_array().unwrap().iter().find(|client| client["name"] == "python").unwrap();
+    let skipped = client["result"] == "skipped" && log.contains("SKIPPED: the official Python client");
+    assert!(client["result"] == "passed" || skipped, "{client}");
 
     assert!(document["decision"]["index"].is_u64(), "{}", document["decision"]);
     assert!(document["receipt"]["receipt"]["completion_tokens"].as_u64().unwrap() > 0);

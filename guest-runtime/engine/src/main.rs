@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    linux_sys::memory::forbid_dumps()?;
+    linux_sys::memory::prepare()?;
     let listener = UnixListener::bind(&arguments.socket)
         .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
     // Libraries are loaded here, which the filters do not allow.

@@ -21,9 +21,6 @@ pub(crate) struct Program {
 
 impl Program {
     fn start(name: &'static str, command: &mut Command) -> anyhow::Result<Self> {
-        // With more than one arena glibc opens files now and then: to count processors, and to see whether memory may be given
-        // back. The filter of `serve` kills it for that. The guest's programs have another allocator.
-        command.env("MALLOC_ARENA_MAX", "1");
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context(name)?;
         Ok(Self { name, child })
     }

@@ -3,6 +3,7 @@
 //!
 //! One module per topic. Each function does one thing and says in its error what it tried.
 
+mod allocator;
 pub mod block;
 pub mod descriptors;
 mod device_mapper;

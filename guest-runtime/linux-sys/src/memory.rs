@@ -8,16 +8,25 @@ use nix::sys::{
     sysinfo::sysinfo,
 };
 
-use crate::SysError;
+use crate::{SysError, allocator};
 
-/// Locks every page as it is first used, now and later, and forbids dumps of the process and tracing by its own user.
+/// Locks every page as it is first used, now and later, besides what [`prepare`] does.
 ///
 /// # Errors
 /// [`SysError`], for example when the limit on locked memory is too low.
 pub fn lock() -> Result<(), SysError> {
-    forbid_dumps()?;
+    prepare()?;
     let on_fault = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
     mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault).map_err(SysError::when("lock memory"))
+}
+
+/// For a program that will be confined, before it does anything else: no dumps, and an allocator that opens no files.
+///
+/// # Errors
+/// [`SysError`].
+pub fn prepare() -> Result<(), SysError> {
+    allocator::share_one_heap();
+    forbid_dumps()
 }
 
 /// Forbids dumps of the process (and of those it will start) and tracing by its own user.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    if let Err(error) = linux_sys::memory::forbid_dumps() {
+    if let Err(error) = linux_sys::memory::prepare() {
         eprintln!("serve: {error}");
         return ExitCode::FAILURE;
     }

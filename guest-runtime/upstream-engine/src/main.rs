@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 fn work(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { server, model, socket, context } = arguments;
-    linux_sys::memory::forbid_dumps()?;
+    linux_sys::memory::prepare()?;
     let mut read = Vec::new();
     let most = u64::try_from(MAX_DESCRIPTION_BYTES)?.saturating_add(1);
     let opened = File::open(&server).and_then(|file| file.take(most).read_to_end(&mut read));

@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) fn run(boot: &mut Boot) -> Result<(), Failure> {
-    memory::forbid_dumps().map_err(Code::MountFailed.because())?;
+    memory::prepare().map_err(Code::MountFailed.because())?;
     mount().map_err(Code::MountFailed.because())?;
     boot.allowances = Allowances::read()?;
     boot.console = Console::open(boot.allowances);

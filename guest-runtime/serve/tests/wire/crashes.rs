@@ -37,7 +37,7 @@ impl Program {
         let limits = format!("ulimit -S -c unlimited 2>/dev/null; exec {:?} \"$@\"", command.get_program());
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(limits).arg("sh").args(command.get_args()).current_dir(directory);
-        shell.env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace").env("MALLOC_ARENA_MAX", "1");
+        shell.env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace");
         let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child, directory: directory.to_owned() }
     }
