@@ -26,8 +26,10 @@ const DONE: i32 = 7;
 const REFUSED: i32 = 8;
 
 fn attempt(name: &str) -> End {
+    // What a trial that is killed leaves goes with this.
+    let room = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "trial", "--nocapture", "--test-threads=1"]).env("TRIAL", name);
+    command.args(["--exact", "trial", "--nocapture", "--test-threads=1"]).env("TRIAL", name).env("TMPDIR", room.path());
     let status = command.output().unwrap().status;
     match (status.code(), status.signal()) {
         (Some(DONE), _) => End::Done,

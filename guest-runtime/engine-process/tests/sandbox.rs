@@ -24,10 +24,13 @@ const REFUSED: i32 = 8;
 
 /// Runs the trial `name` confined to `stage`, and gives how it ended.
 fn attempt(stage: &str, name: &str) -> End {
+    // What a trial that is killed leaves goes with this.
+    let room = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     let status: ExitStatus = command
         .args(["--exact", "trial", "--nocapture", "--test-threads=1"])
         .env("TRIAL", format!("{stage} {name}"))
+        .env("TMPDIR", room.path())
         .output()
         .unwrap()
         .status;

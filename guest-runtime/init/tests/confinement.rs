@@ -35,8 +35,13 @@ const DONE: i32 = 7;
 const FAILED: i32 = 8;
 
 fn attempt(stage: &str, name: &str) -> End {
+    // What a trial that is killed leaves goes with this.
+    let room = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "trial", "--nocapture", "--test-threads=1"]).env("TRIAL", format!("{stage}/{name}"));
+    command
+        .args(["--exact", "trial", "--nocapture", "--test-threads=1"])
+        .env("TRIAL", format!("{stage}/{name}"))
+        .env("TMPDIR", room.path());
     let status = command.output().unwrap().status;
     match (status.code(), status.signal()) {
         (Some(DONE), _) => End::Done,

@@ -21,8 +21,10 @@ const FAILED: i32 = 8;
 
 /// Whether the trial was done (`true`) or killed by the filter.
 fn attempt(name: &str) -> bool {
+    // What a trial that is killed leaves goes with this.
+    let room = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "trial", "--nocapture", "--test-threads=1"]).env("TRIAL", name);
+    command.args(["--exact", "trial", "--nocapture", "--test-threads=1"]).env("TRIAL", name).env("TMPDIR", room.path());
     let status = command.output().unwrap().status;
     match (status.code(), status.signal()) {
         (Some(DONE), _) => true,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Figure, Outcome};
-use crate::{process, workspace};
+use crate::{process, programs, workspace};
 
 /// What the program prints.
 #[derive(Deserialize)]
@@ -20,14 +20,12 @@ struct Document {
 
 pub(super) fn run() -> anyhow::Result<Outcome> {
     let root = workspace::root()?;
-    let mut build = process::command("cargo");
-    build.args(["build", "--locked", "--release", "--package", "attestation-bench"]).current_dir(&root);
-    process::run("build of the bench", &mut build)?;
+    let programs = programs::release(&["attestation-bench", "attestation-bench-service"])?;
     let target = workspace::target()?;
     let vectors = std::env::var_os("CHRYSALIS_VECTORS").map_or_else(|| root.join("../shared/vectors"), Into::into);
-    let mut bench = process::command(target.join("release/attestation-bench"));
+    let mut bench = process::command(programs.join("attestation-bench"));
     // On the disk that the workspace is on: a temporary directory may be memory, which syncs for nothing.
-    bench.arg("--service").arg(target.join("release/attestation-bench-service")).arg("--directory").arg(&target);
+    bench.arg("--service").arg(programs.join("attestation-bench-service")).arg("--directory").arg(&target);
     bench.arg("--vectors").arg(vectors);
     let document = process::json("attestation-bench", &mut bench)?;
     let Document { figures, clients, clients_verify, seconds, rounds } =

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::plot::{Chart, places};
 use super::{Figure, Outcome, image};
 use crate::demo::scene::Machine;
-use crate::{process, workspace};
+use crate::{process, programs, workspace};
 
 /// What the program prints.
 #[derive(Deserialize)]
@@ -45,14 +45,9 @@ pub(super) fn run(manner: Manner) -> anyhow::Result<Outcome> {
 
 /// What the agent itself costs.
 fn costs(quick: bool) -> anyhow::Result<Outcome> {
-    let mut build = process::command("cargo");
-    build.args(["build", "--locked", "--package", "agent-tests", "--bins"]).current_dir(workspace::root()?);
-    if !quick {
-        build.arg("--release");
-    }
-    process::run("build of the bench", &mut build)?;
+    let names = ["host-bench", "agent-under-test", "stand-in"];
+    let programs = if quick { programs::build(&names)? } else { programs::release(&names)? };
     let target = workspace::target()?;
-    let programs = target.join(if quick { "debug" } else { "release" });
     let mut bench = process::command(programs.join("host-bench"));
     // On the disk that the workspace is on: a temporary directory may be memory, which syncs for nothing.
     bench.arg("--directory").arg(&target);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::plot::{Chart, places};
 use super::{Figure, Outcome};
-use crate::{guest_programs, process, workspace};
+use crate::{guest_programs, process, programs};
 
 /// How to measure.
 #[derive(Debug, Clone, Copy)]
@@ -60,13 +60,8 @@ impl Programs {
     fn build(profile: &str, quick: bool) -> anyhow::Result<Self> {
         let engine = guest_programs::engine(profile, &["--bin", "engine", "--example", "speed"])?;
         let model = guest_programs::model()?;
-        let mut build = process::command("cargo");
-        build.args(["build", "--locked", "--package", "inference-bench", "--package", "serve", "--bins"]);
-        if !quick {
-            build.arg("--release");
-        }
-        process::run("build of the bench", build.current_dir(workspace::root()?))?;
-        let native = workspace::target()?.join(if quick { "debug" } else { "release" });
+        let names = ["inference-bench", "serve"];
+        let native = if quick { programs::build(&names)? } else { programs::release(&names)? };
         Ok(Self { engine, native, model })
     }
 

@@ -18,6 +18,10 @@ pub(super) struct InferenceArgs {
     /// The image's profile that the engine is compiled for: `cpu` is faster, and needs a processor with AVX-512.
     #[arg(long, default_value = "sim")]
     profile: String,
+    /// Threads of the engine; without it one less than there are processors. Its threads wait for each other without sleeping:
+    /// where all processors are its own, whatever else runs stops all of them.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads: Option<u16>,
     /// Print one JSON document as the last line of standard output.
     #[arg(long)]
     json: bool,
@@ -34,6 +38,10 @@ pub(super) fn run(args: &InferenceArgs) -> anyhow::Result<bool> {
     let mut soak = process::command(programs.join("inference-bench"));
     soak.arg("soak").arg("--engine").arg(own).arg("--serve").arg(programs.join("serve")).arg("--model").arg(model);
     soak.args(["--minutes", &args.minutes.to_string()]);
+    let processors =
+        std::thread::available_parallelism().map_or(1, |count| u16::try_from(count.get()).unwrap_or(u16::MAX));
+    let threads = args.threads.unwrap_or(processors.saturating_sub(1).max(1));
+    soak.args(["--threads", &threads.to_string()]);
     soak.args(args.seed.map(|seed| format!("--seed={seed}")));
     let (text, status) = process::output("soak", &mut soak)?;
     let line = text.lines().last().with_context(|| format!("soak: ended with {status}"))?;
