@@ -8,7 +8,16 @@ use crate::{packages, process, workspace};
 /// Installs what is missing and runs the test.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut command = process::command("cargo");
-    command.args(["nextest", "run", "--locked", "--package", "attestation-service", "--test", "schemathesis"]);
+    command.args([
+        "nextest",
+        "run",
+        "--locked",
+        "--package",
+        "attestation-service",
+        "--test",
+        "service",
+        "schemathesis::",
+    ]);
     command.args(["--success-output", "final"]).current_dir(workspace::root()?).env(VARIABLE, install()?);
     process::run("schemathesis", &mut command)
 }

@@ -21,4 +21,4 @@ mod runs;
 pub use batching::{Engine, Refused};
 pub use engine_process::{SeccompError, ServeError, Stage, accept_one, confine, confine_with_gpus, serve_client};
 pub use gpus::Gpus;
-pub use llama::{LlamaModel, LoadError, ROWS, Settings, Weights, batching_engine, parts};
+pub use llama::{LlamaModel, LoadError, MAX_ROWS, ROWS, Settings, Weights, batching_engine, parts};

@@ -49,6 +49,9 @@ pub struct Settings {
     pub threads_decode: u16,
     /// Threads for prompts.
     pub threads_prefill: u16,
+    /// Tokens that are computed at once. With more than [`ROWS`] prompts are read faster, and an answer depends on its
+    /// company.
+    pub rows: u32,
 }
 
 /// Why a model could not be loaded.
@@ -185,22 +188,22 @@ pub struct LlamaModel<'w> {
 /// # Errors
 /// [`LoadError::Context`].
 pub fn batching_engine(weights: &Weights, settings: Settings) -> Result<Batching<LlamaModel<'_>>, LoadError> {
-    let (model, capacity) = parts(weights, settings, ROWS)?;
+    let (model, capacity) = parts(weights, settings)?;
     Ok(Batching::new(model, capacity))
 }
 
-/// What [`batching_engine`] puts together, for who measures it: `rows` is how many rows llama.cpp computes at once. With
-/// more than [`ROWS`] an answer depends on its company.
+/// What [`batching_engine`] puts together, for who measures it.
 ///
 /// # Errors
 /// [`LoadError::Context`].
-pub fn parts(weights: &Weights, settings: Settings, rows: u32) -> Result<(LlamaModel<'_>, Capacity), LoadError> {
+pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, Capacity), LoadError> {
+    let rows = settings.rows.clamp(1, MAX_ROWS);
     let parallel = settings.parallel.max(1);
     let capacity = Capacity {
         cells: settings.cache.max(settings.context).get(),
         slots: parallel.saturating_mul(2),
         running: parallel,
-        step: STEP_TOKENS.max(parallel.into()),
+        step: STEP_TOKENS.max(parallel.into()).max(rows),
         waiting: MAX_WAITING,
         shares: weights.can_share(),
     };
@@ -313,6 +316,8 @@ const STEP_TOKENS: u32 = if ON_GPUS { 512 } else { 128 };
 /// an answer would depend on how many tokens are computed beside its own. On GPUs the kernels differ from 2 rows on, so
 /// there it depends on them in any case, and a step is computed whole.
 pub const ROWS: u32 = if ON_GPUS { STEP_TOKENS } else { 63 };
+/// Most rows that may be asked for.
+pub const MAX_ROWS: u32 = 512;
 /// Read at once of a file's header.
 const READ_BYTES: usize = 1 << 20;
 /// Whether this engine is compiled for GPUs.

@@ -46,6 +46,10 @@ struct Arguments {
     /// Threads that compute a prompt.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads_prefill: u16,
+    /// Tokens that are computed at once. With more than by default prompts are read faster, and an answer depends on what is
+    /// computed beside it, in the rounding of its sums.
+    #[arg(long, default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ROWS)))]
+    rows: u32,
     /// GPUs that the model is computed on: all that the machine has. With another number the engine ends.
     #[cfg(feature = "cuda")]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
@@ -108,6 +112,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         parallel: arguments.parallel,
         threads_decode: arguments.threads_decode,
         threads_prefill: arguments.threads_prefill,
+        rows: arguments.rows,
     };
     let mut engine = batching_engine(&weights, settings)?;
     let client = accept_one(listener).context("cannot accept a client")?;

@@ -88,12 +88,14 @@ fn speed_figures(speed: &Value) -> anyhow::Result<Vec<Figure>> {
     };
     let prefix = |field: &str| number(speed, &format!("/prefix/{field}"));
     let (shared, fresh) = (prefix("shared_ms")?, prefix("fresh_ms")?);
-    let (whole, ours) = (number(speed, "/prefill/whole_steps")?, number(speed, "/prefill/ours")?);
+    let (whole, ours, peer) =
+        (number(speed, "/prefill/whole")?, number(speed, "/prefill/ours")?, number(speed, "/prefill/peer")?);
+    let of_peer = format!("llama.cpp's {peer:.1} t/s");
     let compacting = 100.0 * number(speed, "/compaction/share")?;
     Ok(vec![
         against("one answer, after its first token", "decode", 0.97)?,
-        against("a prompt of 1,024 tokens", "prefill", 0.97)?,
-        Figure::compared("the same, 128 rows at once", whole, "t/s", &format!("63 rows: {ours:.1} t/s"), ours / whole),
+        Figure::peer("a prompt of 1,024 tokens, 512 rows", whole, "t/s", &of_peer, peer / whole, 1.0 / 0.97),
+        Figure::compared("the same, 63 rows (without a setting)", ours, "t/s", &of_peer, peer / ours),
         against("8 answers of one length", "streams", 1.1)?,
         against("24 answers, 8 at once, 16 to 128 tokens", "uneven", 1.1)?,
         Figure::peer(
@@ -199,7 +201,7 @@ mod tests {
 
     fn speed() -> Value {
         json!({
-            "decode": { "ours": 97.0, "peer": 100.0 }, "prefill": { "ours": 96.0, "peer": 100.0, "whole_steps": 192.0 },
+            "decode": { "ours": 97.0, "peer": 100.0 }, "prefill": { "ours": 68.0, "peer": 100.0, "whole": 96.0 },
             "streams": { "ours": 111.0, "peer": 100.0 }, "uneven": { "ours": 109.0, "peer": 100.0 },
             "prefix": { "shared_ms": 3.1, "fresh_ms": 10.0 }, "compaction": { "share": 0.05 },
             "concurrency": [{ "streams": 1, "ours": 2.0, "peer": 1.0 }],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is measured.
 
-use engine::{ROWS, Weights};
+use engine::{MAX_ROWS, ROWS, Weights};
 use serde_json::{Map, Value, json};
 
 use crate::ours::{Ours, Room};
@@ -59,7 +59,7 @@ impl<'w> Bench<'w> {
     fn prefill(&mut self) -> anyhow::Result<Value> {
         let tokens = 1024 / self.hurry;
         let job = self.job(tokens as usize, 1);
-        let room = Room { rows: u32::MAX, ..self.room(1, tokens + 64, tokens + 64) };
+        let room = Room { rows: MAX_ROWS, ..self.room(1, tokens + 64, tokens + 64) };
         let (mut ours, mut whole) = (self.ours(1, room.context, room.cache)?, Ours::new(self.weights, room)?);
         let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.rounds {
@@ -67,7 +67,10 @@ impl<'w> Bench<'w> {
             b.push(f64::from(tokens) / peer::prefill(self.weights, &job, self.threads)?.as_secs_f64());
             c.push(read_rate(&whole.run(std::slice::from_ref(&job))?, tokens));
         }
-        Ok(json!({ "ours": median(a), "peer": median(b), "whole_steps": median(c), "tokens": tokens, "rows": ROWS }))
+        let (ours, peer, whole) = (median(a), median(b), median(c));
+        Ok(
+            json!({ "ours": ours, "peer": peer, "whole": whole, "tokens": tokens, "rows": ROWS, "whole_rows": MAX_ROWS }),
+        )
     }
 
     /// Eight answers of one length.

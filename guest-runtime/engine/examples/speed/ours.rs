@@ -37,8 +37,9 @@ impl<'w> Ours<'w> {
             parallel: room.at_once,
             threads_decode: room.threads,
             threads_prefill: room.threads,
+            rows: room.rows,
         };
-        let (inner, capacity) = engine::parts(weights, settings, room.rows)?;
+        let (inner, capacity) = engine::parts(weights, settings)?;
         let model = Timed { inner, compactions: 0, compacting: Duration::ZERO };
         Ok(Self { engine: Batching::new(model, capacity), at_once: room.at_once.into(), next: 0 })
     }

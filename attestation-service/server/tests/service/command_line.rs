@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The program as its operator calls it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-#[path = "../../collateral/tests/fake/mod.rs"]
+#[path = "../../../collateral/tests/fake/mod.rs"]
 #[allow(dead_code, reason = "one of its modes is used here")]
 mod fake;
-mod world;
+use crate::world;
 
 use std::{
     path::{Path, PathBuf},

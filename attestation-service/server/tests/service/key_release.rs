@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Key release over loopback TLS, from the guest's client to the service's store, and what is refused.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::sync::atomic::Ordering;
 

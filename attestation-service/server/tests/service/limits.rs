@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Limits, floods and changes beside a running service, over the wire.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{
     sync::{Arc, atomic::Ordering},

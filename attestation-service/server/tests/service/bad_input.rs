@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Peers that send too much, too little or never anything, and a clock that jumps: a refusal with a code, and others are
 //! served.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{
     sync::{Arc, atomic::Ordering},

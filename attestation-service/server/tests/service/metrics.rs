@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Metrics, health and readiness.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering};
 

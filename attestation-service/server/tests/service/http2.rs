@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! HTTP/2 beside HTTP/1.1: the same answers, the same binding to the connection, and bounds of its own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,15 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Schemathesis reads the service's own OpenAPI description and holds the running program against it: statuses, types
 //! and schemas of answers, refusal of what is malformed, 405 for other methods, never a 500.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{
     path::Path,

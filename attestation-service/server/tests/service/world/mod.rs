@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A service with a store, a published release and a simulated platform, and guests that ask it for keys.
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},

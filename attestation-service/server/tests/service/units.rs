@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The unit of systemd: well-formed, sandboxed, with options that exist; and the pages it names.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use std::{path::PathBuf, process::Command};
 

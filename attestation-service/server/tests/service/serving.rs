@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The other moment: what a client appraises before it speaks to a serving guest.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use appraise::{AcceptedQuote, AcpiRule, Appraisal, Binding, GpuGrounds, Policy, Verdict};
 use attested_channel::{BootFacts, Leaf, Moment, ReportDataInputs, Tree, expected_events};

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attestation results: one goes with every key, none with a refusal; of files they come from the program.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{path::Path, process::Command, sync::Arc};
 

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The end of the service with a request under way: it is answered, its entry is on the log, and nobody new gets in.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tenants of a model: what its owner commands is sealed to guests with the key, and stands in the log.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::process::Command;
 

@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The operator's commands on stores: copies, other key-wrapping keys, the log for witnesses; in a directory, in
 //! PostgreSQL, and from one to the other.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use std::path::Path;
 use std::process::Command;

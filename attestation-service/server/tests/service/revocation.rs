@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Attack 20: what the service knows of a platform from earlier quotes counts for nothing once collateral revokes it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::time::Duration;
 

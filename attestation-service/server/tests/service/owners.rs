@@ -1,14 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Owners of models command the service over the wire; nobody else can.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
-mod world;
+use crate::world;
 
 use std::process::Command;
 

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! SIGHUP: files are read again at once, and what can't be used does not count.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `appraise-gpu` on files, with the real program.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests fail loudly"
-)]
 
 use std::{
     path::{Path, PathBuf},

@@ -13,9 +13,9 @@
     reason = "tests fail loudly, and are no library"
 )]
 
-#[path = "../../gpu-verify/tests/synthetic/world/mod.rs"]
+#[path = "../../../gpu-verify/tests/synthetic/world/mod.rs"]
 mod maker;
-mod world;
+use crate::world;
 
 use std::sync::Arc;
 
