@@ -125,7 +125,12 @@ fn config(pin: Sha256Digest, model: &ModelId) -> anyhow::Result<GuestConfig> {
         model: Policy(model.clone()),
         gpus: Free(0),
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(pin) },
-        network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+        network: Network {
+            address: Free([10, 0, 2, 15].into()),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free::default(),
+        },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
     })
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the guest's processes say to each other, and the host's one word.
+//! What the guest's processes say to each other, the host's one word, and what it says before a client speaks.
 
 use std::fmt::Debug;
 
@@ -7,10 +7,12 @@ use attester_protocol::{ControlAnswer, ControlRequest, Request, Response, Servin
 use drain_protocol::Heard;
 use engine_protocol::{Command, Decoder, Event};
 use gpu_protocol::{GpuAnswer, GpuRequest};
+use proxy_protocol::Source;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Who speaks (`c` and `C`: init and the attester on the control socket, `s` and `S`: serve and the attester, `e` and `E`: serve and
-/// the engine, `g` and `G`: init and the collector of GPU evidence), then the bytes of a connection; `d` and what the host says.
+/// the engine, `g` and `G`: init and the collector of GPU evidence), then the bytes of a connection; `d` and what the host says;
+/// `p` and what a proxy says before a client's bytes.
 ///
 /// A connection's bytes mean the same however they are cut, and a message that was read can be written and read again.
 pub fn frames(bytes: &[u8]) -> bool {
@@ -25,6 +27,7 @@ pub fn frames(bytes: &[u8]) -> bool {
         b'e' => decoded::<Command>(stream, written_again),
         b'E' => decoded::<Event>(stream, |event| !is_finite(event) || written_again(event)),
         b'd' => drain(stream),
+        b'p' => header(stream),
         _ => false,
     }
 }
@@ -112,4 +115,41 @@ fn drain(bytes: &[u8]) -> bool {
         assert!(part != Heard::Other || heard == Heard::Other, "what was refused was taken later");
     }
     heard == Heard::Drain
+}
+
+/// As `serve` reads it: never a byte behind the header, no refused beginning of a good one, the same address written again.
+fn header(bytes: &[u8]) -> bool {
+    let mut length = 0;
+    let source = loop {
+        match proxy_protocol::hear(&bytes[..length]) {
+            Ok(proxy_protocol::Heard::Whole(source)) => break source,
+            Ok(proxy_protocol::Heard::Part(wanted)) => {
+                assert!(length < wanted && wanted <= proxy_protocol::MAX_BYTES, "what it wants has an end");
+                if length == bytes.len() {
+                    return false;
+                }
+                length = wanted.min(bytes.len());
+            }
+            Err(refused) => {
+                let whole = proxy_protocol::hear(bytes);
+                assert!(whole == Err(refused), "what was refused was taken later");
+                return false;
+            }
+        }
+    };
+    for end in 0..length {
+        assert!(matches!(proxy_protocol::hear(&bytes[..end]), Ok(proxy_protocol::Heard::Part(_))), "taken too early");
+    }
+    let again = match source {
+        Source::Local => proxy_protocol::LOCAL.to_vec(),
+        Source::Client(client) => proxy_protocol::header(client, client),
+    };
+    let written = proxy_protocol::hear(&again);
+    let same = |client: std::net::SocketAddr| (client.ip().to_canonical(), client.port());
+    assert!(match (source, written) {
+        (Source::Client(a), Ok(proxy_protocol::Heard::Whole(Source::Client(b)))) => same(a) == same(b),
+        (Source::Local, Ok(proxy_protocol::Heard::Whole(Source::Local))) => true,
+        _ => false,
+    });
+    true
 }

@@ -86,5 +86,5 @@ fn every_seed_is_accepted_and_stands_in_the_corpus() {
 fn the_corpus_stays_small() {
     let files: Vec<_> = ALL.iter().flat_map(|(target, _)| corpus(target)).collect();
     let bytes: usize = files.iter().map(|(_, bytes)| bytes.len()).sum();
-    assert!(files.len() <= 110 && bytes <= 200 * 1024, "{} files, {bytes} bytes", files.len());
+    assert!(files.len() <= 120 && bytes <= 200 * 1024, "{} files, {bytes} bytes", files.len());
 }

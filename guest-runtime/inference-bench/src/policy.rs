@@ -60,7 +60,12 @@ pub(crate) fn guest_config() -> anyhow::Result<GuestConfig> {
         shape: config::Policy(shape()?),
         model: config::Policy(model()?),
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: config::Policy(pin()) },
-        network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+        network: Network {
+            address: Free([10, 0, 2, 15].into()),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free::default(),
+        },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
         gpus: Free(0),
     })

@@ -16,7 +16,8 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
 };
 use types::{Document as _, Evidence, GuestConfig, ModelId, tenants::TenantsError};
 
@@ -24,6 +25,7 @@ use crate::{
     accounts::{Accounts, TenantsDocument},
     api::{Clock, Connection, State, handle},
     attester::{Attester, AttesterError},
+    client_address,
     drain::{Drain, DrainLink},
     engine::{Engine, EngineError},
     identities::Identities,
@@ -42,6 +44,8 @@ pub struct Options {
     pub engine: PathBuf,
     /// Address of the API. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Whether each connection begins with a header of the PROXY protocol that says whose it is.
+    pub proxy_protocol: bool,
     /// What one client can cost.
     pub limits: Limits,
     /// Who may ask the model; without it, whoever has proven the guest to himself.
@@ -92,6 +96,7 @@ pub enum Ended {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    proxy_protocol: bool,
     state: Arc<State>,
     attester: Running<AttesterError>,
     engine: Running<EngineError>,
@@ -108,7 +113,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { attester: attester_path, engine: engine_path, listen, limits, tenants } = options;
+        let Options { attester: attester_path, engine: engine_path, listen, proxy_protocol, limits, tenants } = options;
         let (attester, attester_run) = Attester::connect(&attester_path).await?;
         // The connection must be read while the identity is asked for.
         let mut attester_run: Running<AttesterError> = Box::pin(attester_run);
@@ -136,7 +141,8 @@ impl Server {
             limits,
             drain: Drain::default(),
         });
-        Ok(Self { listener, address, state, attester: attester_run, engine: Box::pin(engine_run), host: None })
+        let (attester, engine) = (attester_run, Box::pin(engine_run));
+        Ok(Self { listener, address, proxy_protocol, state, attester, engine, host: None })
     }
 
     /// Has it finish when the host says so over `link`.
@@ -154,7 +160,7 @@ impl Server {
     /// Answers until attester or engine are gone: without them there is nothing to say. When it was told to finish it
     /// goes on running, without connections: ending the guest is the host's part.
     pub async fn run(self) -> Ended {
-        let Self { listener, state, attester, engine, host, .. } = self;
+        let Self { listener, proxy_protocol, state, attester, engine, host, .. } = self;
         let told = Arc::clone(&state);
         let heed = async {
             match host {
@@ -165,7 +171,7 @@ impl Server {
         tokio::select! {
             error = attester => Ended::Attester(error),
             error = engine => Ended::Engine(error),
-            never = accept(listener, state) => match never {},
+            never = accept(listener, proxy_protocol, state) => match never {},
             never = told.identities.follow() => match never {},
             never = heed => match never {},
             never = forget_idle(&told) => match never {},
@@ -188,8 +194,9 @@ async fn forget_idle(state: &State) -> Infallible {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
+async fn accept(listener: TcpListener, proxy_protocol: bool, state: Arc<State>) -> Infallible {
     let seats = Shares::new(state.limits.connections);
+    let nameless = proxy_protocol.then(|| Arc::new(Semaphore::new(state.limits.nameless)));
     let told = Arc::clone(&state);
     // Who was sent here a moment ago is still answered.
     let closes = async {
@@ -201,27 +208,61 @@ async fn accept(listener: TcpListener, state: Arc<State>) -> Infallible {
         let accepted = tokio::select! {
             biased;
             () = &mut closes => break,
-            accepted = listener.accept() => accepted,
+            accepted = next(&listener, nameless.as_ref()) => accepted,
         };
-        let Ok((stream, peer)) = accepted else {
+        let Ok((stream, peer, place)) = accepted else {
             // Out of descriptors, most likely: give connections time to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        if let Ok(seat) = seats.take(peer.ip(), 1) {
-            tokio::spawn(serve(stream, peer.ip(), Arc::clone(&state), seat));
+        let begun = Instant::now();
+        if let Some(place) = place {
+            tokio::spawn(named(stream, peer, Arc::clone(&state), Arc::clone(&seats), begun, place));
+        } else if let Ok(seat) = seats.take(peer.ip(), 1) {
+            tokio::spawn(serve(stream, peer.ip(), Arc::clone(&state), begun, seat));
         }
     }
     drop(listener);
     std::future::pending().await
 }
 
+/// The next connection. Where a proxy is to say whose it is, it has a place among those of which that is not known yet.
+async fn next(
+    listener: &TcpListener,
+    nameless: Option<&Arc<Semaphore>>,
+) -> io::Result<(TcpStream, SocketAddr, Option<OwnedSemaphorePermit>)> {
+    let place = match nameless {
+        // It is never closed.
+        Some(places) => Some(Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?),
+        None => None,
+    };
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
+}
+
+/// Serves a connection once it has said whose it is. One that says anything else, or nothing in time, is closed.
+async fn named(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    state: Arc<State>,
+    seats: Arc<Shares>,
+    begun: Instant,
+    place: OwnedSemaphorePermit,
+) {
+    let deadline = begun.checked_add(state.limits.handshake).unwrap_or(begun);
+    let Ok(Some(address)) = timeout_at(deadline, client_address::read(&mut stream, peer)).await else { return };
+    let Ok(seat) = seats.take(address, 1) else { return };
+    drop(place);
+    serve(stream, address, state, begun, seat).await;
+}
+
 /// Whatever ends a connection is between the two ends of it: nothing is reported.
-async fn serve(stream: TcpStream, address: IpAddr, state: Arc<State>, _seat: Place) {
+async fn serve(stream: TcpStream, address: IpAddr, state: Arc<State>, begun: Instant, _seat: Place) {
     let _ = stream.set_nodelay(true);
     let limits = state.limits;
     let shown = state.identities.newest();
-    let Ok(Ok(stream)) = tokio::time::timeout(limits.handshake, shown.tls.accept(stream)).await else { return };
+    let deadline = begun.checked_add(limits.handshake).unwrap_or(begun);
+    let Ok(Ok(stream)) = timeout_at(deadline, shown.tls.accept(stream)).await else { return };
     if !is_full_handshake(stream.get_ref().1.handshake_kind()) {
         return;
     }

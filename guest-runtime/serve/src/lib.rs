@@ -16,6 +16,7 @@ mod api;
 mod attester;
 mod buckets;
 mod choice;
+mod client_address;
 mod completion;
 mod connection;
 mod drain;

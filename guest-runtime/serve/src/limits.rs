@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at once, three quarters of them for one address; further ones are closed at once.
     pub connections: usize,
+    /// Connections that have still to say whose they are, beside those; further ones are not accepted before.
+    pub nameless: usize,
     /// Answers that the engine holds at once, running and waiting, three quarters of them for one address. A request for
     /// more than are left is answered 429, as is every one with more choices than this.
     pub generations: usize,
@@ -19,7 +21,7 @@ pub struct Limits {
     pub messages: usize,
     /// Most bytes of an answer's text.
     pub answer_bytes: usize,
-    /// Time for the TLS handshake.
+    /// Time for the TLS handshake, and for the header before it where there is one.
     pub handshake: Duration,
     /// Time for a request's head, counted from the end of the request before.
     pub head: Duration,
@@ -42,6 +44,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 700,
+            nameless: 128,
             // As many as the engine lets wait, however few it computes at once: what has a place here is taken there.
             generations: 256,
             // The embedder takes 64.

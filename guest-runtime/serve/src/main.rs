@@ -32,6 +32,9 @@ struct Arguments {
     /// Descriptor of a pipe that the parent left open: the document of the model's tenants, to its end.
     #[arg(long)]
     tenants_descriptor: Option<i32>,
+    /// Every connection begins with a header of the PROXY protocol, version 2, that says whose it is.
+    #[arg(long)]
+    proxy_protocol: bool,
     /// Print the address on stdout when the server listens (for port 0).
     #[arg(long)]
     print_address: bool,
@@ -95,9 +98,9 @@ async fn run(
     drain: Option<OwnedFd>,
     tenants: Option<TenantsDocument>,
 ) -> Result<serve::Ended, Box<dyn std::error::Error>> {
-    let Arguments { attester_socket, engine_socket, listen, print_address, .. } = arguments;
+    let Arguments { attester_socket, engine_socket, listen, proxy_protocol, print_address, .. } = arguments;
     let limits = Limits::default();
-    let options = Options { attester: attester_socket, engine: engine_socket, listen, limits, tenants };
+    let options = Options { attester: attester_socket, engine: engine_socket, listen, proxy_protocol, limits, tenants };
     let mut server = Server::start(options).await?;
     if let Some(listener) = drain {
         server = server.heeding(DrainLink::new(listener)?);

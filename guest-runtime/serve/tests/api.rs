@@ -47,9 +47,16 @@ async fn start_with(limits: Limits, engine: fn(&std::path::Path) -> FakeEngine) 
     let attester = FakeAttester::start(&attester_path);
     let engine = engine(&engine_path);
     let listen = "127.0.0.1:0".parse().unwrap();
-    let server = Server::start(Options { attester: attester_path, engine: engine_path, listen, limits, tenants: None })
-        .await
-        .unwrap();
+    let server = Server::start(Options {
+        attester: attester_path,
+        engine: engine_path,
+        listen,
+        proxy_protocol: false,
+        limits,
+        tenants: None,
+    })
+    .await
+    .unwrap();
     let address = server.address();
     Running { address, attester, engine, server: tokio::spawn(server.run()), _directory: directory }
 }
@@ -387,6 +394,12 @@ async fn the_server_ends_with_its_engine() {
 /// Attack 57 at process level: what the server prints holds nothing of a request, whatever happens to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_prompt_appears_in_no_output_of_the_process() {
+    for behind_proxy in [false, true] {
+        nothing_of_a_prompt_is_printed(behind_proxy).await;
+    }
+}
+
+async fn nothing_of_a_prompt_is_printed(behind_proxy: bool) {
     let (_directory, attester_path, engine_path) = sockets();
     let _attester = FakeAttester::start(&attester_path);
     let engine = FakeEngine::start(&engine_path);
@@ -395,6 +408,7 @@ async fn the_prompt_appears_in_no_output_of_the_process() {
         .arg(&attester_path)
         .arg("--engine-socket")
         .arg(&engine_path)
+        .args(behind_proxy.then_some("--proxy-protocol"))
         .env("RUST_BACKTRACE", "full")
         .env("RUST_LOG", "trace")
         .stdout(Stdio::piped())
@@ -403,8 +417,13 @@ async fn the_prompt_appears_in_no_output_of_the_process() {
         .spawn()
         .unwrap();
     let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = lines.next_line().await.unwrap().unwrap().parse().unwrap();
-    let (mut client, _) = Client::proven(address).await;
+    let address: SocketAddr = lines.next_line().await.unwrap().unwrap().parse().unwrap();
+    let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    if behind_proxy {
+        tcp.write_all(&proxy_protocol::LOCAL).await.unwrap();
+    }
+    let mut client = Client::over(tcp).await.unwrap();
+    client.attest([7; 32]).await;
     let canary = "canary-8d1f3a";
     assert_eq!(client.chat(canary, "").await.0, StatusCode::OK);
     for extra in [r#","stream":true"#, r#","canary-8d1f3a":1"#, r#","seed":"canary-8d1f3a""#, "canary-8d1f3a"] {

@@ -40,8 +40,14 @@ async fn start(grace: Duration) -> Running {
     let listener = UnixListener::bind(&drain).unwrap();
     listener.set_nonblocking(true).unwrap();
     let limits = Limits { grace, ..Limits::default() };
-    let options =
-        Options { attester, engine: engine_path, listen: "127.0.0.1:0".parse().unwrap(), limits, tenants: None };
+    let options = Options {
+        attester,
+        engine: engine_path,
+        listen: "127.0.0.1:0".parse().unwrap(),
+        proxy_protocol: false,
+        limits,
+        tenants: None,
+    };
     let server = Server::start(options).await.unwrap().heeding(DrainLink::new(listener.into()).unwrap());
     let address = server.address();
     tokio::spawn(server.run());

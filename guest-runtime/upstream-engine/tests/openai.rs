@@ -45,6 +45,7 @@ async fn start() -> Option<World> {
         attester: attester_path,
         engine: adapter.socket.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
+        proxy_protocol: false,
         limits: Limits::default(),
         tenants: None,
     };

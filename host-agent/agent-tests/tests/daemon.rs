@@ -283,6 +283,83 @@ fn guests_serve_and_are_adopted_by_the_next_daemon() {
     rig.wait("everything to end", |rig| rig.processes().is_empty());
 }
 
+/// Behind the front, a guest learns whose connections are; one that was composed before there was such a header goes on
+/// without, until it is exchanged.
+#[test]
+fn guests_are_told_whose_connections_are_if_they_were_composed_so() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    let mut kept = Client::connect(port).unwrap();
+    assert_eq!(kept.ask("whose").unwrap(), "first whose 127.0.0.1");
+    drop(kept);
+    // As an earlier daemon composed it.
+    rig.signal_daemon(Signal::SIGKILL);
+    for (pid, kind) in rig.processes() {
+        if kind == "start" {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+    }
+    rig.wait("the guest to end", |rig| !rig.processes().iter().any(|(_, kind)| kind == "qemu"));
+    let disk = rig.root.join("s/guests/a/g1/config.disk");
+    let bytes = std::fs::read(&disk).unwrap();
+    let length = u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+    let text = std::str::from_utf8(&bytes[12..12 + length]).unwrap();
+    let earlier = text.replacen("\"client_address\":\"proxy-protocol\",", "", 1);
+    assert_ne!(text, earlier);
+    let mut bytes = [&bytes[..8], &u32::try_from(earlier.len()).unwrap().to_be_bytes(), earlier.as_bytes()].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    std::fs::write(&disk, bytes).unwrap();
+    rig.start();
+    rig.wait("the earlier guest", |rig| rig.serves("a") && ask(port, "whose").is_some());
+    assert_eq!(rig.guest("a")["active"]["number"], 1);
+    assert_eq!(ask(port, "whose").unwrap(), "first whose unknown");
+    let mut old = Client::connect(port).unwrap();
+    assert_eq!(old.ask("x").unwrap(), "first x");
+    rig.guests[0].context += 1;
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait("the next generation", |rig| rig.guest("a")["active"]["number"] == 2 && rig.serves("a"));
+    rig.wait("to be told", |_| ask(port, "whose").as_deref() == Some("first whose 127.0.0.1"));
+    assert_eq!(old.ask("y").unwrap(), "first y", "its connection went on");
+    drop(old);
+    rig.assert_no_leak();
+}
+
+/// A front that was started before there were headers goes when no client of a guest that lives is left on it.
+#[test]
+fn a_front_that_writes_no_headers_is_replaced_when_it_is_idle() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    rig.signal_daemon(Signal::SIGKILL);
+    let directory = rig.root.join("s/guests/a");
+    let fronts =
+        |rig: &Rig| rig.processes().into_iter().filter(|(_, kind)| kind == "front").map(|(pid, _)| pid).collect();
+    let new: Vec<i32> = fronts(&rig);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(new[0]), Signal::SIGKILL).unwrap();
+    rig.wait("the front to end", |rig| fronts(rig).is_empty());
+    let connections = |text: &str| std::fs::write(directory.join("connections"), text).unwrap();
+    connections("{\"1\":1}");
+    let old = std::process::Command::new(rig::program("stand-in"))
+        .args(["front", directory.to_str().unwrap(), &format!("127.0.0.1:{port}")])
+        .spawn();
+    let mut old = old.unwrap();
+    rig.wait("the earlier front", |_| directory.join("front.sock").exists() && ask(port, "x").is_none());
+    rig.start();
+    rig.wait("the daemon", |rig| rig.guest("a")["connections"] == 1);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(old.try_wait().unwrap().is_none(), "it has a client");
+    connections("{}");
+    rig.wait("it to be ended", |_| old.try_wait().unwrap().is_some());
+    rig.wait("another one", |_| ask(port, "whose").as_deref() == Some("first whose 127.0.0.1"));
+    let log = std::fs::read_to_string(rig.root.join("agent.log")).unwrap();
+    assert_eq!(log.matches("front_outdated").count(), 1, "{log}");
+    rig.assert_no_leak();
+}
+
 #[test]
 fn an_upgrade_under_load_loses_no_request_and_no_connection() {
     let mut rig = Rig::new(&["a"]);

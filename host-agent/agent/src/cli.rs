@@ -136,6 +136,9 @@ pub(crate) struct PrepareArgs {
     /// Somebody else takes vsock connections and passes them on to Unix sockets in the run directory.
     #[arg(long, hide = true)]
     pub(crate) switched: bool,
+    /// Whoever connects to the guest says first whose the connection is, by a header of the PROXY protocol, version 2.
+    #[arg(long, hide = true)]
+    pub(crate) proxy_protocol: bool,
     /// The guest's address on its own network.
     #[arg(long, default_value = "10.0.2.15")]
     pub(crate) guest_address: Ipv4Addr,

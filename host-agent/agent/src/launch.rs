@@ -19,6 +19,7 @@ use types::EventName;
 use crate::account::Account;
 use crate::claim::Claim;
 use crate::cli::StartArgs;
+use crate::door::Door;
 use crate::events::Event;
 use crate::numa::NumaPlace;
 use crate::process::{Guarded, SCRATCH};
@@ -120,7 +121,7 @@ async fn supervise(
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
     };
     let outcome = tokio::select! {
-        outcome = guest.watch(args, record, report) => outcome,
+        outcome = guest.watch(args, run_dir, record, report) => outcome,
         _ = interrupt.recv() => Outcome::Stopped,
         _ = terminate.recv() => Outcome::Stopped,
     };
@@ -187,7 +188,7 @@ impl Guest {
         Ok(Self { qemu, vsock, simulator, tasks, lines, started })
     }
 
-    async fn watch(&mut self, args: &StartArgs, record: &LaunchRecord, report: &Reporter) -> Outcome {
+    async fn watch(&mut self, args: &StartArgs, run_dir: &Path, record: &LaunchRecord, report: &Reporter) -> Outcome {
         let StartArgs { boot_timeout, silence_timeout, .. } = *args;
         let (tell, mut beats) = mpsc::channel(1);
         let mut tell = Some(tell);
@@ -207,7 +208,8 @@ impl Guest {
                             // Said once, asked by one.
                             if let Some(tell) = tell.take() {
                                 let pace = Pace::with_limit(silence_timeout);
-                                self.tasks.push(tokio::spawn(pulse::watch(record.listen, pace, tell)));
+                                let door = Door::of(run_dir, record.listen);
+                                self.tasks.push(tokio::spawn(pulse::watch(door, pace, tell)));
                             }
                         }
                         StatusLine::Halted { .. } => halted = true,

@@ -9,6 +9,7 @@ mod cache;
 mod claim;
 mod cli;
 mod daemon;
+mod door;
 mod events;
 mod files;
 mod front;

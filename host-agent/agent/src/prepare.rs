@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
-use types::config::{EngineSettings, Fixed, Free, Network, Policy, ServiceLink};
+use types::config::{ClientAddress, EngineSettings, Fixed, Free, Network, Policy, ServiceLink};
 use types::{Device, Document, GuestConfig, MachineShape, QemuVersion, Role, Sha384Digest, shape::ShapeFacts};
 
 use crate::cli::{AcceleratorArg, PrepareArgs, TeeArg};
@@ -138,7 +138,16 @@ fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
         shape: Policy(shape.clone()),
         model: Policy(args.model.clone()),
         service: ServiceLink { vsock_port: Free(guest_link::SERVICE_PORT), spki_sha256: Policy(args.service_spki) },
-        network: Network { address: Free(args.guest_address), prefix: Free(24), port: Free(args.guest_port) },
+        network: Network {
+            address: Free(args.guest_address),
+            prefix: Free(24),
+            port: Free(args.guest_port),
+            client_address: Free(if args.proxy_protocol {
+                ClientAddress::ProxyProtocol
+            } else {
+                ClientAddress::Connection
+            }),
+        },
         engine: EngineSettings {
             context_tokens: Free(args.context_tokens),
             threads_decode: Free(args.threads_decode),
@@ -154,6 +163,20 @@ fn config_disk(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut disk = [CONFIG_MAGIC.as_slice(), &length.to_be_bytes(), bytes].concat();
     disk.resize(disk.len().next_multiple_of(SECTOR), 0);
     Ok(disk)
+}
+
+/// How the guest of a run directory learns whose its connections are. Its own configuration says so, whichever version of
+/// the agent composed it.
+pub(crate) fn client_address(run_dir: &Path) -> anyhow::Result<ClientAddress> {
+    let disk = files::read_shared(&run_dir.join(CONFIG_DISK), MAX_CONFIG_DISK)?;
+    let bytes = configuration(&disk).context("the configuration's disk is damaged")?;
+    Ok(GuestConfig::parse(bytes).context("guest configuration")?.network.client_address.0)
+}
+
+/// What [`config_disk`] was made of.
+fn configuration(disk: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = disk.strip_prefix(&CONFIG_MAGIC)?.split_first_chunk()?;
+    rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)
 }
 
 /// What the creator of a trust domain sets: SEPT_VE_DISABLE alone, and the extended features that every guest gets.
@@ -189,6 +212,8 @@ const EMULATED_PHYSICAL_BITS: u8 = 40;
 const ADDRESS_SIZES_LEAF: u32 = 0x8000_0008;
 const CONFIG_MAGIC: [u8; 8] = *b"CHRYCFG1";
 const SECTOR: usize = 512;
+/// A configuration of any length, what stands before it, and padding.
+const MAX_CONFIG_DISK: usize = GuestConfig::MAX_BYTES + 2 * SECTOR;
 /// `sun_path` without its NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// `/t/.tmp123456/qtest` of the simulator; `/vhost.sock` and `/vsock_7002` are shorter.
@@ -211,5 +236,11 @@ mod tests {
         let disk = config_disk(b"{}").unwrap();
         assert_eq!(disk.len(), 512);
         assert_eq!(&disk[..14], b"CHRYCFG1\0\0\0\x02{}");
+        assert_eq!(configuration(&disk), Some(b"{}".as_slice()));
+        assert_eq!(configuration(&disk[..13]), None);
+        for length in 0..12 {
+            assert_eq!(configuration(&disk[..length]), None);
+        }
+        assert_eq!(configuration(b"CHRYCFG2\0\0\0\x02{}"), None);
     }
 }

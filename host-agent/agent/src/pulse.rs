@@ -4,15 +4,15 @@
 //! A connection that the guest closes is an answer, too: it has no room, or finishes. What counts is silence. Nothing is
 //! verified, and nothing is learnt of the guest but that it has answered.
 
-use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attested_channel::tls;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::Sender;
 use tokio_rustls::TlsConnector;
+
+use crate::door::Door;
 
 /// What is told of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +43,11 @@ impl Pace {
 }
 
 /// Asks until nobody listens or the guest is lost.
-pub(crate) async fn watch(address: SocketAddrV4, pace: Pace, tell: Sender<Beat>) {
+pub(crate) async fn watch(door: Door, pace: Pace, tell: Sender<Beat>) {
     let (mut heard, mut misses) = (Instant::now(), 0_u32);
     loop {
         tokio::time::sleep(pace.every).await;
-        let beat = if answers(address, pace.patience).await {
+        let beat = if answers(door, pace.patience).await {
             let was_silent = misses >= SILENT_AFTER;
             (heard, misses) = (Instant::now(), 0);
             was_silent.then_some(Beat::Answers)
@@ -63,11 +63,11 @@ pub(crate) async fn watch(address: SocketAddrV4, pace: Pace, tell: Sender<Beat>)
     }
 }
 
-async fn answers(address: SocketAddrV4, patience: Duration) -> bool {
+async fn answers(door: Door, patience: Duration) -> bool {
     let Ok(config) = tls::client_config() else { return true };
     let Ok(name) = ServerName::try_from(SERVER_NAME) else { return true };
     let shake = async {
-        let stream = TcpStream::connect(address).await.ok()?;
+        let stream = door.connect().await.ok()?;
         // Refused or cut off is an answer.
         drop(TlsConnector::from(Arc::new(config)).connect(name, stream).await);
         Some(())
@@ -82,7 +82,7 @@ const SERVER_NAME: &str = "chrysalis.invalid";
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{SocketAddr, SocketAddrV4};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::net::TcpListener;
@@ -108,6 +108,28 @@ mod tests {
         (address, hangs)
     }
 
+    fn open(address: SocketAddrV4) -> Door {
+        Door { address, header: false }
+    }
+
+    #[tokio::test]
+    async fn where_connections_say_whose_they_are_it_says_nobodys() {
+        use proxy_protocol::{Heard, Source, hear};
+        for header in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("no IPv4") };
+            let asked = tokio::spawn(answers(Door { address, header }, Duration::from_secs(10)));
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut first = [0; 17];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first).await.unwrap();
+            let (said, handshake) = if header { first.split_at(16) } else { (&first[..0], &first[..]) };
+            assert_eq!(hear(said) == Ok(Heard::Whole(Source::Local)), header);
+            assert_eq!(handshake[0], 22, "the type of a handshake's record");
+            drop(stream);
+            assert!(asked.await.unwrap());
+        }
+    }
+
     fn pace(limit: Duration) -> Pace {
         Pace { every: Duration::from_millis(5), patience: Duration::from_millis(200), limit }
     }
@@ -116,7 +138,7 @@ mod tests {
     async fn silence_is_told_and_so_is_its_end() {
         let (address, hangs) = guest().await;
         let (tell, mut told) = mpsc::channel(1);
-        tokio::spawn(watch(address, pace(Duration::ZERO), tell));
+        tokio::spawn(watch(open(address), pace(Duration::ZERO), tell));
         hangs.store(true, Ordering::SeqCst);
         assert_eq!(told.recv().await, Some(Beat::Silent));
         hangs.store(false, Ordering::SeqCst);
@@ -128,7 +150,7 @@ mod tests {
         let (address, hangs) = guest().await;
         hangs.store(true, Ordering::SeqCst);
         let (tell, mut told) = mpsc::channel(1);
-        tokio::spawn(watch(address, pace(Duration::from_millis(700)), tell));
+        tokio::spawn(watch(open(address), pace(Duration::from_millis(700)), tell));
         assert_eq!(told.recv().await, Some(Beat::Silent));
         assert_eq!(told.recv().await, Some(Beat::Lost));
         assert_eq!(told.recv().await, None);
@@ -137,9 +159,9 @@ mod tests {
     #[tokio::test]
     async fn where_nobody_listens_nobody_answers() {
         let (address, _hangs) = guest().await;
-        assert!(answers(address, Duration::from_secs(10)).await, "closed at once");
+        assert!(answers(open(address), Duration::from_secs(10)).await, "closed at once");
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let SocketAddr::V4(gone) = gone else { panic!("no IPv4") };
-        assert!(!answers(gone, Duration::from_secs(10)).await);
+        assert!(!answers(open(gone), Duration::from_secs(10)).await);
     }
 }

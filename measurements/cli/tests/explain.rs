@@ -178,7 +178,12 @@ fn evidence_brings_its_own_log_configuration_and_events() {
         shape: Policy(shape(2)),
         model: Policy(ModelId::new("m", "1", types::Blake3Digest::of(b"m")).unwrap()),
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
-        network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+        network: Network {
+            address: Free([10, 0, 2, 15].into()),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free::default(),
+        },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
         gpus: Free(0),
     };

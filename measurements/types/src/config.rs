@@ -21,7 +21,7 @@ pub struct Fixed<T>(pub T);
 pub struct Policy<T>(pub T);
 
 /// May have any well-formed value: the provider's own affair.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Free<T>(pub T);
 
@@ -70,6 +70,21 @@ pub struct Network {
     pub prefix: Free<u8>,
     /// TCP port of the attested API.
     pub port: Free<u16>,
+    /// Whose a connection is; left out where it is the peer's. Places are shared by these addresses, nothing else is: a
+    /// host that lies here makes the guest serve worse, which it can anyway.
+    #[serde(skip_serializing_if = "is_peers", default)]
+    pub client_address: Free<ClientAddress>,
+}
+
+/// How a guest learns the address of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientAddress {
+    /// It is that of the connection.
+    #[default]
+    Connection,
+    /// Each connection begins with it: a header of the PROXY protocol, version 2.
+    ProxyProtocol,
 }
 
 /// Limits of the engine: they change speed and capacity, never who can read what.
@@ -146,6 +161,11 @@ const fn zero_gpus() -> Free<u8> {
     Free(0)
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_peers(client_address: &Free<ClientAddress>) -> bool {
+    matches!(client_address.0, ClientAddress::Connection)
+}
+
 impl Document for GuestConfig {
     const SCHEMA: &'static str = "chrysalis/guest-config/v1";
     const MAX_BYTES: usize = 64 * 1024;
@@ -176,7 +196,12 @@ mod tests {
             ),
             model: Policy(ModelId::new("m", "1", Blake3Digest::of(b"m")).unwrap()),
             service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
-            network: Network { address: Free(Ipv4Addr::new(10, 0, 2, 15)), prefix: Free(24), port: Free(8443) },
+            network: Network {
+                address: Free(Ipv4Addr::new(10, 0, 2, 15)),
+                prefix: Free(24),
+                port: Free(8443),
+                client_address: Free::default(),
+            },
             engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
             gpus: Free(0),
         }
@@ -206,6 +231,25 @@ mod tests {
         let written = none.replacen(",\"model\":", ",\"gpus\":0,\"model\":", 1);
         assert_ne!(none, written);
         assert!(matches!(GuestConfig::parse(written.as_bytes()), Err(ConfigError::Document(_))));
+    }
+
+    #[test]
+    fn a_client_address_of_the_connection_has_one_form() {
+        // As it was written before there was such a field.
+        let earlier = String::from_utf8(sample().to_canonical().unwrap()).unwrap();
+        assert!(earlier.contains(r#""network":{"address":"10.0.2.15","port":8443,"prefix":24}"#), "{earlier}");
+        let parsed = GuestConfig::parse(earlier.as_bytes()).unwrap();
+        assert_eq!(parsed.network.client_address.0, ClientAddress::Connection);
+        assert_eq!(parsed.to_canonical().unwrap(), earlier.as_bytes());
+        let with = |value: &str| {
+            earlier.replacen(",\"port\":8443", &format!(",\"client_address\":\"{value}\",\"port\":8443"), 1)
+        };
+        let announced = GuestConfig::parse(with("proxy-protocol").as_bytes()).unwrap();
+        assert_eq!(announced.network.client_address.0, ClientAddress::ProxyProtocol);
+        assert_eq!(announced.to_canonical().unwrap(), with("proxy-protocol").as_bytes());
+        for refused in ["connection", "proxy_protocol", "proxy-protocol-v1", ""] {
+            assert!(GuestConfig::parse(with(refused).as_bytes()).is_err(), "{refused}");
+        }
     }
 
     #[test]

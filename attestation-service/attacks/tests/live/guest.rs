@@ -160,7 +160,12 @@ impl Launch {
             model: Policy(attacks::wire::model()?),
             gpus: Free(0),
             service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(world.store.pin()) },
-            network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+            network: Network {
+                address: Free([10, 0, 2, 15].into()),
+                prefix: Free(24),
+                port: Free(8443),
+                client_address: Free::default(),
+            },
             engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
         };
         let values = &world.statement.predicate;

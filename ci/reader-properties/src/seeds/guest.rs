@@ -168,7 +168,16 @@ fn frames() -> Vec<Seed> {
         ),
         seed("gpu-answers", connection(b'G', &[GpuAnswer::Ready {}])),
         seed("drain", b"ddrain 1\n".to_vec()),
+        seed("header-ipv4", header("192.0.2.1:50000", "198.51.100.4:443")),
+        seed("header-ipv6", header("[2001:db8::1]:50000", "[2001:db8::2]:443")),
+        seed("header-local", [b"p".as_slice(), &proxy_protocol::LOCAL].concat()),
     ]
+}
+
+/// A client's connection as a proxy begins it, and the client's first byte.
+fn header(client: &str, listening: &str) -> Vec<u8> {
+    let [client, listening] = [client, listening].map(|text| text.parse().expect("an address"));
+    [b"p".as_slice(), &proxy_protocol::header(client, listening), &[22]].concat()
 }
 
 fn commands() -> Vec<Command> {

@@ -119,7 +119,12 @@ pub(crate) fn configuration(gpus: u8) -> Vec<u8> {
         shape: Policy(MachineShape::new(shape).unwrap()),
         model: Policy(ModelId::new("model", "r1", Blake3Digest::of(b"m")).unwrap()),
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: Policy(Sha256Digest::of(b"k")) },
-        network: Network { address: Free(Ipv4Addr::new(10, 0, 2, 15)), prefix: Free(24), port: Free(8443) },
+        network: Network {
+            address: Free(Ipv4Addr::new(10, 0, 2, 15)),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free::default(),
+        },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(1) },
         gpus: Free(gpus),
     };

@@ -155,6 +155,7 @@ impl World {
             attester: path("front.sock"),
             engine: path("engine.sock"),
             listen: "127.0.0.1:0".parse().unwrap(),
+            proxy_protocol: false,
             limits: Limits::default(),
             tenants,
         };
@@ -296,7 +297,12 @@ fn guest_config(pin: Sha256Digest) -> GuestConfig {
         shape: config::Policy(shape()),
         model: config::Policy(model()),
         service: ServiceLink { vsock_port: Free(7000), spki_sha256: config::Policy(pin) },
-        network: Network { address: Free([10, 0, 2, 15].into()), prefix: Free(24), port: Free(8443) },
+        network: Network {
+            address: Free([10, 0, 2, 15].into()),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free::default(),
+        },
         engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
         gpus: Free(0),
     }

@@ -18,7 +18,10 @@ use linux_sys::{
     process::{Program, poll_any, start, wait_any},
     vsock,
 };
-use types::{EventName, GuestConfig, config::EngineSettings};
+use types::{
+    EventName, GuestConfig,
+    config::{ClientAddress, EngineSettings, Network},
+};
 
 use super::{keys::TenantsDocument, model::Weights};
 use crate::boot::{Code, Fails as _};
@@ -44,8 +47,8 @@ pub(crate) fn run(
     let pipe = tenants.as_deref().map(|document| holding(document)).transpose();
     let pipe = pipe.map_err(Code::ServeNotStarted.because())?;
     drop(tenants);
-    let (address, port) = (config.network.address.0, config.network.port.0);
-    let serve = start(serve(address, port, drain, pipe, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
+    let port = config.network.port.0;
+    let serve = start(serve(&config.network, drain, pipe, inherits_stderr)).map_err(Code::ServeNotStarted.because())?;
     boot.children.watch(serve, Code::ServeEnded);
     wait_until(boot, Code::ServeNotStarted, || net::is_listening(port))?;
     boot.report_resident();
@@ -106,18 +109,18 @@ fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'s
 }
 
 /// With a document of tenants it is started so that it asks for keys; there is no way in between.
-fn serve(
-    address: impl std::fmt::Display,
-    port: u16,
-    drain: OwnedFd,
-    tenants: Option<OwnedFd>,
-    inherits_stderr: bool,
-) -> Program<'static> {
-    let listen = format!("{address}:{port}");
+fn serve(network: &Network, drain: OwnedFd, tenants: Option<OwnedFd>, inherits_stderr: bool) -> Program<'static> {
+    let port = network.port.0;
+    let listen = format!("{}:{port}", network.address.0);
+    let said_first = match network.client_address.0 {
+        ClientAddress::Connection => None,
+        ClientAddress::ProxyProtocol => Some("--proxy-protocol"),
+    };
     let arguments = ["--attester-socket", SERVING_PATH, "--engine-socket", ENGINE_SOCKET, "--listen", &listen]
         .into_iter()
         .chain(["--drain-descriptor", "3"])
-        .chain(tenants.iter().flat_map(|_| ["--tenants-descriptor", "4"]));
+        .chain(tenants.iter().flat_map(|_| ["--tenants-descriptor", "4"]))
+        .chain(said_first);
     let arguments = arguments.map(OsString::from).collect();
     programs::serve(port, arguments, drain, tenants, inherits_stderr)
 }
@@ -171,14 +174,35 @@ mod tests {
         assert_eq!(vectors, format!("/bin/embedder --model /run/model --context 2048 --threads 8 {socket}"));
     }
 
+    fn network(client_address: ClientAddress) -> Network {
+        Network {
+            address: Free([10, 0, 2, 15].into()),
+            prefix: Free(24),
+            port: Free(8443),
+            client_address: Free(client_address),
+        }
+    }
+
+    fn line(program: &Program<'_>) -> String {
+        let words: Vec<_> = program.arguments.iter().map(|word| word.to_str().unwrap()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn where_a_proxy_says_whose_connections_are_the_server_is_told() {
+        let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let started = |client_address| line(&serve(&network(client_address), descriptor(), None, false));
+        assert!(started(ClientAddress::ProxyProtocol).ends_with(" --drain-descriptor 3 --proxy-protocol"));
+        assert!(!started(ClientAddress::Connection).contains("proxy"));
+    }
+
     #[test]
     fn tenants_are_handed_on_where_there_are_some() {
         let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         for (tenants, rest) in [(None, ""), (Some(descriptor()), " --tenants-descriptor 4")] {
             let number = 1 + usize::from(tenants.is_some());
-            let program = serve("10.0.2.15", 8443, descriptor(), tenants, false);
-            let words: Vec<_> = program.arguments.iter().map(|word| word.to_str().unwrap()).collect();
-            let line = words.join(" ");
+            let program = serve(&network(ClientAddress::Connection), descriptor(), tenants, false);
+            let line = line(&program);
             assert!(line.ends_with(&format!("--listen 10.0.2.15:8443 --drain-descriptor 3{rest}")), "{line}");
             // The first of them is number 3 there.
             assert_eq!(program.descriptors.len(), number);

@@ -51,6 +51,7 @@ fn guest_config() -> Vec<u8> {
             address: config::Free("10.0.2.15".parse().unwrap()),
             prefix: config::Free(24),
             port: config::Free(8443),
+            client_address: config::Free::default(),
         },
         engine: config::EngineSettings {
             context_tokens: config::Free(512),

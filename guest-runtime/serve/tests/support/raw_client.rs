@@ -28,13 +28,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap()).await.unwrap()
+    }
+
+    /// On a connection that is there; `None` if the server makes no handshake on it.
+    pub(crate) async fn over(tcp: TcpStream) -> Option<Self> {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config().unwrap()));
-        let tcp = TcpStream::connect(address).await.unwrap();
-        let stream = connector.connect("guest".try_into().unwrap(), tcp).await.unwrap();
+        let stream = connector.connect("guest".try_into().unwrap(), tcp).await.ok()?;
         let (stream, channel) = share(stream.into());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        Self { sender, channel, headers: http::HeaderMap::new() }
+        Some(Self { sender, channel, headers: http::HeaderMap::new() })
     }
 
     /// Connects and asks for a proof.

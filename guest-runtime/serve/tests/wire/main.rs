@@ -12,6 +12,7 @@
 mod bad_input;
 mod crashes;
 mod forged;
+mod proxied;
 mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
@@ -40,12 +41,21 @@ impl Guest {
 
     /// With the document of its model's tenants.
     async fn start_with(limits: Limits, tenants: Option<Vec<u8>>) -> Result<Self, StartError> {
+        Self::start_anyhow(limits, tenants, false).await
+    }
+
+    /// Behind a proxy that says whose connections are.
+    async fn start_behind_proxy(limits: Limits) -> Self {
+        Self::start_anyhow(limits, None, true).await.unwrap()
+    }
+
+    async fn start_anyhow(limits: Limits, tenants: Option<Vec<u8>>, proxy_protocol: bool) -> Result<Self, StartError> {
         let (directory, attester_path, engine_path) = sockets();
         let attester = FakeAttester::start(&attester_path);
         let engine = FakeEngine::start(&engine_path);
         let listen = "127.0.0.1:0".parse().unwrap();
         let tenants = tenants.map(|document| TenantsDocument::new(document.into()));
-        let options = Options { attester: attester_path, engine: engine_path, listen, limits, tenants };
+        let options = Options { attester: attester_path, engine: engine_path, listen, proxy_protocol, limits, tenants };
         let server = Server::start(options).await?;
         let address = server.address();
         tokio::spawn(server.run());

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stands in for the programs that a keeper runs: `stand-in qemu|vsock|simulator ARGUMENTS`.
+//! Stands in for the programs that a keeper runs: `stand-in qemu|vsock|simulator ARGUMENTS`; and for a front from before
+//! there were headers: `stand-in front DIRECTORY ADDRESS`, with the connections that a file `connections` in its directory says.
 //!
 //! As QEMU it speaks the three commands of the control protocol, says the lines of a boot over the status socket, and
 //! then echoes what clients send to the forwarded port, with its model disk's name in front. What it does wrong stands in a
 //! file `manner` beside its own program: `halt`, `halt CODE`, `hang`, `wait` (until the file says another thing), or nothing.
 //! With a file `drains` it heeds the word that it shall finish: what it has read it answers, then it closes. A line that
-//! begins with `slow` it answers after a moment.
+//! begins with `slow` it answers after a moment. Where its configuration has connections begin with a header that says whose
+//! they are, it closes those that do not, and to a line `whose` it answers with that address.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a stand-in fails loudly")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -15,12 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use proxy_protocol::{Heard, Source, hear};
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments[0].as_str() {
         "qemu" => qemu(&arguments[1..]),
         "vsock" => vsock(&arguments[1..]),
         "simulator" => simulator(&arguments[1..]),
+        "front" => front(Path::new(&arguments[1]), &arguments[2]),
         other => eprintln!("stand-in: what is {other}?"),
     }
 }
@@ -82,6 +87,8 @@ fn guest(run_dir: &Path, arguments: &str) {
         status.write_all(format!("1 {phase} {}\n", phase * 10).as_bytes()).unwrap();
     }
     let name = say("name", "first");
+    let config = std::fs::read(run_dir.join("config.disk")).unwrap();
+    let header = String::from_utf8_lossy(&config).contains("\"client_address\":\"proxy-protocol\"");
     let doors = Arc::new(Doors::default());
     if !say("drains", "").is_empty() {
         let (control, doors) = (UnixListener::bind(run_dir.join("vsock")).unwrap(), Arc::clone(&doors));
@@ -94,8 +101,30 @@ fn guest(run_dir: &Path, arguments: &str) {
             let mut stream = &*stream;
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut line = String::new();
+            let whose = if header {
+                // All that the host's own programs write: 16 bytes and what they announce.
+                let mut bytes = vec![0; 16];
+                let Ok(()) = reader.read_exact(&mut bytes) else { return };
+                if let Ok(Heard::Part(wanted)) = hear(&bytes) {
+                    bytes.resize(wanted, 0);
+                    let Ok(()) = reader.read_exact(&mut bytes[16..]) else { return };
+                }
+                match hear(&bytes) {
+                    Ok(Heard::Whole(Source::Client(client))) => client.ip().to_string(),
+                    Ok(Heard::Whole(Source::Local)) => "local".to_owned(),
+                    _ => {
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return;
+                    }
+                }
+            } else {
+                "unknown".to_owned()
+            };
             // Clients come and go.
             while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if line == "whose\n" {
+                    line = format!("whose {whose}\n");
+                }
                 if line.starts_with("slow") {
                     std::thread::sleep(Duration::from_millis(30));
                 }
@@ -165,6 +194,35 @@ fn simulator(arguments: &[String]) {
     println!("{{\"stand_in\":true}}");
     loop {
         std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn front(directory: &Path, listen: &str) {
+    let mut held = std::fs::File::create(directory.join("front.pid")).unwrap();
+    held.lock().unwrap();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+    held.write_all(format!("{} {started}\n", std::process::id()).as_bytes()).unwrap();
+    let _listener = TcpListener::bind(listen).unwrap();
+    let socket = directory.join("front.sock");
+    let _ = std::fs::remove_file(&socket);
+    let mut target = "null".to_owned();
+    for stream in UnixListener::bind(socket).unwrap().incoming() {
+        let mut stream = BufReader::new(stream.unwrap());
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        let line = line.trim();
+        let mut error = "";
+        if let Some(to) = line.strip_prefix("{\"point\":") {
+            to.strip_suffix('}').unwrap().clone_into(&mut target);
+        } else if line != "\"status\"" {
+            error = ",\"error\":\"the request is malformed\"";
+        }
+        let connections = std::fs::read_to_string(directory.join("connections")).unwrap();
+        let answer = format!(
+            "{{\"listen\":\"{listen}\",\"target\":{target},\"connections\":{connections},\"accepted\":0,\"turned_away\":0{error}}}\n"
+        );
+        let _ = stream.get_mut().write_all(answer.as_bytes());
     }
 }
 

@@ -129,6 +129,9 @@ fn plan(
         quote_socket: config.hardware.quote_socket.clone(),
         cid: 3,
         switched: config.simulate.is_none(),
+        // Clients come by the front alone, which has one address for all. No part of `Facts`: guests that ran before there
+        // was such a header stay what they are.
+        proxy_protocol: true,
         guest_address: guest.guest_address,
         guest_port: guest.guest_port,
         context_tokens: guest.context_tokens,

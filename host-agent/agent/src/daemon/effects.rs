@@ -24,7 +24,7 @@ use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
 use super::telling::Tellings;
 use crate::claim::Claim;
-use crate::front::{self, FrontRequest};
+use crate::front;
 use crate::gpu::passing::Hands;
 use crate::record::{LaunchRecord, PID_FILE};
 use fronts::Front;
@@ -216,7 +216,7 @@ impl Effects {
                     self.start_front(&guest, declaration.listen);
                 }
             }
-            Action::Point { guest, target } => self.ask_front(&guest, FrontRequest::Point(target)),
+            Action::Point { guest, target } => self.point_front(&guest, target),
             Action::StopFront { guest } => {
                 let holder = Claim::holder(&self.paths.guest(&guest).join(front::PID_FILE));
                 if let Some(holder) = holder {

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,11 +10,13 @@ use fleet::{End, FrontSeen, GuestName, Observed, Seen};
 use model_cache::HeldPack;
 use nix::fcntl::Flock;
 use rustix::process::Signal;
-use types::{Blake3Digest, Refusal};
+use types::{Blake3Digest, Refusal, config::ClientAddress};
 
 use super::paths::{Paths, RunPlan};
 use crate::claim::{Claim, Holder};
+use crate::door::Door;
 use crate::front::{self, FrontRequest, FrontStatus};
+use crate::prepare;
 use crate::progress::Progress;
 use crate::record::{LaunchRecord, PID_FILE};
 
@@ -56,13 +57,17 @@ pub(crate) struct Look {
 
 impl Look {
     /// Where guests serve.
-    pub(crate) fn serving(&self) -> BTreeSet<SocketAddrV4> {
-        let seen = self.guests.values().flat_map(|guest| guest.generations.values()).filter(|seen| seen.alive);
-        let address = |seen: &Seen| match seen.progress {
-            fleet::Progress::Serving(address) => Some(address),
-            fleet::Progress::Booting | fleet::Progress::Unknown => None,
+    pub(crate) fn serving(&self, paths: &Paths) -> BTreeSet<Door> {
+        let generations = |(name, guest): (&GuestName, &Observed)| {
+            let doors = guest.generations.iter().filter_map(|(number, seen)| match seen.progress {
+                fleet::Progress::Serving(address) if seen.alive => {
+                    Some(Door::of(&paths.run_dir(name, *number), address))
+                }
+                _ => None,
+            });
+            doors.collect::<Vec<_>>()
         };
-        seen.filter_map(address).collect()
+        self.guests.iter().flat_map(generations).collect()
     }
 }
 
@@ -123,7 +128,13 @@ impl Host {
             return (FrontSeen { alive: true, ..FrontSeen::default() }, None);
         }
         let status = front::ask(&directory, self.paths.account.uid(), &FrontRequest::Status).await;
-        let target = status.as_ref().and_then(|status| status.target);
+        // A guest that is told whose connections are, or is not, against its configuration closes them: nobody is sent there.
+        let in_its_form = |status: &FrontStatus, generation: u64| {
+            let client_address = prepare::client_address(&self.paths.run_dir(guest, generation));
+            client_address.map_or(true, |wanted| (wanted == ClientAddress::ProxyProtocol) == status.header)
+        };
+        let target =
+            status.as_ref().and_then(|status| status.target.filter(|(generation, _)| in_its_form(status, *generation)));
         (FrontSeen { alive: true, held_back: false, target, answered: status.is_some() }, status)
     }
 

@@ -290,7 +290,7 @@ impl Daemon {
     }
 
     fn publish(&self, look: &Look) {
-        *self.tcb.serving.lock().unwrap_or_else(PoisonError::into_inner) = look.serving();
+        *self.tcb.serving.lock().unwrap_or_else(PoisonError::into_inner) = look.serving(&self.paths);
         let packs = self.cache.list().unwrap_or_default();
         let cache = CacheStatus {
             bytes: packs.iter().fold(0, |sum, pack| sum.saturating_add(pack.bytes)),

@@ -5,7 +5,6 @@
 //! TLS handshake. What comes of it is for the provider alone: clients and services judge by themselves.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,12 +14,12 @@ use collateral::{Keeper, Outlook, Refresher, Source, Standing, Wanted};
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 use tdx_verify::{AcceptedTcb, PlatformPolicy, TrustAnchors};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use types::Refusal;
 
 use super::config::TcbSection;
 use super::now_unix;
+use crate::door::Door;
 use crate::files;
 
 /// How this host's TCB stands.
@@ -84,7 +83,7 @@ impl TcbStatus {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shared {
     /// Where guests serve now.
-    pub(crate) serving: Arc<Mutex<BTreeSet<SocketAddrV4>>>,
+    pub(crate) serving: Arc<Mutex<BTreeSet<Door>>>,
     /// The last word.
     pub(crate) status: Arc<Mutex<Option<TcbStatus>>>,
 }
@@ -98,7 +97,7 @@ pub(crate) struct Watch {
     shared: Shared,
     quote: Option<Vec<u8>>,
     /// From whom the quote was taken, and when.
-    taken: Option<(SocketAddrV4, Instant)>,
+    taken: Option<(Door, Instant)>,
     said: Option<(TcbStatus, Instant)>,
 }
 
@@ -144,17 +143,17 @@ impl Watch {
     /// The newest quote of this host: of a guest that serves, else the last one, else the file.
     async fn renew_quote(&mut self) -> anyhow::Result<Vec<u8>> {
         let serving = self.shared.serving.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh = |(address, at): &(SocketAddrV4, Instant)| serving.contains(address) && at.elapsed() < RENEW;
+        let fresh = |(door, at): &(Door, Instant)| serving.contains(door) && at.elapsed() < RENEW;
         if !self.taken.as_ref().is_some_and(fresh) {
-            for address in serving {
-                match tokio::time::timeout(PATIENCE, quote_of(address)).await {
+            for door in serving {
+                match tokio::time::timeout(PATIENCE, quote_of(door)).await {
                     Ok(Ok(quote)) => {
                         self.quote = Some(quote);
-                        self.taken = Some((address, Instant::now()));
+                        self.taken = Some((door, Instant::now()));
                         break;
                     }
-                    Ok(Err(error)) => tracing::debug!(%address, "no quote: {error:#}"),
-                    Err(_) => tracing::debug!(%address, "no quote in time"),
+                    Ok(Err(error)) => tracing::debug!(address = %door.address, "no quote: {error:#}"),
+                    Err(_) => tracing::debug!(address = %door.address, "no quote in time"),
                 }
             }
         }
@@ -231,9 +230,9 @@ impl Watch {
 }
 
 /// The quote in a guest's certificate. The handshake shows that the peer has the certificate's key; nothing is verified here.
-async fn quote_of(address: SocketAddrV4) -> anyhow::Result<Vec<u8>> {
+async fn quote_of(door: Door) -> anyhow::Result<Vec<u8>> {
     let config = Arc::new(tls::client_config().context("TLS settings")?);
-    let stream = TcpStream::connect(address).await?;
+    let stream = door.connect().await?;
     let name = ServerName::try_from(SERVER_NAME).context("server name")?;
     let stream = TlsConnector::from(config).connect(name, stream).await?;
     let (_, connection) = stream.get_ref();
@@ -259,7 +258,7 @@ const SERVER_NAME: &str = "chrysalis.invalid";
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddrV4};
 
     use attested_channel::certificate::{CertificateEvidence, OID_ARCS};
     use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -332,6 +331,10 @@ mod tests {
         dir: tempfile::TempDir,
     }
 
+    fn open(address: SocketAddrV4) -> Door {
+        Door { address, header: false }
+    }
+
     fn world() -> World {
         let (platform, dir) = (SimulatedPlatform::generate(NOW).unwrap(), tempfile::tempdir().unwrap());
         let shared = Shared::default();
@@ -368,7 +371,7 @@ mod tests {
         let (address, handshakes) = guest(quote(&world.platform)).await;
         // One that is gone does not keep the next from being asked.
         let gone = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        *world.shared.serving.lock().unwrap() = BTreeSet::from([gone, address]);
+        *world.shared.serving.lock().unwrap() = BTreeSet::from([open(gone), open(address)]);
         assert_eq!(world.status(NOW).await.reasons[0].code, "collateral_missing");
         world.keep(None);
         let good = world.status(NOW).await;
@@ -399,7 +402,7 @@ mod tests {
         assert_eq!(world.status(NOW).await.state, TcbWord::Good);
         let other = SimulatedPlatform::generate(NOW).unwrap();
         let (address, _) = guest(quote(&other)).await;
-        *world.shared.serving.lock().unwrap() = BTreeSet::from([address]);
+        *world.shared.serving.lock().unwrap() = BTreeSet::from([open(address)]);
         let status = world.status(NOW).await;
         assert_eq!(status.state, TcbWord::Unknown, "another root's platform: {status:?}");
     }
@@ -412,7 +415,7 @@ mod tests {
         let directory = world.dir.path().join("collateral");
         world.watch.keeper = Keeper::open(&directory, TrustAnchors::intel()).unwrap();
         let (address, _) = guest(quote(&world.platform)).await;
-        *world.shared.serving.lock().unwrap() = BTreeSet::from([address]);
+        *world.shared.serving.lock().unwrap() = BTreeSet::from([open(address)]);
         let status = world.status(NOW).await;
         assert_eq!((status.state, status.reasons[0].code.as_str()), (TcbWord::Unknown, "root_untrusted"));
     }

@@ -50,6 +50,9 @@ pub(crate) enum FrontRequest {
     Status,
     /// Send new connections there: generation and address.
     Point(Option<(u64, SocketAddrV4)>),
+    /// The same, each of them behind a header that says whose it is. A word of its own: fronts of earlier versions refuse it
+    /// and stay as they are, and what they know is asked as ever.
+    PointWithHeader((u64, SocketAddrV4)),
     /// Listen elsewhere.
     Listen(SocketAddrV4),
 }
@@ -60,6 +63,9 @@ pub(crate) enum FrontRequest {
 pub(crate) struct FrontStatus {
     pub(crate) listen: Option<SocketAddrV4>,
     pub(crate) target: Option<(u64, SocketAddrV4)>,
+    /// It writes a header before what a client says. Left out where it does not: daemons of earlier versions know no such field.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) header: bool,
     /// Open connections by generation.
     pub(crate) connections: BTreeMap<u64, u64>,
     /// Connections that were passed on.
@@ -135,7 +141,10 @@ async fn accept(mut listener: TcpListener, shared: Rc<Shared>) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let target = shared.status.borrow().target;
+        let (target, header) = {
+            let status = shared.status.borrow();
+            (status.target, status.header)
+        };
         let peer = Peer::of(from.ip());
         let Some((generation, address)) = target.filter(|_| shared.places.borrow_mut().take(peer)) else {
             shared.status.borrow_mut().turned_away += 1;
@@ -144,7 +153,7 @@ async fn accept(mut listener: TcpListener, shared: Rc<Shared>) {
         shared.status.borrow_mut().accepted += 1;
         let counted = Counted::new(Rc::clone(&shared), generation, peer);
         tokio::task::spawn_local(async move {
-            splice::splice(stream, address, counted.shared.patience).await;
+            splice::splice(stream, address, header.then_some(from), counted.shared.patience).await;
             drop(counted);
         });
     }
@@ -175,6 +184,11 @@ impl Drop for Counted {
     }
 }
 
+fn point(shared: &Shared, target: Option<(u64, SocketAddrV4)>, header: bool) {
+    let mut status = shared.status.borrow_mut();
+    (status.target, status.header) = (target, header);
+}
+
 async fn answer_all(control: UnixListener, shared: Rc<Shared>) {
     loop {
         let Ok((stream, _)) = control.accept().await else {
@@ -193,7 +207,11 @@ async fn answer(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     let error = match serde_json::from_slice::<FrontRequest>(&line) {
         Ok(FrontRequest::Status) => None,
         Ok(FrontRequest::Point(target)) => {
-            shared.status.borrow_mut().target = target;
+            point(shared, target, false);
+            None
+        }
+        Ok(FrontRequest::PointWithHeader(target)) => {
+            point(shared, Some(target), true);
             None
         }
         Ok(FrontRequest::Listen(address)) => match TcpListener::bind(address).await {

@@ -2,7 +2,7 @@
 //! One connection, byte by byte both ways.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -26,12 +26,21 @@ impl Default for Patience {
     }
 }
 
-/// Passes bytes on until both sides are done, one is broken, or only one is left and takes too long.
-pub(super) async fn splice(mut client: TcpStream, address: SocketAddrV4, patience: Patience) {
+/// Passes bytes on until both sides are done, one is broken, or only one is left and takes too long. With `from` the guest is
+/// told first that the client has this address.
+pub(super) async fn splice(mut client: TcpStream, address: SocketAddrV4, from: Option<SocketAddr>, patience: Patience) {
     let connected = timeout(CONNECT, TcpStream::connect(address)).await;
     let Ok(Ok(mut guest)) = connected else { return };
     // A token at a time: nothing waits for more. Without the option it is only slower.
     let _ = (client.set_nodelay(true), guest.set_nodelay(true));
+    if let Some(from) = from {
+        let Ok(listening) = client.local_addr() else { return };
+        // A few bytes on a connection that has carried none: they wait for nobody.
+        let header = proxy_protocol::header(from, listening);
+        if !matches!(timeout(CONNECT, guest.write_all(&header)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
     let (from_client, to_client) = client.split();
     let (from_guest, to_guest) = guest.split();
     // A guest may let its clients wait; a client that takes nothing holds a place that others need.

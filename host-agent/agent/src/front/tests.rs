@@ -184,6 +184,54 @@ async fn one_peer_cannot_take_every_place() {
         .await;
 }
 
+/// The first bytes of a connection to the guest as they come there, with the client's own behind them.
+#[tokio::test]
+async fn a_guest_is_told_whose_a_connection_is_where_it_wants_to_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = FrontArgs { dir: directory.path().to_owned(), listen: free() };
+    let (dir, listen) = (args.dir.clone(), args.listen);
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async move {
+            let front = tokio::task::spawn_local(async move { drop(serve(&args, Limits::default()).await) });
+            wait_for(&dir, |status| status.listen == Some(listen)).await;
+            let guest = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let std::net::SocketAddr::V4(address) = guest.local_addr().unwrap() else { panic!("IPv4") };
+            for (request, header) in [
+                (FrontRequest::PointWithHeader((1, address)), true),
+                (FrontRequest::Point(Some((1, address))), false),
+                (FrontRequest::PointWithHeader((2, address)), true),
+            ] {
+                assert_eq!(ask(&dir, &request).await.unwrap().header, header);
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+                let mut client = socket.connect(listen.into()).await.unwrap();
+                client.write_all(b"hello").await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut said = Vec::new();
+                guest.accept().await.unwrap().0.read_to_end(&mut said).await.unwrap();
+                let first = proxy_protocol::header(client.local_addr().unwrap(), listen.into());
+                let expected = [if header { first.as_slice() } else { &[] }, b"hello"].concat();
+                assert_eq!(said, expected);
+            }
+            front.abort();
+        })
+        .await;
+}
+
+/// What passes between daemons and fronts of different versions, while nobody wants headers.
+#[test]
+fn what_is_asked_and_told_as_ever_has_its_old_form() {
+    let address = "127.0.0.1:9".parse().unwrap();
+    let text = |request: &FrontRequest| serde_json::to_string(request).unwrap();
+    assert_eq!(text(&FrontRequest::Point(Some((1, address)))), r#"{"point":[1,"127.0.0.1:9"]}"#);
+    assert_eq!(text(&FrontRequest::PointWithHeader((1, address))), r#"{"point-with-header":[1,"127.0.0.1:9"]}"#);
+    let status = FrontStatus { target: Some((1, address)), ..FrontStatus::default() };
+    let earlier = r#"{"listen":null,"target":[1,"127.0.0.1:9"],"connections":{},"accepted":0,"turned_away":0}"#;
+    assert_eq!(serde_json::to_string(&status).unwrap(), earlier);
+    assert_eq!(serde_json::from_str::<FrontStatus>(earlier).unwrap(), status);
+}
+
 /// As the daemon asks, by the same user.
 async fn ask(dir: &Path, request: &FrontRequest) -> Option<FrontStatus> {
     super::ask(dir, nix::unistd::geteuid().as_raw(), request).await

@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fleet::GuestName;
-use types::Refusal;
+use rustix::process::Signal;
+use types::{Refusal, config::ClientAddress};
 
 use super::super::keeper;
+use super::super::paths::Paths;
 use super::Effects;
 use crate::account::Extra;
-use crate::files;
-use crate::front::{self, FrontRequest};
+use crate::claim::Claim;
+use crate::front::{self, FrontRequest, FrontStatus};
+use crate::record::PID_FILE;
+use crate::{files, prepare};
 
 /// A front that was started by this process.
 pub(super) struct Front {
@@ -85,6 +89,29 @@ impl Effects {
         self.fronts.insert(guest.clone(), front);
     }
 
+    /// Has new connections go to a generation, in the form that this one takes.
+    pub(super) fn point_front(&self, guest: &GuestName, target: Option<(u64, SocketAddrV4)>) {
+        let wants_header = |target: &(u64, SocketAddrV4)| {
+            let client_address = prepare::client_address(&self.paths.run_dir(guest, target.0));
+            let unknown = |error: &anyhow::Error| {
+                tracing::warn!(%guest, generation = target.0, "whether it wants to be told whose connections are is not known: {error:#}");
+            };
+            client_address.inspect_err(unknown).unwrap_or_default() == ClientAddress::ProxyProtocol
+        };
+        let Some(target) = target.filter(wants_header) else {
+            return self.ask_front(guest, FrontRequest::Point(target));
+        };
+        let (guest, paths, wake) = (guest.clone(), self.paths.clone(), Arc::clone(&self.wake));
+        tokio::spawn(async move {
+            let (directory, owner) = (paths.guest(&guest), paths.account.uid());
+            let answer = front::ask(&directory, owner, &FrontRequest::PointWithHeader(target)).await;
+            if let Some(status) = answer.filter(|status| status.error.is_some()) {
+                replace_when_idle(&paths, &guest, &status);
+            }
+            wake.notify_one();
+        });
+    }
+
     pub(super) fn ask_front(&self, guest: &GuestName, request: FrontRequest) {
         let (directory, wake) = (self.paths.guest(guest), Arc::clone(&self.wake));
         let owner = self.paths.account.uid();
@@ -97,6 +124,25 @@ impl Effects {
     }
 }
 
+/// Ends a front that writes no headers, so that one that does takes its place: with a guest that wants them it is of no use.
+/// It is left alone as long as clients of an earlier generation are served by it.
+fn replace_when_idle(paths: &Paths, guest: &GuestName, status: &FrontStatus) {
+    let lives = |generation: u64| Claim::holder(&paths.run_dir(guest, generation).join(PID_FILE)).is_some();
+    if status.connections.iter().any(|(generation, open)| *open > 0 && lives(*generation)) {
+        tracing::debug!(%guest, "its front is of an earlier version and has connections yet");
+        return;
+    }
+    let Some(holder) = Claim::holder(&paths.guest(guest).join(front::PID_FILE)) else { return };
+    if holder.signal(Signal::TERM, paths.account.uid()) {
+        tracing::warn!(
+            %guest, code = OUTDATED,
+            "the front is of an earlier version, which cannot tell the guest whose connections are: it is ended, and another one started"
+        );
+    }
+}
+
+/// Code of a front that does not know what is asked of it.
+const OUTDATED: &str = "front_outdated";
 /// Code of a front that did not come up for another reason than its port.
 const NOT_STARTED: &str = "front_not_started";
 /// A front that lived this long was well.
