@@ -131,6 +131,11 @@ fn config(pin: Sha256Digest, model: &ModelId) -> anyhow::Result<GuestConfig> {
             port: Free(8443),
             client_address: Free::default(),
         },
-        engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        engine: EngineSettings {
+            context_tokens: Free(512),
+            threads_decode: Free(1),
+            threads_prefill: Free(2),
+            prompt_rows: None,
+        },
     })
 }

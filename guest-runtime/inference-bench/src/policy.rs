@@ -66,7 +66,12 @@ pub(crate) fn guest_config() -> anyhow::Result<GuestConfig> {
             port: Free(8443),
             client_address: Free::default(),
         },
-        engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        engine: EngineSettings {
+            context_tokens: Free(512),
+            threads_decode: Free(1),
+            threads_prefill: Free(2),
+            prompt_rows: None,
+        },
         gpus: Free(0),
     })
 }

@@ -152,6 +152,7 @@ fn guest_config(args: &PrepareArgs, shape: &MachineShape) -> GuestConfig {
             context_tokens: Free(args.context_tokens),
             threads_decode: Free(args.threads_decode),
             threads_prefill: Free(args.threads_prefill),
+            prompt_rows: args.prompt_rows.map(Free),
         },
         gpus: Free(0),
     }

@@ -184,7 +184,12 @@ fn evidence_brings_its_own_log_configuration_and_events() {
             port: Free(8443),
             client_address: Free::default(),
         },
-        engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+        engine: EngineSettings {
+            context_tokens: Free(512),
+            threads_decode: Free(1),
+            threads_prefill: Free(2),
+            prompt_rows: None,
+        },
         gpus: Free(0),
     };
     let bytes = config.to_canonical().unwrap();

@@ -97,6 +97,10 @@ pub struct EngineSettings {
     pub threads_decode: Free<u16>,
     /// Threads that read the prompt, 1 to 512.
     pub threads_prefill: Free<u16>,
+    /// Tokens that are computed at once, 1 to 512. Left out, as many as leave an answer the same in any company; with more,
+    /// prompts are read faster and sums are rounded otherwise beside other requests. GPUs compute 512 in any case.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prompt_rows: Option<Free<u16>>,
 }
 
 /// Why a configuration that is well-formed JSON was refused.
@@ -145,6 +149,8 @@ impl GuestConfig {
         range((64..=1 << 20).contains(&self.engine.context_tokens.0), "engine.context_tokens", "64 to 1048576")?;
         range((1..=512).contains(&self.engine.threads_decode.0), "engine.threads_decode", "1 to 512")?;
         range((1..=512).contains(&self.engine.threads_prefill.0), "engine.threads_prefill", "1 to 512")?;
+        let rows = self.engine.prompt_rows.as_ref().map_or(1, |rows| rows.0);
+        range((1..=512).contains(&rows), "engine.prompt_rows", "1 to 512")?;
         range(self.gpus.0 <= MAX_GPUS, "gpus", "0 to 16")
     }
 }
@@ -202,7 +208,12 @@ mod tests {
                 port: Free(8443),
                 client_address: Free::default(),
             },
-            engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+            engine: EngineSettings {
+                context_tokens: Free(512),
+                threads_decode: Free(1),
+                threads_prefill: Free(2),
+                prompt_rows: None,
+            },
             gpus: Free(0),
         }
     }
@@ -249,6 +260,22 @@ mod tests {
         assert_eq!(announced.to_canonical().unwrap(), with("proxy-protocol").as_bytes());
         for refused in ["connection", "proxy_protocol", "proxy-protocol-v1", ""] {
             assert!(GuestConfig::parse(with(refused).as_bytes()).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rows_may_be_left_out_and_have_limits() {
+        let without = String::from_utf8(sample().to_canonical().unwrap()).unwrap();
+        assert!(!without.contains("prompt_rows"));
+        for (rows, good) in [(0, false), (1, true), (512, true), (513, false)] {
+            let mut config = sample();
+            config.engine.prompt_rows = Some(Free(rows));
+            match GuestConfig::parse(&config.to_canonical().unwrap()) {
+                Ok(parsed) => assert!(good && parsed == config, "{rows}"),
+                Err(error) => {
+                    assert!(!good && matches!(error, ConfigError::Range { field: "engine.prompt_rows", .. }), "{rows}");
+                }
+            }
         }
     }
 

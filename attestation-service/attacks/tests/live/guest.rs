@@ -166,7 +166,12 @@ impl Launch {
                 port: Free(8443),
                 client_address: Free::default(),
             },
-            engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(2) },
+            engine: EngineSettings {
+                context_tokens: Free(512),
+                threads_decode: Free(1),
+                threads_prefill: Free(2),
+                prompt_rows: None,
+            },
         };
         let values = &world.statement.predicate;
         let registers = sample_release::registers(values, &shape(2, 1024)?, Sha384Digest::ZERO);

@@ -125,7 +125,12 @@ pub(crate) fn configuration(gpus: u8) -> Vec<u8> {
             port: Free(8443),
             client_address: Free::default(),
         },
-        engine: EngineSettings { context_tokens: Free(512), threads_decode: Free(1), threads_prefill: Free(1) },
+        engine: EngineSettings {
+            context_tokens: Free(512),
+            threads_decode: Free(1),
+            threads_prefill: Free(1),
+            prompt_rows: None,
+        },
         gpus: Free(gpus),
     };
     config.to_canonical().unwrap()

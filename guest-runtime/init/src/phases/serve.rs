@@ -95,7 +95,8 @@ fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'s
         Weights::Answers(file) => {
             let decode = ("--threads-decode", engine.threads_decode.0.to_string());
             let program = if gpus.is_some() { GPU_ENGINE } else { "/bin/engine" };
-            (program, file, vec![context, decode, ("--threads-prefill", threads)])
+            let rows = engine.prompt_rows.as_ref().map(|rows| ("--rows", rows.0.to_string()));
+            (program, file, [context, decode, ("--threads-prefill", threads)].into_iter().chain(rows).collect())
         }
         Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
         Weights::Served(directory) => {
@@ -159,7 +160,12 @@ mod tests {
 
     #[test]
     fn gpus_are_named_to_the_engine_that_computes_on_them_alone() {
-        let settings = EngineSettings { context_tokens: Free(2048), threads_decode: Free(4), threads_prefill: Free(8) };
+        let settings = EngineSettings {
+            context_tokens: Free(2048),
+            threads_decode: Free(4),
+            threads_prefill: Free(8),
+            prompt_rows: None,
+        };
         let line = |weights: &Weights, gpus| {
             let (path, arguments) = command(&settings, weights, gpus);
             let words = arguments.iter().map(|word| word.to_str().unwrap());
@@ -172,6 +178,19 @@ mod tests {
         assert_eq!(line(&answers, Some(2)), format!("/gpu/usr/bin/engine {common} --gpus 2 {socket}"));
         let vectors = line(&Weights::Vectors("/run/model".into()), None);
         assert_eq!(vectors, format!("/bin/embedder --model /run/model --context 2048 --threads 8 {socket}"));
+    }
+
+    #[test]
+    fn rows_are_told_to_the_engine_where_the_configuration_has_them() {
+        let settings = EngineSettings {
+            context_tokens: Free(64),
+            threads_decode: Free(1),
+            threads_prefill: Free(2),
+            prompt_rows: Some(Free(512)),
+        };
+        let has = |weights| command(&settings, weights, None).1.windows(2).any(|words| words == ["--rows", "512"]);
+        assert!(has(&Weights::Answers("m.gguf".into())));
+        assert!(!has(&Weights::Vectors("m".into())) && !has(&Weights::Served("m".into())));
     }
 
     fn network(client_address: ClientAddress) -> Network {

@@ -57,6 +57,7 @@ fn guest_config() -> Vec<u8> {
             context_tokens: config::Free(512),
             threads_decode: config::Free(1),
             threads_prefill: config::Free(1),
+            prompt_rows: None,
         },
         gpus: config::Free(0),
     }

@@ -267,6 +267,8 @@ pub(crate) struct GuestSection {
     pub(crate) threads_decode: u16,
     #[serde(default = "default_prefill")]
     pub(crate) threads_prefill: u16,
+    /// Tokens that are computed at once; left out, as many as leave answers the same in any company.
+    pub(crate) prompt_rows: Option<u16>,
     #[serde(default = "default_address")]
     pub(crate) guest_address: Ipv4Addr,
     #[serde(default = "default_port")]

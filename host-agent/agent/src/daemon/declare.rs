@@ -137,6 +137,7 @@ fn plan(
         context_tokens: guest.context_tokens,
         threads_decode: guest.threads_decode,
         threads_prefill: guest.threads_prefill,
+        prompt_rows: guest.prompt_rows,
     };
     let run = RunPlan {
         spec: spec(&arguments, &release, &model.pack, qemu, guest)?,
@@ -174,6 +175,9 @@ struct Facts<'a> {
     context_tokens: u32,
     threads_decode: u16,
     threads_prefill: u16,
+    /// As the one below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_rows: Option<u16>,
     /// Not there where it is left out: guests that ran before there was such a field stay what they are.
     #[serde(skip_serializing_if = "Option::is_none")]
     numa_node: Option<u16>,
@@ -206,6 +210,7 @@ fn spec(
         context_tokens: arguments.context_tokens,
         threads_decode: arguments.threads_decode,
         threads_prefill: arguments.threads_prefill,
+        prompt_rows: arguments.prompt_rows,
         numa_node: arguments.numa_node,
     };
     let bytes = canonical::to_bytes(&facts).map_err(|error| {

@@ -107,6 +107,8 @@ impl Config {
         let silence = guest.silence_deadline_s;
         range("silence_deadline_s", silence == 0 || (60..=86_400).contains(&silence), "it must be 0 or 60 to 86400");
         range("drain_deadline_s", guest.drain_deadline_s <= 86_400, "it must be at most 86400");
+        let rows = guest.prompt_rows.unwrap_or(1);
+        range("prompt_rows", (1..=512).contains(&rows), "it must be 1 to 512");
         range("gpus", guest.gpus.len() <= 16, "a guest has at most 16");
         let board = guest.nvswitches.is_empty() || (guest.gpus.len() == 8 && guest.nvswitches.len() == 4);
         range("nvswitches", board, "protected PCIe has eight GPUs and the four switches of their board");
@@ -201,6 +203,7 @@ gpus = []
             ("vcpus = 2", "", "config_missing_field", "guests.a.vcpus"),
             ("vcpus = 2", "vcpus = \"two\"", "config_value", "guests.a.vcpus"),
             ("vcpus = 2", "vcpus = 70000", "config_value", "guests.a.vcpus"),
+            ("vcpus = 2", "vcpus = 2\nprompt_rows = 513", "config_value", "guests.a.prompt_rows"),
             ("gpus = []", "gpus = [\"b8:00\"]", "config_value", "guests.a.gpus"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\"]\nstrategy = \"beside\"", "config_value", "guests.a.strategy"),
             ("gpus = []", "gpus = [\"0000:b8:00.0\", \"0000:b8:00.0\"]", "gpu_twice", "guests.a.gpus"),
