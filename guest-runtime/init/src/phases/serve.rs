@@ -188,9 +188,10 @@ mod tests {
             threads_prefill: Free(2),
             prompt_rows: Some(Free(512)),
         };
-        let has = |weights| command(&settings, weights, None).1.windows(2).any(|words| words == ["--rows", "512"]);
-        assert!(has(&Weights::Answers("m.gguf".into())));
-        assert!(!has(&Weights::Vectors("m".into())) && !has(&Weights::Served("m".into())));
+        let has =
+            |weights: &Weights| command(&settings, weights, None).1.windows(2).any(|words| words == ["--rows", "512"]);
+        let [answers, vectors] = [Weights::Answers("m.gguf".into()), Weights::Vectors("m".into())];
+        assert!(has(&answers) && !has(&vectors) && !has(&Weights::Served("m".into())));
     }
 
     fn network(client_address: ClientAddress) -> Network {
