@@ -237,9 +237,13 @@ async fn refused(world: &World, connection: &mut AttestedConnection, mut body: V
             set(&mut body, "response_format", form);
             (400, "invalid_value")
         }
-        _ => {
+        8 => {
             set(&mut body, "logit_bias", json!({ "4294967295": 1 }));
             (400, "invalid_value")
+        }
+        _ => {
+            set(&mut body, "modalities", json!(["audio"]));
+            (400, "unsupported_parameter")
         }
     };
     let bytes = Bytes::from(bytes.unwrap_or_else(|| body.to_string().into_bytes()));
@@ -262,7 +266,7 @@ async fn refused(world: &World, connection: &mut AttestedConnection, mut body: V
 }
 
 /// Kinds of requests that are refused.
-const REFUSALS: u64 = 9;
+const REFUSALS: u64 = 10;
 /// How often each is drawn.
 const ACTS: [Act; 24] = [
     Act::Stream,
