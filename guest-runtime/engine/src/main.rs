@@ -4,7 +4,8 @@
 use anyhow::Context as _;
 use clap::Parser;
 use engine::{
-    Gpus, SeccompError, Settings, Stage, Weights, accept_one, batching_engine, confine, confine_with_gpus, serve_client,
+    Gpus, MAX_ROWS, ROWS, SeccompError, Settings, Stage, Weights, accept_one, batching_engine, confine,
+    confine_with_gpus, serve_client,
 };
 use std::io::Write as _;
 use std::num::NonZeroU32;
