@@ -10,12 +10,16 @@ use crate::{process, programs};
 
 /// Where the engine's programs stand that these arguments of cargo name. Compiling it the first time takes minutes.
 pub(crate) fn engine(profile: &str, targets: &[&str]) -> anyhow::Result<PathBuf> {
-    compiled(profile, &[&["--package", "engine"], targets].concat())
+    let cargo = ["cargo", "--profile", profile, "--", "build", "--package", "engine"];
+    path(&image(&[&cargo[..], targets].concat())?, "built")
 }
 
-/// Where the programs stand that these arguments of cargo name.
-pub(crate) fn compiled(profile: &str, targets: &[&str]) -> anyhow::Result<PathBuf> {
-    path(&image(&[&["cargo", "--profile", profile, "--", "build"], targets].concat())?, "built")
+/// Where `embedder` stands as the image `sim` has it: chosen with the image's other packages, it is not compiled again with
+/// other features.
+pub(crate) fn embedder() -> anyhow::Result<PathBuf> {
+    let packages = ["init", "attester-sim", "serve", "engine", "embedder"].iter().flat_map(|name| ["--package", name]);
+    let cargo = ["cargo", "--profile", "sim", "--", "build", "--bin", "embedder"];
+    Ok(path(&image(&cargo.into_iter().chain(packages).collect::<Vec<_>>())?, "built")?.join("embedder"))
 }
 
 /// The demonstration model's weights.

@@ -79,11 +79,10 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
             let image = image_directory("sim")?;
             command.env("CHRYSALIS_OVMF", image.join("firmware.fd")).env("CHRYSALIS_KERNEL", image.join("vmlinuz"));
             command.env("CHRYSALIS_TEST_EMBEDDING_MODEL", embedding_model()?);
-            let engines = ["--package", "engine", "--package", "embedder", "--bin", "engine", "--bin", "embedder"];
-            let engines = guest_programs::compiled("sim", &engines)?;
+            let engine = guest_programs::engine("sim", &["--bin", "engine"])?;
             command
-                .env("CHRYSALIS_ENGINE", engines.join("engine"))
-                .env("CHRYSALIS_EMBEDDER", engines.join("embedder"))
+                .env("CHRYSALIS_ENGINE", engine.join("engine"))
+                .env("CHRYSALIS_EMBEDDER", guest_programs::embedder()?)
                 .env("CHRYSALIS_TEST_MODEL", guest_programs::model()?);
         }
         if !(args.quick || args.no_gpu) {
