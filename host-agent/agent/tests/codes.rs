@@ -82,6 +82,7 @@ const NO_CODES: [&str; 29] = [
     "aws_secret_access_key",
     "aws_session_token",
     "boot_deadline_s",
+    "prompt_rows",
     "boot_vga",
     "drain_deadline_s",
     "driver_override",
