@@ -75,7 +75,7 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 /// Files of the kernel, fields of documents, options.
-const NO_CODES: [&str; 29] = [
+const NO_CODES: [&str; 30] = [
     "agent_pid",
     "aws4_request",
     "aws_access_key_id",
