@@ -83,7 +83,7 @@ pub fn read_streamed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<S
     Ok(Streamed { choices: openai::as_signed(said), response, receipt, failed })
 }
 
-/// Sends a chat completion request (a JSON object, as [`question`] makes one), streams the answer to `on_text`, and
+/// Sends a chat completion request (a JSON object, as [`question`] makes one) with the connection's API key, streams the answer to `on_text`, and
 /// verifies the receipt. An error after some text means that the text has no valid receipt.
 ///
 /// # Errors
@@ -101,6 +101,9 @@ pub async fn chat(
     let body = Bytes::from(request.to_string());
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(key) = connection.api_key() {
+        headers.insert(header::AUTHORIZATION, key.clone());
+    }
     let sending = connection.send(Method::POST, "/v1/chat/completions", headers, body.clone());
     let response = tokio::time::timeout(PATIENCE, sending).await.map_err(|_| SLOW)??;
     let status = response.status();

@@ -40,6 +40,10 @@ pub struct AttestedConnection {
     proven: Proven,
     /// How many receipts the guest was known to have signed when the newest request was sent.
     receipts_before: u64,
+    /// When it was proven first.
+    since: Instant,
+    /// Whose requests [`crate::chat`] sends.
+    api_key: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -58,6 +62,11 @@ struct Proven {
     binding: [u8; 32],
     cover: Cover,
 }
+
+/// What was given as an API key cannot be one. Does not name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an API key is one or more visible ASCII characters")]
+pub struct InvalidApiKey;
 
 /// How long a verdict counts, by two clocks: setting the wall clock back extends nothing, and time that the monotonic
 /// clock leaves out (a machine asleep) does not either.
@@ -86,10 +95,35 @@ pub async fn connect(upstream: &Upstream, verifier: &Arc<Verifier>) -> Result<At
     let mut wire = within(CONNECT_TIME, "connecting", dial(upstream)).await?;
     let proven = within(PROOF_TIME, "the proof was made", prove(&mut wire, verifier)).await?;
     let receipts_before = verifier.book().known().count(proven.accepted.instance_key());
-    Ok(AttestedConnection { wire, verifier: Arc::clone(verifier), proven, receipts_before })
+    let (verifier, since) = (Arc::clone(verifier), Instant::now());
+    Ok(AttestedConnection { wire, verifier, proven, receipts_before, since, api_key: None })
 }
 
 impl AttestedConnection {
+    /// The connection, on which [`crate::chat`] sends this key: the guest's model has tenants, and one of them asks. It goes
+    /// to the guest alone, which has proven itself.
+    ///
+    /// # Errors
+    /// [`InvalidApiKey`].
+    pub fn with_api_key(mut self, key: &str) -> Result<Self, InvalidApiKey> {
+        let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+        let value = HeaderValue::try_from(format!("Bearer {key}")).ok().filter(|_| is_key);
+        let mut value = value.ok_or(InvalidApiKey)?;
+        // Printed headers do not show it.
+        value.set_sensitive(true);
+        self.api_key = Some(value);
+        Ok(self)
+    }
+
+    pub(crate) fn api_key(&self) -> Option<&HeaderValue> {
+        self.api_key.as_ref()
+    }
+
+    /// How long it has been since it was proven first.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// The newest verdict, with every check and register.
     pub fn verdict(&self) -> &Verdict {
         &self.proven.verdict

@@ -31,7 +31,7 @@ use clap::Parser as _;
 use tdx_verify::TrustAnchors;
 
 pub use chat::{Answer, Streamed, chat, question, read_streamed};
-pub use connection::{AttestedConnection, connect};
+pub use connection::{AttestedConnection, InvalidApiKey, connect};
 pub use error::ClientError;
 pub use folder::FolderError;
 pub use openai::response_of;

@@ -13,7 +13,7 @@ mod world;
 use std::sync::Arc;
 
 use attester_protocol::{ServingAnswer, ServingRequest};
-use client::{ClientError, Upstream, chat, connect, question};
+use client::{ClientError, InvalidApiKey, Upstream, chat, connect, question};
 use http::{Method, StatusCode};
 use tdx_verify::{Hardware, TrustAnchors};
 use types::{
@@ -284,4 +284,27 @@ async fn errors_of_the_guest_keep_their_code() {
     assert_eq!(code, "context_length_exceeded");
     // The connection is still usable.
     assert_eq!(chat(&mut connection, &question(&model(), "hi", 16), |_| ()).await.unwrap().text, "Paris.");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_asks_with_its_key() {
+    let world = World::with_tenants(&[("a", None)]).await;
+    let verifier = world.verifier(|_| ());
+    let request = question(&model(), "hi", 16);
+    let mut nobody = connect(&world.upstream, &verifier).await.unwrap();
+    let mut other = connect(&world.upstream, &verifier).await.unwrap().with_api_key("key-of-b").unwrap();
+    for connection in [&mut nobody, &mut other] {
+        let error = chat(connection, &request, |_| ()).await.unwrap_err();
+        let ClientError::Answered { status: 401, code } = error else { panic!("{error}") };
+        assert_eq!(code, "invalid_api_key");
+    }
+    let mut tenant = connect(&world.upstream, &verifier).await.unwrap().with_api_key("key-of-a").unwrap();
+    for _ in 0..2 {
+        assert_eq!(chat(&mut tenant, &request, |_| ()).await.unwrap().text, "Paris.");
+    }
+    assert!(!format!("{tenant:?}").contains("key-of"));
+    for none in ["", "two words", "line\r\nx-other: 1", "schl\u{fc}ssel"] {
+        let connection = connect(&world.upstream, &verifier).await.unwrap();
+        assert_eq!(connection.with_api_key(none).unwrap_err(), InvalidApiKey, "{none:?}");
+    }
 }

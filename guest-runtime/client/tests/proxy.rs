@@ -24,7 +24,7 @@ use attester_protocol::ServingAnswer;
 use engine_protocol::Command;
 use serde_json::Value;
 use tdx_verify::TrustAnchors;
-use types::{Base64, Document as _, Sha256Digest, Tenants, tenants::Tenant};
+use types::{Base64, Document as _, Sha256Digest};
 use world::{World, model};
 
 /// A proxy in a thread, which ends with the process.
@@ -259,16 +259,7 @@ async fn a_guest_that_finishes_costs_no_request() {
 /// One pool of connections for several local users with keys of their own: the guest knows each request by its key.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_tenants_go_to_the_guest_and_tell_requests_apart() {
-    let tenant = |id: &str, limit| Tenant {
-        id: id.to_owned(),
-        keys: vec![Sha256Digest::of(format!("key-of-{id}").as_bytes())],
-        max_tokens: None,
-        requests_at_once: None,
-        requests_per_minute: limit,
-        tokens_per_minute: None,
-    };
-    let tenants = vec![tenant("a", Some(2)), tenant("b", None)];
-    let world = World::with_tenants(&Tenants { schema: Tenants::SCHEMA.into(), model: model(), tenants }).await;
+    let world = World::with_tenants(&[("a", Some(2)), ("b", None)]).await;
     let proxy = Proxy::start(&world).await;
     let ask = async |lines: &str| {
         let body = format!(r#"{{"model":"{}","messages":[{{"role":"user","content":"hi"}}]}}"#, model());

@@ -38,7 +38,7 @@ impl Pool {
     pub(crate) fn idle(&self) -> Option<AttestedConnection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = |(connection, since): &(AttestedConnection, Instant)| {
-            connection.is_open() && since.elapsed() < MAX_IDLE_TIME
+            connection.is_open() && may_serve(since.elapsed(), connection.age())
         };
         std::iter::from_fn(|| idle.pop()).find(fresh).map(|(connection, _)| connection)
     }
@@ -86,6 +86,27 @@ impl Pool {
     }
 }
 
+/// Whether the guest lets a connection be for now that waits and exists for so long.
+fn may_serve(idle: Duration, age: Duration) -> bool {
+    idle < MAX_IDLE_TIME && age < MAX_AGE
+}
+
 const MAX_IDLE: usize = 16;
 /// A guest closes a connection that was idle for 75 seconds.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
+/// A guest closes the connections of a TLS key three hours after the next key was made, at the earliest; one that began with
+/// a key may have begun at that time.
+const MAX_AGE: Duration = Duration::from_secs(2 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_the_guest_may_close_just_now_take_no_request() {
+        let second = Duration::from_secs(1);
+        assert!(may_serve(MAX_IDLE_TIME - second, MAX_AGE - second));
+        assert!(!may_serve(MAX_IDLE_TIME, MAX_AGE - second));
+        assert!(!may_serve(Duration::ZERO, MAX_AGE));
+    }
+}

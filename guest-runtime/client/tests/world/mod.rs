@@ -39,6 +39,7 @@ use types::{
     config::{self, EngineSettings, Fixed, Free, Network, ServiceLink},
     evidence::AttestedTime,
     shape::ShapeFacts,
+    tenants::Tenant,
 };
 
 pub(crate) use engine::FakeEngine;
@@ -99,9 +100,19 @@ impl World {
         Self::with_engine(|_| (), |socket| (FakeEngine::embedder(socket), None)).await
     }
 
-    /// A guest whose model has tenants.
-    #[allow(dead_code, reason = "most tests are of guests that anybody may ask")]
-    pub(crate) async fn with_tenants(tenants: &Tenants) -> Self {
+    /// A guest whose model has tenants: their names, and how many requests each may make in a minute. The key of `a` is
+    /// `key-of-a`.
+    pub(crate) async fn with_tenants(tenants: &[(&str, Option<u32>)]) -> Self {
+        let tenant = |(id, limit): &(&str, Option<u32>)| Tenant {
+            id: (*id).to_owned(),
+            keys: vec![Sha256Digest::of(format!("key-of-{id}").as_bytes())],
+            max_tokens: None,
+            requests_at_once: None,
+            requests_per_minute: *limit,
+            tokens_per_minute: None,
+        };
+        let tenants = tenants.iter().map(tenant).collect();
+        let tenants = Tenants { schema: Tenants::SCHEMA.into(), model: model(), tenants };
         let document = TenantsDocument::new(tenants.to_canonical().unwrap().into());
         Self::begin(|_| (), |socket| (FakeEngine::start(socket), None), Some(document)).await
     }
