@@ -27,12 +27,31 @@ impl Door {
         Self { address, header }
     }
 
+    /// A connection on which nothing was said yet: somebody listens.
+    pub(crate) async fn knock(self) -> std::io::Result<Visit> {
+        let stream = TcpStream::connect(self.address).await?;
+        Ok(Visit { stream, header: self.header })
+    }
+
     /// A connection that is no client's.
     pub(crate) async fn connect(self) -> std::io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.address).await?;
+        self.knock().await?.say_whose().await
+    }
+}
+
+/// A connection that a guest has to be told of.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    stream: TcpStream,
+    header: bool,
+}
+
+impl Visit {
+    /// Tells the guest, where it wants to know, that the connection is no client's.
+    pub(crate) async fn say_whose(mut self) -> std::io::Result<TcpStream> {
         if self.header {
-            stream.write_all(&proxy_protocol::LOCAL).await?;
+            self.stream.write_all(&proxy_protocol::LOCAL).await?;
         }
-        Ok(stream)
+        Ok(self.stream)
     }
 }

@@ -67,9 +67,11 @@ async fn answers(door: Door, patience: Duration) -> bool {
     let Ok(config) = tls::client_config() else { return true };
     let Ok(name) = ServerName::try_from(SERVER_NAME) else { return true };
     let shake = async {
-        let stream = door.connect().await.ok()?;
-        // Refused or cut off is an answer.
-        drop(TlsConnector::from(Arc::new(config)).connect(name, stream).await);
+        let visit = door.knock().await.ok()?;
+        // Refused or cut off is an answer, also where that comes before anything was said.
+        if let Ok(stream) = visit.say_whose().await {
+            drop(TlsConnector::from(Arc::new(config)).connect(name, stream).await);
+        }
         Some(())
     };
     matches!(tokio::time::timeout(patience, shake).await, Ok(Some(())))
@@ -159,7 +161,9 @@ mod tests {
     #[tokio::test]
     async fn where_nobody_listens_nobody_answers() {
         let (address, _hangs) = guest().await;
-        assert!(answers(open(address), Duration::from_secs(10)).await, "closed at once");
+        for header in [false, true] {
+            assert!(answers(Door { address, header }, Duration::from_secs(10)).await, "closed at once");
+        }
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let SocketAddr::V4(gone) = gone else { panic!("no IPv4") };
         assert!(!answers(open(gone), Duration::from_secs(10)).await);

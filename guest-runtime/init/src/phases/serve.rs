@@ -95,7 +95,9 @@ fn command(engine: &EngineSettings, weights: &Weights, gpus: Option<u8>) -> (&'s
         Weights::Answers(file) => {
             let decode = ("--threads-decode", engine.threads_decode.0.to_string());
             let program = if gpus.is_some() { GPU_ENGINE } else { "/bin/engine" };
-            let rows = engine.prompt_rows.as_ref().map(|rows| ("--rows", rows.0.to_string()));
+            // Fewer rows would slow GPUs down, and make no answer the same in any company.
+            let rows = engine.prompt_rows.as_ref().filter(|_| gpus.is_none());
+            let rows = rows.map(|rows| ("--rows", rows.0.to_string()));
             (program, file, [context, decode, ("--threads-prefill", threads)].into_iter().chain(rows).collect())
         }
         Weights::Vectors(directory) => ("/bin/embedder", directory, vec![context, ("--threads", threads)]),
@@ -181,16 +183,20 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_told_to_the_engine_where_the_configuration_has_them() {
+    fn rows_are_told_to_the_engine_for_the_processor_where_the_configuration_has_them() {
         let settings = EngineSettings {
             context_tokens: Free(64),
             threads_decode: Free(1),
             threads_prefill: Free(2),
             prompt_rows: Some(Free(512)),
         };
-        let has =
-            |weights: &Weights| command(&settings, weights, None).1.windows(2).any(|words| words == ["--rows", "512"]);
+        let told = |weights: &Weights, gpus| {
+            let (_, arguments) = command(&settings, weights, gpus);
+            arguments.windows(2).any(|words| words == ["--rows", "512"])
+        };
+        let has = |weights: &Weights| told(weights, None);
         let [answers, vectors] = [Weights::Answers("m.gguf".into()), Weights::Vectors("m".into())];
+        assert!(!told(&answers, Some(1)));
         assert!(has(&answers) && !has(&vectors) && !has(&Weights::Served("m".into())));
     }
 

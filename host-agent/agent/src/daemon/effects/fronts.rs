@@ -91,16 +91,16 @@ impl Effects {
 
     /// Has new connections go to a generation, in the form that this one takes.
     pub(super) fn point_front(&self, guest: &GuestName, target: Option<(u64, SocketAddrV4)>) {
-        let wants_header = |target: &(u64, SocketAddrV4)| {
-            let client_address = prepare::client_address(&self.paths.run_dir(guest, target.0));
-            let unknown = |error: &anyhow::Error| {
+        let Some(target) = target else { return self.ask_front(guest, FrontRequest::Point(None)) };
+        match prepare::client_address(&self.paths.run_dir(guest, target.0)) {
+            Ok(ClientAddress::ProxyProtocol) => {}
+            Ok(ClientAddress::Connection) => return self.ask_front(guest, FrontRequest::Point(Some(target))),
+            // A guess would let clients say themselves whose they are. It is tried again with the next look.
+            Err(error) => {
                 tracing::warn!(%guest, generation = target.0, "whether it wants to be told whose connections are is not known: {error:#}");
-            };
-            client_address.inspect_err(unknown).unwrap_or_default() == ClientAddress::ProxyProtocol
-        };
-        let Some(target) = target.filter(wants_header) else {
-            return self.ask_front(guest, FrontRequest::Point(target));
-        };
+                return;
+            }
+        }
         let (guest, paths, wake) = (guest.clone(), self.paths.clone(), Arc::clone(&self.wake));
         tokio::spawn(async move {
             let (directory, owner) = (paths.guest(&guest), paths.account.uid());
