@@ -24,7 +24,7 @@ use attester_protocol::ServingAnswer;
 use engine_protocol::Command;
 use serde_json::Value;
 use tdx_verify::TrustAnchors;
-use types::{Base64, Document as _, Sha256Digest};
+use types::Base64;
 use world::{World, model};
 
 /// A proxy in a thread, which ends with the process.
