@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 
+use crate::guest_programs::Compiled;
 use crate::openai_clients::{Clients, Languages};
 use crate::{guest_programs, labels, layers, process, programs, schemathesis, setup, wasm, workspace};
 
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
             let image = image_directory("sim")?;
             command.env("CHRYSALIS_OVMF", image.join("firmware.fd")).env("CHRYSALIS_KERNEL", image.join("vmlinuz"));
             command.env("CHRYSALIS_TEST_EMBEDDING_MODEL", embedding_model()?);
-            let engine = guest_programs::engine("sim", &["--bin", "engine"])?;
+            let engine = guest_programs::engine(Compiled::Sim, &["--bin", "engine"])?;
             command
                 .env("CHRYSALIS_ENGINE", engine.join("engine"))
                 .env("CHRYSALIS_EMBEDDER", guest_programs::embedder()?)

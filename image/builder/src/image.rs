@@ -22,7 +22,7 @@ use crate::kernel::{Kernel, KernelError, Recipe};
 use crate::locks::{LockError, NamedLock, NamedSet};
 use crate::model::{self, ModelError};
 use crate::newc::NewcError;
-use crate::profile::{Profile, ProfileError};
+use crate::profile::{Compile, Profile, ProfileError};
 use crate::progress::Progress;
 use crate::registers;
 use crate::runtime::{self, GuestCargo, Linking, Runtime, RuntimeError};
@@ -230,13 +230,14 @@ impl DiskPlan {
 }
 
 /// Cargo with what shapes the guest's programs in a profile: for lints, tests and benches of the programs that are too dear
-/// to compile twice. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
+/// to compile twice; `change` what differs from the profile. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
 ///
 /// # Errors
 /// [`BuildError`].
 pub fn guest_cargo(
     workspace: &Workspace,
     profile: &str,
+    change: impl FnOnce(Compile) -> Compile,
     arguments: &[String],
     sources: &Sources,
     progress: &dyn Progress,
@@ -246,7 +247,7 @@ pub fn guest_cargo(
     let (root, rust) = means(workspace)?;
     let (source_date_epoch, jobs) = (SOURCE_DATE_EPOCH, processors());
     let shop = Shop { workspace, root: &root, rust: &rust, sources, source_date_epoch, jobs, progress };
-    Ok(runtime::cargo(&shop, &profile.compile, arguments, &model.weights)?)
+    Ok(runtime::cargo(&shop, &change(profile.compile), arguments, &model.weights)?)
 }
 
 /// Build root and toolchain, as locked.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use image::{BuildOptions, Console, Explain, Image, NamedLock, Sources, Workspace};
+use image::{BuildOptions, Compile, Console, Explain, Image, NamedLock, Sources, Workspace};
 use serde_json::{Value, json};
 
 /// Builds guest images reproducibly from locked inputs.
@@ -107,6 +107,9 @@ enum Command {
         /// Profile: cpu, gpu, sim, gpu-sim or debug.
         #[arg(long)]
         profile: String,
+        /// Compile for processors with AVX2 that lack AVX-512, as no image is: to measure and try what is compiled for one.
+        #[arg(long)]
+        without_avx512: bool,
         /// A cargo subcommand with its arguments.
         #[arg(required = true, last = true)]
         arguments: Vec<String>,
@@ -178,7 +181,9 @@ fn run(arguments: &Arguments) -> Result<Value, Box<dyn Explain>> {
                 image::fetch_model_directory(&lock, &sources(arguments)?, &Console::new()).map_err(boxed)?;
             Ok(report_paths(&[("directory", &directory)], arguments.json))
         }
-        Command::Cargo { profile, arguments: words } => cargo(&workspace, profile, words, &sources(arguments)?),
+        Command::Cargo { profile, without_avx512, arguments: words } => {
+            cargo(&workspace, profile, *without_avx512, words, &sources(arguments)?)
+        }
         Command::HostTool { name } => host_tool(&workspace, name, &sources(arguments)?, arguments.json),
         // Never comes here: it ends in `main`.
         Command::EnterRoom { .. } => Ok(json!({})),
@@ -214,8 +219,15 @@ fn host_tool(workspace: &Workspace, name: &str, sources: &Sources, quiet: bool) 
 }
 
 /// Runs cargo on this terminal; the demonstration model is named in `CHRYSALIS_TEST_MODEL` for tests that want one.
-fn cargo(workspace: &Workspace, profile: &str, words: &[String], sources: &Sources) -> Result<Value, Box<dyn Explain>> {
-    let mut cargo = image::guest_cargo(workspace, profile, words, sources, &Console::new()).map_err(boxed)?;
+fn cargo(
+    workspace: &Workspace,
+    profile: &str,
+    without_avx512: bool,
+    words: &[String],
+    sources: &Sources,
+) -> Result<Value, Box<dyn Explain>> {
+    let change = |compile: Compile| if without_avx512 { compile.without_avx512() } else { compile };
+    let mut cargo = image::guest_cargo(workspace, profile, change, words, sources, &Console::new()).map_err(boxed)?;
     match cargo.command.status() {
         Ok(status) if status.success() => Ok(json!({ "built": cargo.built })),
         Ok(status) => Err(boxed(CargoFailed(format!("cargo failed with {status}")))),

@@ -93,6 +93,19 @@ pub struct Compile {
     pub ggml: BTreeMap<String, bool>,
 }
 
+impl Compile {
+    /// The same for processors with AVX2 and without AVX-512: no image is compiled so, but what is measured and tried on such
+    /// a machine.
+    #[must_use]
+    pub fn without_avx512(mut self) -> Self {
+        "x86-64-v3".clone_into(&mut self.target_cpu);
+        for (name, on) in &mut self.ggml {
+            *on &= !name.starts_with("AVX512");
+        }
+        self
+    }
+}
+
 /// A character device node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,6 +224,17 @@ mod tests {
         for name in names(&directory()).unwrap() {
             Profile::read(&directory(), &name).unwrap();
         }
+    }
+
+    #[test]
+    fn without_avx512_all_else_stays() {
+        let compile = Profile::read(&directory(), "cpu").unwrap().compile;
+        let without = compile.clone().without_avx512();
+        assert_eq!((compile.target_cpu.as_str(), without.target_cpu.as_str()), ("icelake-server", "x86-64-v3"));
+        let differ =
+            compile.ggml.iter().filter(|(name, on)| without.ggml[*name] != **on).map(|(name, _)| name.as_str());
+        assert_eq!(differ.collect::<Vec<_>>(), ["AVX512", "AVX512_VBMI", "AVX512_VNNI"]);
+        assert!(without.ggml["AVX2"] && without.ggml.len() == compile.ggml.len());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The figures of inference: the engine against llama.cpp called plainly, as the image's profile compiles both, and what
+//! The figures of inference: the engine against llama.cpp called plainly, as images compile both, and what
 //! attestation, encryption and TLS add.
 
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::plot::{Chart, places};
 use super::{Figure, Outcome};
+use crate::guest_programs::Compiled;
 use crate::{guest_programs, process, programs};
 
 /// How to measure.
@@ -23,11 +24,12 @@ pub(super) struct Manner {
 }
 
 pub(super) fn run(manner: Manner) -> anyhow::Result<Outcome> {
-    let profile = profile();
-    eprintln!("profile {profile}: {}", if profile == "cpu" { "AVX-512" } else { "this processor lacks AVX-512" });
-    let programs = Programs::build(profile, manner.quick)?;
+    let compiled = Compiled::for_this_processor();
+    let suffix = if compiled == Compiled::Cpu { "" } else { ": this processor lacks AVX-512" };
+    eprintln!("compiled {}{suffix}", compiled.as_str());
+    let programs = Programs::build(compiled, manner.quick)?;
     let mut details =
-        Map::from_iter([("profile".to_owned(), profile.into()), ("quick".to_owned(), manner.quick.into())]);
+        Map::from_iter([("compiled".to_owned(), compiled.as_str().into()), ("quick".to_owned(), manner.quick.into())]);
     if manner.prepare {
         return Ok(Outcome { figures: Vec::new(), details });
     }
@@ -35,17 +37,9 @@ pub(super) fn run(manner: Manner) -> anyhow::Result<Outcome> {
     let channel = process::json_with_progress("inference-bench", &mut programs.channel(manner.quick))?;
     let mut figures = speed_figures(&speed)?;
     figures.extend(channel_figures(&channel)?);
-    plots(&speed, profile, manner.publish)?;
+    plots(&speed, compiled, manner.publish)?;
     details.extend([("speed".to_owned(), speed), ("channel".to_owned(), channel)]);
     Ok(Outcome { figures, details })
-}
-
-/// The image's profile that this processor can run: `cpu` where it has what every processor with TDX has.
-fn profile() -> &'static str {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = text.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    let has = |flag: &&str| flags.split_ascii_whitespace().any(|word| word == *flag);
-    if NEEDED.iter().all(has) { "cpu" } else { "sim" }
 }
 
 struct Programs {
@@ -57,8 +51,8 @@ struct Programs {
 }
 
 impl Programs {
-    fn build(profile: &str, quick: bool) -> anyhow::Result<Self> {
-        let engine = guest_programs::engine(profile, &["--bin", "engine", "--example", "speed"])?;
+    fn build(compiled: Compiled, quick: bool) -> anyhow::Result<Self> {
+        let engine = guest_programs::engine(compiled, &["--bin", "engine", "--example", "speed"])?;
         let model = guest_programs::model()?;
         let names = ["inference-bench", "serve"];
         let native = if quick { programs::build(&names)? } else { programs::release(&names)? };
@@ -140,9 +134,9 @@ fn channel_figures(channel: &Value) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Writes the plots to target/bench, and to docs/img where they are to be published.
-fn plots(speed: &Value, profile: &str, publish: bool) -> anyhow::Result<()> {
+fn plots(speed: &Value, compiled: Compiled, publish: bool) -> anyhow::Result<()> {
     let places = places(publish)?;
-    let machine = format!("SmolLM2-135M Q4_1, {THREADS} threads, profile {profile}");
+    let machine = format!("SmolLM2-135M Q4_1, {THREADS} threads, compiled {}", compiled.as_str());
     let streams = column(speed, "concurrency", "streams")?;
     let contexts = column(speed, "context", "tokens")?;
     let charts = [
@@ -190,8 +184,6 @@ fn number(document: &Value, path: &str) -> anyhow::Result<f64> {
 
 /// Threads of the engine and of llama.cpp.
 const THREADS: &str = "2";
-/// As /proc/cpuinfo names what the profile `cpu` is compiled for.
-const NEEDED: [&str; 6] = ["avx2", "avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vnni"];
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::Value;
 
+use crate::guest_programs::Compiled;
 use crate::{guest_programs, process, programs};
 
 #[derive(Debug, Args)]
@@ -15,9 +16,9 @@ pub(super) struct InferenceArgs {
     /// Of what the clients do; drawn and shown where it is not given.
     #[arg(long)]
     seed: Option<u64>,
-    /// The image's profile that the engine is compiled for: `cpu` is faster, and needs a processor with AVX-512.
-    #[arg(long, default_value = "sim")]
-    profile: String,
+    /// How the engine is compiled; without it the fastest that this processor runs.
+    #[arg(long, value_enum)]
+    compiled: Option<Compiled>,
     /// Threads of the engine; without it one less than there are processors. Its threads wait for each other without sleeping:
     /// where all processors are its own, whatever else runs stops all of them.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -29,7 +30,8 @@ pub(super) struct InferenceArgs {
 
 /// Gives whether all checks hold.
 pub(super) fn run(args: &InferenceArgs) -> anyhow::Result<bool> {
-    let (engine, model) = (guest_programs::engine(&args.profile, &["--bin", "engine"])?, guest_programs::model()?);
+    let compiled = args.compiled.unwrap_or_else(Compiled::for_this_processor);
+    let (engine, model) = (guest_programs::engine(compiled, &["--bin", "engine"])?, guest_programs::model()?);
     let programs = programs::build(&["inference-bench", "serve"])?;
     // As it was when the run began: somebody may build it again meanwhile.
     let room = tempfile::tempdir().context("temporary directory")?;
