@@ -75,7 +75,14 @@ impl Guest {
             .args(["--service", scene.service_address(), "--service-spki", &scene.service_spki])
             .args(["--tee", "simulated", "--accel", "tcg"])
             .args(machine.arguments())
-            .args(["--context-tokens", "512", "--threads-decode", "1", "--threads-prefill", "2"]);
+            .args([
+                "--context-tokens",
+                &scene.context_tokens.to_string(),
+                "--threads-decode",
+                "1",
+                "--threads-prefill",
+                "2",
+            ]);
         if let Some(qemu) = qemu {
             prepare.arg("--qemu").arg(qemu);
         }
@@ -216,4 +223,4 @@ fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
 
-const BOOT_TIMEOUT: u64 = 420;
+const BOOT_TIMEOUT: u64 = 300;

@@ -40,6 +40,15 @@ impl Purpose {
         }
     }
 
+    /// Tokens of its context. An emulated processor is slow with vectors, and computes one of a text this long when it loads
+    /// the model: with 512 tokens that takes two minutes.
+    const fn context_tokens(self) -> u32 {
+        match self {
+            Self::Answers => 512,
+            Self::Vectors => 64,
+        }
+    }
+
     /// The model as it is published: one file, or a directory of files.
     fn files(self, programs: &Programs, root: &Path) -> anyhow::Result<PathBuf> {
         let (subcommand, field) = match self {
@@ -87,6 +96,7 @@ pub(crate) struct Scene {
     pub(crate) image: PathBuf,
     pub(crate) pack: PathBuf,
     pub(crate) model: String,
+    pub(crate) context_tokens: u32,
     pub(crate) pki: PathBuf,
     pub(crate) vsock_tool: PathBuf,
     /// `SOURCE_DATE_EPOCH` of the image.
@@ -145,6 +155,7 @@ impl Scene {
             image,
             pack,
             model,
+            context_tokens: purpose.context_tokens(),
             pki,
             vsock_tool,
             source_date_epoch,
