@@ -82,7 +82,7 @@ fn path(document: &Value, field: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// As /proc/cpuinfo names what x86-64-v3 has.
-const AVX2: [&str; 5] = ["avx2", "bmi1", "bmi2", "f16c", "fma"];
+const AVX2: [&str; 7] = ["abm", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"];
 /// What the profile `cpu` is compiled for besides.
 const AVX512: [&str; 5] = ["avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vnni"];
 

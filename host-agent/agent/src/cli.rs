@@ -154,8 +154,8 @@ pub(crate) struct PrepareArgs {
     /// Threads that read prompts.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads_prefill: u16,
-    /// Tokens that are computed at once, 1 to 512. With more than by default (63; GPUs always compute 512) prompts are read faster, and an answer depends
-    /// on what is computed beside it, in the rounding of its sums.
+    /// Tokens that are computed at once, 1 to 512. With more than by default (63; GPUs always compute 512) prompts are read
+    /// faster, and an answer depends on what is computed beside it, in the rounding of its sums.
     #[arg(long)]
     pub(crate) prompt_rows: Option<u16>,
 }

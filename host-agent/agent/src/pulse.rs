@@ -4,6 +4,7 @@
 //! A connection that the guest closes is an answer, too: it has no room, or finishes. What counts is silence. Nothing is
 //! verified, and nothing is learnt of the guest but that it has answered.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::sync::mpsc::Sender;
 use tokio_rustls::TlsConnector;
 
-use crate::door::Door;
+use crate::door::{Door, Visit};
 
 /// What is told of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +65,14 @@ pub(crate) async fn watch(door: Door, pace: Pace, tell: Sender<Beat>) {
 }
 
 async fn answers(door: Door, patience: Duration) -> bool {
+    answers_at(door.knock(), patience).await
+}
+
+async fn answers_at(knock: impl Future<Output = io::Result<Visit>>, patience: Duration) -> bool {
     let Ok(config) = tls::client_config() else { return true };
     let Ok(name) = ServerName::try_from(SERVER_NAME) else { return true };
     let shake = async {
-        let visit = door.knock().await.ok()?;
+        let visit = knock.await.ok()?;
         // Refused or cut off is an answer, also where that comes before anything was said.
         if let Ok(stream) = visit.say_whose().await {
             drop(TlsConnector::from(Arc::new(config)).connect(name, stream).await);
@@ -161,11 +166,26 @@ mod tests {
     #[tokio::test]
     async fn where_nobody_listens_nobody_answers() {
         let (address, _hangs) = guest().await;
-        for header in [false, true] {
-            assert!(answers(Door { address, header }, Duration::from_secs(10)).await, "closed at once");
-        }
+        assert!(answers(open(address), Duration::from_secs(10)).await, "closed at once");
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let SocketAddr::V4(gone) = gone else { panic!("no IPv4") };
         assert!(!answers(open(gone), Duration::from_secs(10)).await);
+    }
+
+    /// As QEMU does with a port that is forwarded, where nobody in the guest listens.
+    #[tokio::test]
+    async fn a_connection_that_is_reset_before_anything_was_said_is_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("no IPv4") };
+        let reset = || async {
+            let visit = Door { address, header: true }.knock().await?;
+            let (stream, _) = listener.accept().await?;
+            // Closed so, it is reset; on loopback the other end knows at once.
+            stream.set_zero_linger()?;
+            drop(stream);
+            Ok(visit)
+        };
+        reset().await.unwrap().say_whose().await.unwrap_err();
+        assert!(answers_at(reset(), Duration::from_secs(10)).await);
     }
 }

@@ -230,7 +230,8 @@ impl DiskPlan {
 }
 
 /// Cargo with what shapes the guest's programs in a profile: for lints, tests and benches of the programs that are too dear
-/// to compile twice; `change` what differs from the profile. `CHRYSALIS_TEST_MODEL` names the demonstration model for tests that want one.
+/// to compile twice; `change` makes of the profile's settings those that are wanted. `CHRYSALIS_TEST_MODEL` names the
+/// demonstration model for tests that want one.
 ///
 /// # Errors
 /// [`BuildError`].

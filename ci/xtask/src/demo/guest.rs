@@ -223,4 +223,4 @@ fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
 
-const BOOT_TIMEOUT: u64 = 300;
+const BOOT_TIMEOUT: u64 = 180;
