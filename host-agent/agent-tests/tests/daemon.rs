@@ -10,8 +10,10 @@
 
 mod rig;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use collateral::{Keeper, Wanted};
 use nix::sys::signal::Signal;
@@ -327,6 +329,39 @@ fn guests_are_told_whose_connections_are_if_they_were_composed_so() {
     rig.assert_no_leak();
 }
 
+/// Sent there without headers, a client could say itself whose its connection is.
+#[test]
+fn no_client_is_sent_to_a_guest_whose_configuration_cannot_be_read() {
+    let mut rig = Rig::new(&["a"]);
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    rig.signal_daemon(Signal::SIGKILL);
+    for (pid, kind) in rig.processes() {
+        if kind == "front" {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+    }
+    rig.wait("the front to end", |rig| !rig.processes().iter().any(|(_, kind)| kind == "front"));
+    let disk = rig.root.join("s/guests/a/g1/config.disk");
+    let good = std::fs::read(&disk).unwrap();
+    std::fs::write(&disk, vec![0; good.len()]).unwrap();
+    rig.start();
+    let log = |rig: &Rig| std::fs::read_to_string(rig.root.join("agent.log")).unwrap_or_default();
+    rig.wait("the daemon to want to send clients there", |rig| log(rig).contains("whether it wants to be told whose"));
+    let mut liar = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let header = proxy_protocol::header("203.0.113.9:1".parse().unwrap(), ([127, 0, 0, 1], port).into());
+    let mut heard = String::new();
+    // Whether it may say anything at all before it is turned away is no matter.
+    let _ = liar.write_all(&[&header, &b"whose\n"[..]].concat());
+    let _ = BufReader::new(&liar).read_line(&mut heard);
+    assert_eq!(heard, "");
+    std::fs::write(&disk, good).unwrap();
+    rig.wait("clients to be sent there", |_| ask(port, "whose").as_deref() == Some("first whose 127.0.0.1"));
+    rig.assert_no_leak();
+}
+
 /// A front that was started before there were headers goes when no client of a guest that lives is left on it.
 #[test]
 fn a_front_that_writes_no_headers_is_replaced_when_it_is_idle() {
@@ -350,7 +385,7 @@ fn a_front_that_writes_no_headers_is_replaced_when_it_is_idle() {
     rig.wait("the earlier front", |_| directory.join("front.sock").exists() && ask(port, "x").is_none());
     rig.start();
     rig.wait("the daemon", |rig| rig.guest("a")["connections"] == 1);
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     assert!(old.try_wait().unwrap().is_none(), "it has a client");
     connections("{}");
     rig.wait("it to be ended", |_| old.try_wait().unwrap().is_some());
@@ -376,7 +411,7 @@ fn an_upgrade_under_load_loses_no_request_and_no_connection() {
                 while !stop.load(Ordering::Relaxed) {
                     let answer = ask(port, "load").expect("no request fails");
                     second.fetch_add(u32::from(answer == "second load"), Ordering::Relaxed);
-                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    std::thread::sleep(Duration::from_millis(5));
                 }
             });
         }
