@@ -347,8 +347,8 @@ fn no_client_is_sent_to_a_guest_whose_configuration_cannot_be_read() {
     let good = std::fs::read(&disk).unwrap();
     std::fs::write(&disk, vec![0; good.len()]).unwrap();
     rig.start();
-    let log = |rig: &Rig| std::fs::read_to_string(rig.root.join("agent.log")).unwrap_or_default();
-    rig.wait("the daemon to want to send clients there", |rig| log(rig).contains("whether it wants to be told whose"));
+    let told = |rig: &Rig| rig.guest("a")["reasons"].to_string().contains("\"guest_configuration_unreadable\"");
+    rig.wait("a report", told);
     let mut liar = TcpStream::connect(("127.0.0.1", port)).unwrap();
     liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let header = proxy_protocol::header("203.0.113.9:1".parse().unwrap(), ([127, 0, 0, 1], port).into());
@@ -357,8 +357,18 @@ fn no_client_is_sent_to_a_guest_whose_configuration_cannot_be_read() {
     let _ = liar.write_all(&[&header, &b"whose\n"[..]].concat());
     let _ = BufReader::new(&liar).read_line(&mut heard);
     assert_eq!(heard, "");
-    std::fs::write(&disk, good).unwrap();
-    rig.wait("clients to be sent there", |_| ask(port, "whose").as_deref() == Some("first whose 127.0.0.1"));
+    let whose = |_: &Rig| ask(port, "whose").as_deref() == Some("first whose 127.0.0.1");
+    std::fs::write(&disk, &good).unwrap();
+    rig.wait("clients to be sent there", whose);
+    rig.wait("no report", |rig| !told(rig));
+    // Who may write there cannot fill the log.
+    std::fs::write(&disk, vec![0; good.len()]).unwrap();
+    rig.wait("another report", told);
+    std::fs::write(&disk, &good).unwrap();
+    rig.wait("no report any more", |rig| !told(rig));
+    let log = std::fs::read_to_string(rig.root.join("agent.log")).unwrap();
+    assert_eq!(log.matches("its configuration cannot be read").count(), 1, "{log}");
+    assert!(whose(&rig));
     rig.assert_no_leak();
 }
 

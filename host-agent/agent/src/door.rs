@@ -20,11 +20,15 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// That of a guest that learns so whose its connections are.
+    pub(crate) fn new(address: SocketAddrV4, form: ClientAddress) -> Self {
+        Self { address, header: form == ClientAddress::ProxyProtocol }
+    }
+
     /// That of the guest of a run directory. Where its configuration cannot be read, without headers: a guest closes what it
     /// does not take.
     pub(crate) fn of(run_dir: &Path, address: SocketAddrV4) -> Self {
-        let header = prepare::client_address(run_dir).unwrap_or_default() == ClientAddress::ProxyProtocol;
-        Self { address, header }
+        Self::new(address, prepare::client_address(run_dir).unwrap_or_default())
     }
 
     /// A connection on which nothing was said yet: somebody listens.

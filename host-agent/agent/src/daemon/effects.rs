@@ -18,7 +18,7 @@ use types::{Blake3Digest, Refusal};
 use super::compose::{self, Fetching, Workshop};
 use super::config::Config;
 use super::declare::Declaration;
-use super::host::Key;
+use super::host::{Key, Look};
 use super::keeper::{self, Keeper};
 use super::memory::Memory;
 use super::paths::{Paths, RunPlan};
@@ -160,6 +160,7 @@ impl Effects {
     pub(crate) fn act(
         &mut self,
         action: Action,
+        look: &Look,
         config: &Arc<Config>,
         declarations: &BTreeMap<GuestName, Declaration>,
     ) {
@@ -216,7 +217,7 @@ impl Effects {
                     self.start_front(&guest, declaration.listen);
                 }
             }
-            Action::Point { guest, target } => self.point_front(&guest, target),
+            Action::Point { guest, target } => self.point_front(&guest, target, look),
             Action::StopFront { guest } => {
                 let holder = Claim::holder(&self.paths.guest(&guest).join(front::PID_FILE));
                 if let Some(holder) = holder {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fleet::{End, FrontSeen, GuestName, Observed, Seen};
+use fleet::{Action, End, FrontSeen, GuestName, Observed, Seen};
 use model_cache::HeldPack;
 use nix::fcntl::Flock;
 use rustix::process::Signal;
@@ -31,6 +31,8 @@ pub(crate) struct Host {
     held: HashMap<Key, Held>,
     /// Packs that are being verified: only guests that run hold them, so that a damaged one can go.
     loose: BTreeSet<Blake3Digest>,
+    /// Generations of which the log says that their configuration cannot be read.
+    unreadable: BTreeSet<Key>,
     /// Run directories by context identifier.
     pub(crate) routes: Routes,
 }
@@ -51,29 +53,49 @@ pub(crate) struct Look {
     pub(crate) guests: BTreeMap<GuestName, Observed>,
     pub(crate) fronts: BTreeMap<GuestName, FrontStatus>,
     pub(crate) progress: HashMap<Key, Progress>,
-    /// What runs as another user than guests do now.
-    pub(crate) strangers: BTreeMap<GuestName, Vec<Refusal>>,
+    /// How guests that serve learn whose their connections are. Those of which that is not known are missing.
+    pub(crate) forms: HashMap<Key, ClientAddress>,
+    /// What keeps guests from being reached.
+    pub(crate) hindrances: BTreeMap<GuestName, Vec<Refusal>>,
 }
 
 impl Look {
     /// Where guests serve.
-    pub(crate) fn serving(&self, paths: &Paths) -> BTreeSet<Door> {
-        let generations = |(name, guest): (&GuestName, &Observed)| {
-            let doors = guest.generations.iter().filter_map(|(number, seen)| match seen.progress {
-                fleet::Progress::Serving(address) if seen.alive => {
-                    Some(Door::of(&paths.run_dir(name, *number), address))
-                }
-                _ => None,
-            });
-            doors.collect::<Vec<_>>()
+    pub(crate) fn serving(&self) -> BTreeSet<Door> {
+        let door = |((name, number), form): (&Key, &ClientAddress)| match self
+            .guests
+            .get(name)?
+            .generations
+            .get(number)?
+            .progress
+        {
+            fleet::Progress::Serving(address) => Some(Door::new(address, *form)),
+            _ => None,
         };
-        self.guests.iter().flat_map(generations).collect()
+        self.forms.iter().filter_map(door).collect()
+    }
+
+    /// False for sending clients where it is not known whether a header is wanted: a guess would let them say themselves whose
+    /// they are.
+    pub(crate) fn allows(&self, action: &Action) -> bool {
+        match action {
+            Action::Point { guest, target: Some((generation, _)) } => {
+                self.forms.contains_key(&(guest.clone(), *generation))
+            }
+            _ => true,
+        }
     }
 }
 
 impl Host {
     pub(crate) fn new(paths: Paths) -> Self {
-        Self { paths, held: HashMap::new(), loose: BTreeSet::new(), routes: Routes::default() }
+        Self {
+            paths,
+            held: HashMap::new(),
+            loose: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+            routes: Routes::default(),
+        }
     }
 
     /// Lets go of these packs, and of no others, for all generations that do not run.
@@ -90,31 +112,63 @@ impl Host {
     pub(crate) async fn look(&mut self) -> Look {
         let mut look = Look::default();
         for guest in self.paths.guest_names() {
-            let mut strangers = Vec::new();
-            let status = self.front(&guest, &mut strangers).await;
-            let mut observed = Observed { front: status.0, ..Observed::default() };
+            let mut hindrances = Vec::new();
+            let mut observed = Observed::default();
             for number in self.paths.generations(&guest) {
                 let key = (guest.clone(), number);
-                let (mut seen, progress) = self.generation(&key, &mut strangers);
-                let connections = status.1.as_ref().map(|status| status.connections.get(&number).copied().unwrap_or(0));
-                seen.connections = connections;
+                let (seen, progress) = self.generation(&key, &mut hindrances);
+                if seen.alive && matches!(seen.progress, fleet::Progress::Serving(_)) {
+                    let form = self.form(&key, &mut hindrances);
+                    look.forms.extend(form.map(|form| (key.clone(), form)));
+                }
                 observed.generations.insert(number, seen);
                 look.progress.extend(progress.map(|progress| (key, progress)));
             }
-            look.fronts.extend(status.1.map(|status| (guest.clone(), status)));
-            if !strangers.is_empty() {
-                look.strangers.insert(guest.clone(), strangers);
+            let (front, status) = self.front(&guest, &look.forms, &mut hindrances).await;
+            observed.front = front;
+            for (number, seen) in &mut observed.generations {
+                seen.connections = status.as_ref().map(|status| status.connections.get(number).copied().unwrap_or(0));
+            }
+            look.fronts.extend(status.map(|status| (guest.clone(), status)));
+            if !hindrances.is_empty() {
+                look.hindrances.insert(guest.clone(), hindrances);
             }
             look.guests.insert(guest, observed);
         }
         let there = |key: &Key| look.guests.get(&key.0).is_some_and(|guest| guest.generations.contains_key(&key.1));
         self.held.retain(|key, _| there(key));
+        self.unreadable.retain(there);
         let routes = self.held.iter().map(|(key, held)| (held.cid, self.paths.run_dir(&key.0, key.1)));
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = routes.collect();
         look
     }
 
-    async fn front(&self, guest: &GuestName, strangers: &mut Vec<Refusal>) -> (FrontSeen, Option<FrontStatus>) {
+    /// How a guest that serves learns whose its connections are. The log tells once of each generation of which that is not
+    /// known: its user can change the file at every look.
+    fn form(&mut self, key: &Key, hindrances: &mut Vec<Refusal>) -> Option<ClientAddress> {
+        let error = match prepare::client_address(&self.paths.run_dir(&key.0, key.1)) {
+            Ok(form) => return Some(form),
+            Err(error) => error,
+        };
+        if self.unreadable.insert(key.clone()) {
+            tracing::warn!(guest = %key.0, generation = key.1, code = UNREADABLE, "its configuration cannot be read: {error:#}");
+        }
+        let detail = format!(
+            "generation {} serves, but its configuration cannot be read, and with it whether it wants to be told whose \
+             connections are: clients are sent to it only if they were before",
+            key.1
+        );
+        let fix = "see why in the agent's log; `host-agent restart NAME` composes it anew";
+        hindrances.push(Refusal::new(UNREADABLE, &format!("guests.{}", key.0), detail, fix));
+        None
+    }
+
+    async fn front(
+        &self,
+        guest: &GuestName,
+        forms: &HashMap<Key, ClientAddress>,
+        hindrances: &mut Vec<Refusal>,
+    ) -> (FrontSeen, Option<FrontStatus>) {
         let directory = self.paths.guest(guest);
         let Some(holder) = Claim::holder(&directory.join(front::PID_FILE)) else {
             return (FrontSeen::default(), None);
@@ -124,14 +178,14 @@ impl Host {
             if holder.signal(Signal::TERM, self.paths.account.uid()) {
                 tracing::warn!(%guest, code = %reason.code, "the front is ended: {reason}");
             }
-            strangers.push(reason);
+            hindrances.push(reason);
             return (FrontSeen { alive: true, ..FrontSeen::default() }, None);
         }
         let status = front::ask(&directory, self.paths.account.uid(), &FrontRequest::Status).await;
         // A guest that is told whose connections are, or is not, against its configuration closes them: nobody is sent there.
         let in_its_form = |status: &FrontStatus, generation: u64| {
-            let client_address = prepare::client_address(&self.paths.run_dir(guest, generation));
-            client_address.map_or(true, |wanted| (wanted == ClientAddress::ProxyProtocol) == status.header)
+            let form = forms.get(&(guest.clone(), generation));
+            form.is_none_or(|form| (*form == ClientAddress::ProxyProtocol) == status.header)
         };
         let target =
             status.as_ref().and_then(|status| status.target.filter(|(generation, _)| in_its_form(status, *generation)));
@@ -146,12 +200,12 @@ impl Host {
         (runs != wanted).then(|| Refusal::new("guest_of_another_user", &format!("guests.{guest}"), detail, fix))
     }
 
-    fn generation(&mut self, key: &Key, strangers: &mut Vec<Refusal>) -> (Seen, Option<Progress>) {
+    fn generation(&mut self, key: &Key, hindrances: &mut Vec<Refusal>) -> (Seen, Option<Progress>) {
         let run_dir = self.paths.run_dir(&key.0, key.1);
         // The daemon itself holds a directory while it removes it: no keeper is in it.
         let holder = Claim::holder(&run_dir.join(PID_FILE)).filter(|holder| !holder.is_self());
         let what = format!("generation {}", key.1);
-        strangers.extend(holder.as_ref().and_then(|holder| self.stranger(&key.0, &what, holder)));
+        hindrances.extend(holder.as_ref().and_then(|holder| self.stranger(&key.0, &what, holder)));
         let written = Progress::load(&run_dir);
         let mut seen = Seen { directory: true, alive: holder.is_some(), ..Seen::default() };
         seen.composed = self.hold_model(key);
@@ -197,6 +251,9 @@ impl Host {
         }
     }
 }
+
+/// Code of a guest that is not reached because its configuration cannot be read.
+const UNREADABLE: &str = "guest_configuration_unreadable";
 
 #[cfg(test)]
 mod tests {

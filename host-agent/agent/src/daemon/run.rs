@@ -232,7 +232,8 @@ impl Daemon {
         };
         let mut next = self.state.clone();
         let now = Now { ms: now_ms(), jitter: jitter(), backoff: self.config.agent.backoff() };
-        let actions = next.step(&StepInput { declared: &declared, observed: &look.guests, now });
+        let mut actions = next.step(&StepInput { declared: &declared, observed: &look.guests, now });
+        actions.retain(|action| look.allows(action));
         // Nothing is done that is not written down: after a crash it would not be known of.
         let written = self.write_down(next);
         self.reasons.retain(|reason| !state_file::says_unwritten(reason));
@@ -246,7 +247,7 @@ impl Daemon {
         self.effects.release_gpus();
         let busy = !actions.is_empty();
         for action in actions {
-            self.effects.act(action, &self.config, &self.declarations);
+            self.effects.act(action, &look, &self.config, &self.declarations);
         }
         if self.tidied.is_none_or(|at| at.elapsed() > TIDY) {
             self.tidied = Some(Instant::now());
@@ -290,7 +291,7 @@ impl Daemon {
     }
 
     fn publish(&self, look: &Look) {
-        *self.tcb.serving.lock().unwrap_or_else(PoisonError::into_inner) = look.serving(&self.paths);
+        *self.tcb.serving.lock().unwrap_or_else(PoisonError::into_inner) = look.serving();
         let packs = self.cache.list().unwrap_or_default();
         let cache = CacheStatus {
             bytes: packs.iter().fold(0, |sum, pack| sum.saturating_add(pack.bytes)),

@@ -167,7 +167,7 @@ impl Known<'_> {
         if !observed.front.alive {
             reasons.extend(self.effects.front_reason(name));
         }
-        reasons.extend(self.look.strangers.get(name).into_iter().flatten().cloned());
+        reasons.extend(self.look.hindrances.get(name).into_iter().flatten().cloned());
         // What serves again keeps nothing from being as declared; `restarts` and `failures` tell of the past.
         for (generation, shown) in [(&state.active, &active), (&state.candidate, &candidate)]
             .into_iter()

@@ -10,14 +10,15 @@ use fleet::GuestName;
 use rustix::process::Signal;
 use types::{Refusal, config::ClientAddress};
 
+use super::super::host::Look;
 use super::super::keeper;
 use super::super::paths::Paths;
 use super::Effects;
 use crate::account::Extra;
 use crate::claim::Claim;
+use crate::files;
 use crate::front::{self, FrontRequest, FrontStatus};
 use crate::record::PID_FILE;
-use crate::{files, prepare};
 
 /// A front that was started by this process.
 pub(super) struct Front {
@@ -90,16 +91,12 @@ impl Effects {
     }
 
     /// Has new connections go to a generation, in the form that this one takes.
-    pub(super) fn point_front(&self, guest: &GuestName, target: Option<(u64, SocketAddrV4)>) {
+    pub(super) fn point_front(&self, guest: &GuestName, target: Option<(u64, SocketAddrV4)>, look: &Look) {
         let Some(target) = target else { return self.ask_front(guest, FrontRequest::Point(None)) };
-        match prepare::client_address(&self.paths.run_dir(guest, target.0)) {
-            Ok(ClientAddress::ProxyProtocol) => {}
-            Ok(ClientAddress::Connection) => return self.ask_front(guest, FrontRequest::Point(Some(target))),
-            // A guess would let clients say themselves whose they are. It is tried again with the next look.
-            Err(error) => {
-                tracing::warn!(%guest, generation = target.0, "whether it wants to be told whose connections are is not known: {error:#}");
-                return;
-            }
+        match look.forms.get(&(guest.clone(), target.0)) {
+            Some(ClientAddress::ProxyProtocol) => {}
+            Some(ClientAddress::Connection) => return self.ask_front(guest, FrontRequest::Point(Some(target))),
+            None => return,
         }
         let (guest, paths, wake) = (guest.clone(), self.paths.clone(), Arc::clone(&self.wake));
         tokio::spawn(async move {
