@@ -2,7 +2,7 @@
 //! An engine that computes many requests at once.
 
 use crate::{
-    Capacity, Change, Key, Model, NoToken, Scheduler, Token,
+    Capacity, Change, Key, Model, NoToken, Scheduler, Scratch, Token,
     request::{Progress, Request},
 };
 use engine_protocol::{Event, Failure, FinishReason, Form, Generate, ModelFacts, Tenant};
@@ -58,13 +58,20 @@ pub struct Batching<M> {
     requests: HashMap<u64, Request>,
     /// Whether the model's cache holds anything that was not overwritten.
     is_stained: bool,
+    scratch: Scratch,
 }
 
 impl<M: Model> Batching<M> {
     /// Nothing to do yet. The capacity's cells are those of the model, at least as many as its context.
     #[must_use]
     pub fn new(model: M, capacity: Capacity) -> Self {
-        Self { model, scheduler: Scheduler::new(capacity), requests: HashMap::new(), is_stained: false }
+        Self {
+            model,
+            scheduler: Scheduler::new(capacity),
+            requests: HashMap::new(),
+            is_stained: false,
+            scratch: Scratch::default(),
+        }
     }
 
     /// The model.
@@ -97,7 +104,7 @@ impl<M: Model> Batching<M> {
     fn take(&mut self, key: Key, entry: usize, events: &mut Vec<Event>) {
         let Some(request) = self.requests.get_mut(&key.id) else { return };
         let progress = match self.model.logits(entry) {
-            Some(logits) => request.take(key.choice, logits, self.model.vocabulary(), events),
+            Some(logits) => request.take(key.choice, logits, self.model.vocabulary(), &mut self.scratch, events),
             None => Progress::Stuck(NoToken::NotNumbers),
         };
         match progress {
@@ -146,6 +153,7 @@ impl<M: Model> Batching<M> {
         }
         if self.is_stained && self.scheduler.cells().is_empty() {
             self.model.wipe();
+            self.scratch.wipe();
             self.is_stained = false;
         }
     }

@@ -15,11 +15,12 @@ mod request;
 mod sampler;
 mod scheduler;
 mod text;
+mod weights;
 
 pub use cells::{Cells, Slot};
 pub use engine::{Batching, Engine, Refused, form};
 pub use model::{Model, Vocabulary};
-pub use sampler::{NoToken, Sampler};
+pub use sampler::{NoToken, Sampler, Scratch};
 pub use scheduler::{Capacity, Change, Entry, Key, Plan, Scheduler};
 pub use text::{Answer, Held};
 

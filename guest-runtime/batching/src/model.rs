@@ -41,7 +41,18 @@ pub struct Vocabulary {
     bytes: Vec<u8>,
     /// Where each token's text ends.
     ends: Vec<u32>,
-    is_end: Vec<bool>,
+    starts: Vec<Start>,
+}
+
+/// What a token's text begins with: all that is looked at of most tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It ends an answer.
+    End,
+    /// It has a text.
+    Byte(u8),
+    /// It has none.
+    Nothing,
 }
 
 impl Vocabulary {
@@ -50,9 +61,10 @@ impl Vocabulary {
     pub fn new(tokens: impl Iterator<Item = (Vec<u8>, bool)>) -> Self {
         let mut vocabulary = Self::default();
         for (text, is_end) in tokens {
+            let byte = text.first().copied().map_or(Start::Nothing, Start::Byte);
+            vocabulary.starts.push(if is_end { Start::End } else { byte });
             vocabulary.bytes.extend(text);
             vocabulary.ends.push(u32::try_from(vocabulary.bytes.len()).unwrap_or(u32::MAX));
-            vocabulary.is_end.push(is_end);
         }
         vocabulary
     }
@@ -81,6 +93,11 @@ impl Vocabulary {
     /// Whether a token ends an answer.
     #[must_use]
     pub fn is_end(&self, token: Token) -> bool {
-        usize::try_from(token).ok().and_then(|index| self.is_end.get(index)).copied().unwrap_or(false)
+        self.start(token) == Start::End
+    }
+
+    pub(crate) fn start(&self, token: Token) -> Start {
+        let start = usize::try_from(token).ok().and_then(|index| self.starts.get(index));
+        start.copied().unwrap_or(Start::Nothing)
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A request in work: its answers as they grow.
 
-use crate::{Answer, Held, NoToken, Sampler, Token, Vocabulary, sampler::logprobs};
+use crate::{Answer, Held, NoToken, Sampler, Scratch, Token, Vocabulary, sampler::logprobs};
 use engine_protocol::{Event, FinishReason, Generate, TokenLogprobs};
 use output_schema::Matcher;
 use std::sync::Arc;
@@ -62,13 +62,14 @@ impl Request {
         number: u16,
         logits: &[f32],
         vocabulary: &Vocabulary,
+        scratch: &mut Scratch,
         events: &mut Vec<Event>,
     ) -> Progress {
         let (id, wanted) = (self.id, self.logprobs);
         let Some(choice) = self.choices.get_mut(usize::from(number)) else {
             return Progress::Stuck(NoToken::NotNumbers);
         };
-        let token = match choice.sampler.pick(logits, vocabulary) {
+        let token = match choice.sampler.pick(logits, vocabulary, scratch) {
             Ok(token) => token,
             Err(reason) => return Progress::Stuck(reason),
         };

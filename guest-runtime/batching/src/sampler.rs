@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Picks tokens.
 
-use crate::{Token, Vocabulary};
+use crate::weights::{Weights, first_with, greatest, log_sum_exp};
+use crate::{Token, Vocabulary, model::Start};
 use engine_protocol::{Bias, Sampling, TokenLogprob, TokenLogprobs};
 use output_schema::Matcher;
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
@@ -56,17 +57,27 @@ impl Sampler {
     ///
     /// # Errors
     /// [`NoToken`].
-    pub fn pick(&mut self, logits: &[f32], vocabulary: &Vocabulary) -> Result<Token, NoToken> {
-        let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
-        if logits.iter().any(is_bad) || !logits.iter().any(|logit| logit.is_finite()) {
-            return Err(NoToken::NotNumbers);
-        }
-        let candidates = self.candidates(logits);
+    pub fn pick(&mut self, logits: &[f32], vocabulary: &Vocabulary, scratch: &mut Scratch) -> Result<Token, NoToken> {
+        let most = greatest(logits).ok_or(NoToken::NotNumbers)?;
+        let Scratch { values, weights } = scratch;
+        let (values, most) = match self.is_plain() {
+            true => (logits, most),
+            false => {
+                values.clear();
+                values.extend_from_slice(logits);
+                self.change(values);
+                // What was minus infinity still is.
+                (values.as_slice(), greatest(values).ok_or(NoToken::NotNumbers)?)
+            }
+        };
         let mut gate = Gate::new(self.form.as_mut(), vocabulary);
-        let token = if self.settings.temperature == 0.0 {
-            pick_likeliest(candidates, &mut gate)
+        let Sampling { temperature, top_p, .. } = self.settings;
+        let token = if temperature == 0.0 {
+            let best = first_with(values, most).and_then(|place| Token::try_from(place).ok());
+            best.filter(|best| gate.allows(*best)).or_else(|| likeliest_allowed(candidates(values), &mut gate))
         } else {
-            draw(candidates, self.settings.top_p, &mut self.state, &mut gate)
+            weights.set(values, most, temperature);
+            draw(values, weights, top_p, &mut self.state, &mut gate)
         };
         let token = token.ok_or(NoToken::Form)?;
         let count = self.counts.entry(token).or_insert(0);
@@ -83,55 +94,74 @@ impl Sampler {
         self.form.as_ref().is_some_and(Matcher::must_end)
     }
 
-    /// With what is added, penalties and temperature. Where that divides, all values are at most 0: nothing overflows to infinity.
-    fn candidates(&self, logits: &[f32]) -> Vec<Candidate> {
-        let mut candidates: Vec<Candidate> =
-            (0..).zip(logits).map(|(token, logit)| Candidate { token, value: *logit }).collect();
+    /// Whether the model's own logits count.
+    fn is_plain(&self) -> bool {
+        let Sampling { frequency_penalty, presence_penalty, .. } = self.settings;
+        self.bias.is_empty() && (self.counts.is_empty() || (frequency_penalty == 0.0 && presence_penalty == 0.0))
+    }
+
+    /// Adds what the request adds, and penalties.
+    fn change(&self, values: &mut [f32]) {
         for Bias { token, bias } in self.bias.iter() {
-            if let Some(candidate) = usize::try_from(*token).ok().and_then(|index| candidates.get_mut(index)) {
-                candidate.value += bias;
+            if let Some(value) = usize::try_from(*token).ok().and_then(|index| values.get_mut(index)) {
+                *value += bias;
             }
         }
-        let Sampling { temperature, frequency_penalty, presence_penalty, .. } = self.settings;
+        let Sampling { frequency_penalty, presence_penalty, .. } = self.settings;
         if frequency_penalty != 0.0 || presence_penalty != 0.0 {
             for (token, count) in &self.counts {
-                let slot = usize::try_from(*token).ok().and_then(|index| candidates.get_mut(index));
-                if let Some(candidate) = slot {
-                    candidate.value -= f32::from(*count) * frequency_penalty + presence_penalty;
+                if let Some(value) = usize::try_from(*token).ok().and_then(|index| values.get_mut(index)) {
+                    *value -= f32::from(*count) * frequency_penalty + presence_penalty;
                 }
             }
         }
-        if temperature != 0.0 {
-            let most = candidates.iter().fold(f32::NEG_INFINITY, |most, candidate| most.max(candidate.value));
-            candidates.iter_mut().for_each(|candidate| candidate.value = (candidate.value - most) / temperature);
-        }
-        candidates
     }
+}
+
+/// Memory that is used again for each token. It holds what the last answer was drawn from.
+#[derive(Debug, Clone, Default)]
+pub struct Scratch {
+    values: Vec<f32>,
+    weights: Weights,
+}
+
+impl Scratch {
+    /// Overwrites it.
+    pub fn wipe(&mut self) {
+        self.values.fill(0.0);
+        self.values.clear();
+        self.weights.wipe();
+    }
+}
+
+fn candidates(values: &[f32]) -> impl Iterator<Item = Candidate> {
+    (0..).zip(values).map(|(token, value)| Candidate { token, value: *value })
 }
 
 /// What the form lets through at this moment.
 struct Gate<'a> {
-    form: Option<(&'a mut Matcher, Vec<bool>)>,
+    /// The form, whether the answer may end, and whether a text may begin with each byte.
+    form: Option<(&'a mut Matcher, bool, Vec<bool>)>,
     vocabulary: &'a Vocabulary,
 }
 
 impl<'a> Gate<'a> {
     fn new(form: Option<&'a mut Matcher>, vocabulary: &'a Vocabulary) -> Self {
         let with_table = |form: &'a mut Matcher| {
-            let table = form.first_bytes();
-            (form, table)
+            let (may_end, table) = (form.may_end(), form.first_bytes());
+            (form, may_end, table)
         };
         Self { form: form.map(with_table), vocabulary }
     }
 
     /// Whether a token can be allowed, by its first byte: what costs next to nothing for a whole vocabulary.
     fn may_allow(&self, token: Token) -> bool {
-        let Some((form, table)) = &self.form else { return true };
-        if self.vocabulary.is_end(token) {
-            return form.may_end();
+        let Some((_, may_end, table)) = &self.form else { return true };
+        match self.vocabulary.start(token) {
+            Start::End => *may_end,
+            Start::Byte(byte) => table.get(usize::from(byte)).copied().unwrap_or(false),
+            Start::Nothing => false,
         }
-        let first = self.vocabulary.text(token).first();
-        first.is_some_and(|byte| table.get(usize::from(*byte)).copied().unwrap_or(false))
     }
 
     fn allows(&mut self, token: Token) -> bool {
@@ -139,15 +169,13 @@ impl<'a> Gate<'a> {
             return false;
         }
         let is_end = self.vocabulary.is_end(token);
-        self.form.as_mut().is_none_or(|(form, _)| is_end || form.allows(self.vocabulary.text(token)))
+        self.form.as_mut().is_none_or(|(form, ..)| is_end || form.allows(self.vocabulary.text(token)))
     }
 }
 
-fn pick_likeliest(mut candidates: Vec<Candidate>, gate: &mut Gate<'_>) -> Option<Token> {
-    let best = candidates.iter().copied().reduce(|best, next| if next.value > best.value { next } else { best })?;
-    if gate.allows(best.token) {
-        return Some(best.token);
-    }
+/// The likeliest that the form allows.
+fn likeliest_allowed(candidates: impl Iterator<Item = Candidate>, gate: &mut Gate<'_>) -> Option<Token> {
+    let mut candidates: Vec<Candidate> = candidates.filter(|candidate| gate.may_allow(candidate.token)).collect();
     // Few are needed as a rule.
     let (first, rest) = split_likeliest(&mut candidates, SORTED_FIRST);
     first.sort_unstable_by(by_value);
@@ -164,37 +192,38 @@ fn pick_likeliest(mut candidates: Vec<Candidate>, gate: &mut Gate<'_>) -> Option
     found.map(|candidate| candidate.token)
 }
 
-fn draw(mut candidates: Vec<Candidate>, top_p: f32, state: &mut u64, gate: &mut Gate<'_>) -> Option<Token> {
-    let most = candidates.iter().fold(f32::NEG_INFINITY, |most, candidate| most.max(candidate.value));
-    let likely = if top_p < 1.0 { nucleus(&mut candidates, most, top_p) } else { candidates.as_slice() };
-    let may = likely.iter().filter(|one| gate.may_allow(one.token));
-    let mut weights: Vec<(Token, f32)> = may.map(|one| (one.token, (one.value - most).exp())).collect();
+/// Draws a token by `weights`, which are those of `values`.
+fn draw(values: &[f32], weights: &mut Weights, top_p: f32, state: &mut u64, gate: &mut Gate<'_>) -> Option<Token> {
+    // All tokens in their order, or the likeliest in theirs.
+    let mut likely = None;
+    if top_p < 1.0 {
+        let nucleus = nucleus(weights, top_p);
+        weights.set_to(nucleus.iter().map(|one| one.value));
+        likely = Some(nucleus);
+    }
+    let token = |place: usize| match &likely {
+        None => Token::try_from(place).ok(),
+        Some(likely) => likely.get(place).map(|one| one.token),
+    };
+    if gate.form.is_some() {
+        weights.retain(|place| token(place).is_some_and(|token| gate.may_allow(token)));
+    }
     // Drawing again without what was refused draws from what is allowed, in its own proportions.
     for _ in 0..MAX_DRAWS {
-        let total: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        let mut left = random(state) * total;
-        let Some(index) = weights.iter().position(|(_, weight)| {
-            left -= f64::from(*weight);
-            left < 0.0 && *weight > 0.0
-        }) else {
-            break;
-        };
-        let Some((token, weight)) = weights.get_mut(index) else { break };
-        let token = *token;
-        *weight = 0.0;
+        let Some(token) = weights.draw(random(state)).and_then(token) else { break };
         if gate.allows(token) {
             return Some(token);
         }
     }
     // Nearly everything likely is refused. Exponential clocks give the same distribution in one pass.
-    let mut clocks: Vec<Candidate> = Vec::new();
-    for (token, weight) in weights.into_iter().filter(|(_, weight)| *weight > 0.0) {
+    let clocks = weights.all().filter_map(|(place, weight)| {
         let clock = -(1.0 - random(state)).ln();
         #[expect(clippy::cast_possible_truncation, reason = "an order is wanted, not the last digits")]
         let value = (f64::from(weight).ln() - clock.ln()) as f32;
-        clocks.push(Candidate { token, value });
-    }
-    pick_likeliest(clocks, gate).or_else(|| pick_likeliest(candidates, gate))
+        Some(Candidate { token: token(place)?, value })
+    });
+    let clocks: Vec<Candidate> = clocks.collect();
+    likeliest_allowed(clocks.into_iter(), gate).or_else(|| likeliest_allowed(candidates(values), gate))
 }
 
 /// From 0 to 1, without 1: SplitMix64 (Steele, Lea, Flood 2014).
@@ -212,19 +241,14 @@ fn random(state: &mut u64) -> f64 {
 /// The probabilities that the model gives a token and the likeliest ones.
 #[must_use]
 pub(crate) fn logprobs(logits: &[f32], token: Token, top: u8, vocabulary: &Vocabulary) -> TokenLogprobs {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
-    #[expect(clippy::cast_possible_truncation, reason = "the logits are no more precise")]
-    let log_sum = sum.ln() as f32 + most;
+    let most = greatest(logits).unwrap_or(0.0);
+    let log_sum = log_sum_exp(logits, most);
     let entry = |token: Token, logit: f32| {
         let logprob = (logit - log_sum).clamp(LEAST_LOGPROB, 0.0);
         TokenLogprob { bytes: vocabulary.text(token).to_vec(), logprob }
     };
     let own = usize::try_from(token).ok().and_then(|index| logits.get(index)).copied().unwrap_or(f32::NEG_INFINITY);
-    let mut candidates: Vec<Candidate> =
-        (0..).zip(logits).map(|(token, value)| Candidate { token, value: *value }).collect();
-    let (first, _) = split_likeliest(&mut candidates, usize::from(top));
-    first.sort_unstable_by(by_value);
+    let first = likeliest(logits, usize::from(top));
     TokenLogprobs { token: entry(token, own), top: first.iter().map(|one| entry(one.token, one.value)).collect() }
 }
 
@@ -242,23 +266,46 @@ fn split_likeliest(candidates: &mut [Candidate], count: usize) -> (&mut [Candida
     candidates.split_at_mut(count)
 }
 
-/// The likeliest ones whose probabilities sum up to `top_p`, at least one.
-fn nucleus(candidates: &mut [Candidate], most: f32, top_p: f32) -> &[Candidate] {
-    let weight = |one: &Candidate| f64::from((one.value - most).exp());
-    let wanted = candidates.iter().map(weight).sum::<f64>() * f64::from(top_p);
+/// The `count` likeliest in their order. For few of many.
+fn likeliest(logits: &[f32], count: usize) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = Vec::with_capacity(count.saturating_add(1));
+    for candidate in candidates(logits) {
+        let is_full = found.len() == count;
+        if is_full && found.last().is_none_or(|last| candidate.value <= last.value) {
+            continue;
+        }
+        let place = found.partition_point(|one| by_value(one, &candidate) == Ordering::Less);
+        found.insert(place, candidate);
+        found.truncate(count);
+    }
+    found
+}
+
+/// The likeliest ones whose probabilities sum up to `top_p`, at least one, with their weights.
+fn nucleus(weights: &Weights, top_p: f32) -> Vec<Candidate> {
+    let wanted = weights.total() * f64::from(top_p);
+    let mut candidates: Vec<Candidate> = Vec::new();
+    // The greatest weight is 1. Those that are much smaller are not needed as a rule, and to sort all costs most.
+    for least in [1e-3, 1e-5, 0.0] {
+        let some = weights.all().filter(|(_, weight)| *weight > least);
+        candidates.clear();
+        candidates
+            .extend(some.filter_map(|(place, value)| Some(Candidate { token: Token::try_from(place).ok()?, value })));
+        if candidates.iter().map(|one| f64::from(one.value)).sum::<f64>() >= wanted {
+            break;
+        }
+    }
     let mut count = SORTED_FIRST;
     loop {
-        let (first, rest) = split_likeliest(candidates, count);
+        let (first, rest) = split_likeliest(&mut candidates, count);
         first.sort_unstable_by(by_value);
         let mut sum = 0.0;
         let enough = first.iter().position(|one| {
-            sum += weight(one);
+            sum += f64::from(one.value);
             sum >= wanted
         });
-        if let Some(index) = enough {
-            return candidates.get(..index.saturating_add(1)).unwrap_or_default();
-        }
-        if rest.is_empty() {
+        if enough.is_some() || rest.is_empty() {
+            candidates.truncate(enough.map_or(usize::MAX, |index| index.saturating_add(1)));
             return candidates;
         }
         count = count.saturating_mul(16);
@@ -275,6 +322,7 @@ const LEAST_LOGPROB: f32 = -9999.0;
 mod tests {
     use super::*;
     use output_schema::{Grammar, Json};
+    use proptest::strategy::Strategy as _;
 
     fn settings(temperature: f32, top_p: f32) -> Sampling {
         Sampling { temperature, top_p, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 7 }
@@ -294,7 +342,7 @@ mod tests {
         for _ in 0..draws {
             // Without the form's progress: the same moment each time.
             let form = sampler.form.clone();
-            counts[sampler.pick(logits, &letters()).unwrap() as usize] += 1;
+            counts[sampler.pick(logits, &letters(), &mut Scratch::default()).unwrap() as usize] += 1;
             sampler.form = form;
         }
         counts.iter().map(|count| f64::from(*count) / f64::from(draws)).collect()
@@ -308,9 +356,9 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         let mut sampler = Sampler::new(settings(0.0, 1.0), 0, None);
-        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters()), Ok(1));
-        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters()), Err(NoToken::NotNumbers));
-        assert_eq!(sampler.pick(&[], &letters()), Err(NoToken::NotNumbers));
+        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters(), &mut Scratch::default()), Ok(1));
+        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters(), &mut Scratch::default()), Err(NoToken::NotNumbers));
+        assert_eq!(sampler.pick(&[], &letters(), &mut Scratch::default()), Err(NoToken::NotNumbers));
     }
 
     #[test]
@@ -334,19 +382,26 @@ mod tests {
         (expected[5], expected[6]) = (0.25, 0.75);
         near(&frequencies(&mut Sampler::new(settings(1.0, 1.0), 0, Some(integer())), &logits, 15_000), &expected);
         let mut greedy = Sampler::new(settings(0.0, 1.0), 0, Some(integer()));
-        assert_eq!(greedy.pick(&logits, &letters()), Ok(6));
-        assert_eq!(greedy.pick(&logits, &letters()), Ok(3), "the end is allowed now");
+        assert_eq!(greedy.pick(&logits, &letters(), &mut Scratch::default()), Ok(6));
+        assert_eq!(greedy.pick(&logits, &letters(), &mut Scratch::default()), Ok(3), "the end is allowed now");
         // The nucleus is "a" alone: the likeliest allowed one is taken.
-        assert_eq!(Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters()), Ok(6));
+        assert_eq!(
+            Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters(), &mut Scratch::default()),
+            Ok(6)
+        );
         let none = form(r#"{"const":true}"#);
-        assert_eq!(Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters()), Err(NoToken::Form));
+        assert_eq!(
+            Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters(), &mut Scratch::default()),
+            Err(NoToken::Form)
+        );
     }
 
     #[test]
     fn penalties_count_what_the_answer_holds() {
         let mut sampler =
             Sampler::new(Sampling { frequency_penalty: 1.0, presence_penalty: 0.5, ..settings(0.0, 1.0) }, 0, None);
-        let picks: Vec<_> = (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters()).unwrap()).collect();
+        let picks: Vec<_> =
+            (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters(), &mut Scratch::default()).unwrap()).collect();
         // 3, 1.5, 0.5: then the second one is ahead.
         assert_eq!(picks, [0, 0, 1, 0]);
     }
@@ -359,17 +414,20 @@ mod tests {
     #[test]
     fn what_is_added_to_logits_counts_whether_drawn_or_greedy() {
         let logits = [2.0, 1.0, 0.0];
-        assert_eq!(biased(0.0, &[], None).pick(&logits, &letters()), Ok(0));
-        assert_eq!(biased(0.0, &[(2, 2.5)], None).pick(&logits, &letters()), Ok(2));
-        assert_eq!(biased(0.0, &[(0, -1.5)], None).pick(&logits, &letters()), Ok(1));
+        assert_eq!(biased(0.0, &[], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(0));
+        assert_eq!(biased(0.0, &[(2, 2.5)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(2));
+        assert_eq!(biased(0.0, &[(0, -1.5)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(1));
         near(&frequencies(&mut biased(1.0, &[(0, -100.0), (2, 1.0)], None), &logits, 15_000), &[0.0, 0.5, 0.5]);
         // Before temperature: 0.5 doubles what was added, too.
         let weights = [0.0_f32.exp(), 2.0_f32.exp()].map(|weight| f64::from(weight / (1.0 + 2.0_f32.exp())));
         near(&frequencies(&mut biased(0.5, &[(1, 1.0)], None), &[0.0, 0.0], 15_000), &weights);
         // One that the model does not have is nobody's.
-        assert_eq!(biased(0.0, &[(3, 100.0)], None).pick(&logits, &letters()), Ok(0));
+        assert_eq!(biased(0.0, &[(3, 100.0)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(0));
         // What can't come, does not.
-        assert_eq!(biased(0.0, &[(0, 100.0)], None).pick(&[f32::NEG_INFINITY, 1.0], &letters()), Ok(1));
+        assert_eq!(
+            biased(0.0, &[(0, 100.0)], None).pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut Scratch::default()),
+            Ok(1)
+        );
     }
 
     #[test]
@@ -379,7 +437,7 @@ mod tests {
             // "a" is no integer, and the integer's only digits are made unlikely.
             let bias = [(0, 100.0), (5, -100.0), (6, -100.0)];
             let mut sampler = biased(temperature, &bias, Some(form(r#"{"type":"integer"}"#)));
-            assert!([5, 6].contains(&sampler.pick(&logits, &letters()).unwrap()));
+            assert!([5, 6].contains(&sampler.pick(&logits, &letters(), &mut Scratch::default()).unwrap()));
         }
     }
 
@@ -388,9 +446,15 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             for temperature in [0.0, 1.0] {
                 let mut sampler = Sampler::new(settings(temperature, 1.0), 0, None);
-                assert_eq!(sampler.pick(&[1.0, bad, 0.0], &letters()), Err(NoToken::NotNumbers));
-                assert_eq!(sampler.pick(&[f32::NEG_INFINITY; 3], &letters()), Err(NoToken::NotNumbers));
-                assert_eq!(sampler.pick(&[f32::NEG_INFINITY, 1.0], &letters()), Ok(1));
+                assert_eq!(
+                    sampler.pick(&[1.0, bad, 0.0], &letters(), &mut Scratch::default()),
+                    Err(NoToken::NotNumbers)
+                );
+                assert_eq!(
+                    sampler.pick(&[f32::NEG_INFINITY; 3], &letters(), &mut Scratch::default()),
+                    Err(NoToken::NotNumbers)
+                );
+                assert_eq!(sampler.pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut Scratch::default()), Ok(1));
             }
         }
     }
@@ -407,7 +471,9 @@ mod tests {
                         ..settings(temperature, top_p)
                     };
                     let mut sampler = Sampler::new(penalties, 0, None);
-                    let picks: Vec<_> = (0..3).map(|_| sampler.pick(&[-50.0, 90.0, 20.0], &letters())).collect();
+                    let picks: Vec<_> = (0..3)
+                        .map(|_| sampler.pick(&[-50.0, 90.0, 20.0], &letters(), &mut Scratch::default()))
+                        .collect();
                     assert_eq!(picks, [Ok(1), Ok(1), Ok(1)], "{temperature} {penalty} {top_p}");
                 }
             }
@@ -434,7 +500,7 @@ mod tests {
         let logits: Vec<f32> = (0..4001_u16).map(|number| f32::from(number % 997) / 10.0).collect();
         let mut text = Vec::new();
         while !sampler.must_end() {
-            let token = sampler.pick(&logits, &vocabulary).unwrap();
+            let token = sampler.pick(&logits, &vocabulary, &mut Scratch::default()).unwrap();
             text.extend_from_slice(vocabulary.text(token));
         }
         assert!(texts.contains(&String::from_utf8(text).unwrap()));
@@ -445,11 +511,47 @@ mod tests {
         let logits = [0.0; 9];
         let draw = |seed, choice| {
             let mut sampler = Sampler::new(Sampling { seed, ..settings(1.0, 1.0) }, choice, None);
-            (0..20).map(|_| sampler.pick(&logits, &letters()).unwrap()).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.pick(&logits, &letters(), &mut Scratch::default()).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 0), draw(1, 0));
         assert_ne!(draw(1, 0), draw(2, 0));
         assert_ne!(draw(1, 0), draw(1, 1));
+    }
+
+    proptest::proptest! {
+        /// However flat or steep: as sorting all of them says.
+        #[test]
+        fn the_nucleus_is_the_shortest_that_suffices(
+            mut values in proptest::collection::vec(-30.0_f32..0.0, 1..3000),
+            spread in 0.01_f32..1.0,
+            top_p in 0.0_f32..1.0,
+        ) {
+            values.iter_mut().for_each(|value| *value *= spread);
+            let most = greatest(&values).unwrap();
+            let mut weights = Weights::default();
+            weights.set(&values, most, 1.0);
+            let mut sorted: Vec<Candidate> =
+                weights.all().map(|(place, value)| Candidate { token: place as Token, value }).collect();
+            sorted.sort_by(by_value);
+            let (mut sum, wanted) = (0.0, weights.total() * f64::from(top_p));
+            let enough = sorted.iter().position(|one| {
+                sum += f64::from(one.value);
+                sum >= wanted
+            });
+            sorted.truncate(enough.map_or(usize::MAX, |index| index + 1));
+            proptest::prop_assert_eq!(nucleus(&weights, top_p), sorted);
+        }
+
+        #[test]
+        fn the_likeliest_are_those_that_sorting_gives(
+            logits in proptest::collection::vec((-20_i8..20).prop_map(f32::from), 0..300),
+            count in 0_usize..25,
+        ) {
+            let mut sorted: Vec<Candidate> = candidates(&logits).collect();
+            sorted.sort_by(by_value);
+            sorted.truncate(count);
+            proptest::prop_assert_eq!(likeliest(&logits, count), sorted);
+        }
     }
 
     #[test]

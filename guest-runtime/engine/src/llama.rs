@@ -203,7 +203,7 @@ pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, C
         cells: settings.cache.max(settings.context).get(),
         slots: parallel.saturating_mul(2),
         running: parallel,
-        step: STEP_TOKENS.max(parallel.into()).max(rows),
+        step: step_tokens(rows).max(parallel.into()),
         waiting: MAX_WAITING,
         shares: weights.can_share(),
     };
@@ -309,7 +309,14 @@ impl Model for LlamaModel<'_> {
     }
 }
 
-/// Tokens that are computed in one step, prompts included: small enough to cancel soon and to keep running answers
+/// Tokens of a step for so many rows at once: as many whole computations as fit. The rest of one would cost nearly as much
+/// time as a whole: all weights pass through the processor for it.
+const fn step_tokens(rows: u32) -> u32 {
+    let whole = STEP_TOKENS - STEP_TOKENS % rows;
+    if whole > rows { whole } else { rows }
+}
+
+/// Most tokens that are computed in one step, prompts included, unless more are computed at once: small enough to cancel soon and to keep running answers
 /// fluent, large enough to be fast.
 const STEP_TOKENS: u32 = if ON_GPUS { 512 } else { 128 };
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
@@ -324,3 +331,19 @@ const READ_BYTES: usize = 1 << 20;
 const ON_GPUS: bool = cfg!(feature = "cuda");
 /// Answers that wait.
 const MAX_WAITING: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_whole_computations() {
+        let wanted = if ON_GPUS { [(63, 504), (512, 512)] } else { [(63, 126), (512, 512)] };
+        for (rows, step) in wanted {
+            assert_eq!(step_tokens(rows), step, "{rows}");
+        }
+        for rows in 1..=MAX_ROWS {
+            assert!(step_tokens(rows).is_multiple_of(rows) && step_tokens(rows) <= STEP_TOKENS.max(rows), "{rows}");
+        }
+    }
+}
