@@ -80,6 +80,14 @@ impl<'w> Bench<'w> {
         self.batches(&jobs, 8, self.rounds)
     }
 
+    /// Eight answers that are drawn: both sides end some of them early, at other tokens.
+    fn drawn(&mut self) -> anyhow::Result<Value> {
+        let answer = 64 / self.hurry;
+        let mut jobs = self.prompts.jobs(8, 32, |_| answer);
+        jobs.iter_mut().for_each(|job| job.drawn = true);
+        self.batches(&jobs, 8, self.rounds)
+    }
+
     /// Twenty-four answers, eight at once, of 16 to 128 tokens: as they come in practice.
     fn uneven(&mut self) -> anyhow::Result<Value> {
         let hurry = self.hurry;
@@ -109,7 +117,7 @@ impl<'w> Bench<'w> {
             let prefix = self.prompts.text("", PREFIX);
             let [first, second] = [1, 2].map(|_| self.prompts.text(&prefix, PREFIX + 12));
             for (prompt, times) in [(first, &mut fresh), (second, &mut shared)] {
-                let run = ours.run_and_keep(&[Job { tenant: 1, prompt, answer: 1 }])?;
+                let run = ours.run_and_keep(&[Job { tenant: 1, prompt, answer: 1, drawn: false }])?;
                 times.extend(run.first.first().map(|time| time.as_secs_f64() * 1e3));
             }
         }
@@ -166,7 +174,7 @@ impl<'w> Bench<'w> {
     }
 
     fn job(&mut self, prompt: usize, answer: u32) -> Job {
-        Job { tenant: 0, prompt: self.prompts.text("", prompt), answer }
+        Job { tenant: 0, prompt: self.prompts.text("", prompt), answer, drawn: false }
     }
 
     fn room(&self, at_once: u16, context: u32, cache: u32) -> Room {
@@ -191,11 +199,12 @@ const CONTEXTS: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];
 type Measure<'w> = fn(&mut Bench<'w>) -> anyhow::Result<Value>;
 
 /// Field of the document, what it is, and how it is measured.
-const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 8] {
+const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 9] {
     [
         ("decode", "one answer", Bench::decode),
         ("prefill", "a prompt", Bench::prefill),
         ("streams", "eight answers at once", Bench::streams),
+        ("drawn", "eight answers at once, drawn", Bench::drawn),
         ("uneven", "answers of several lengths", Bench::uneven),
         ("prefix", "a shared prefix", Bench::prefix),
         ("compaction", "a cache that is too small", Bench::compaction),

@@ -43,7 +43,10 @@ pub(crate) fn run(weights: &Weights, jobs: &[Job], threads: u16) -> anyhow::Resu
         });
     }
     context.decode(&mut batch)?;
-    let mut sampler = LlamaSampler::greedy();
+    let mut sampler = match jobs.iter().any(|job| job.drawn) {
+        true => LlamaSampler::chain_simple([LlamaSampler::temp(1.0), LlamaSampler::dist(SEED)]),
+        false => LlamaSampler::greedy(),
+    };
     let mut run = Run::default();
     loop {
         let mut tokens = Vec::with_capacity(streams.len());
@@ -89,6 +92,9 @@ pub(crate) fn prefill(weights: &Weights, job: &Job, threads: u16) -> anyhow::Res
     let job = Job { answer: 1, ..job.clone() };
     run(weights, &[job], threads)?.first.first().copied().context("no first token")
 }
+
+/// Any number.
+const SEED: u32 = 1;
 
 struct Stream {
     sequence: i32,

@@ -11,6 +11,8 @@ pub(crate) struct Job {
     pub(crate) prompt: String,
     /// Tokens of the answer; the model may end it earlier, for both sides at the same token.
     pub(crate) answer: u32,
+    /// Drawn from all tokens at temperature 1, as the API does where nothing is said; else the likeliest.
+    pub(crate) drawn: bool,
 }
 
 /// Makes prompts. Two of them begin alike only where that is wanted.
@@ -47,6 +49,7 @@ impl<'w> Prompts<'w> {
                 tenant: self.state,
                 prompt: self.text("", prompt),
                 answer: answer(u32::try_from(number).unwrap_or(0)),
+                drawn: false,
             }
         };
         (0..u64::from(count)).map(job).collect()
