@@ -121,7 +121,10 @@ fn channel_figures(channel: &Value) -> anyhow::Result<Vec<Figure>> {
     for (row, cores, least) in [(0, "one core", 2.0), (1, "two cores", 3.5)] {
         let rate = |field: &str| at(&format!("/weights/cores/{row}/{field}_gb_s"));
         let name = format!("weights decrypted and verified, {cores}");
-        figures.push(Figure::least(&name, rate("read")?, "GB/s", least));
+        let (read, alone) = (rate("read")?, rate("alone")?);
+        figures.push(Figure::least(&name, read, "GB/s", least));
+        let ciphers = format!("AES-GCM and BLAKE3 alone: {alone:.2} GB/s");
+        figures.push(Figure::compared(&format!("the same, {cores}, as a share"), read, "GB/s", &ciphers, alone / read));
         figures.push(Figure::plain(&format!("the same, written to memory, {cores}"), rate("unpack")?, "GB/s"));
     }
     let memory = |moment: &str, fields: [&str; 2]| -> anyhow::Result<f64> {
@@ -207,7 +210,8 @@ mod tests {
             "first_token": { "attested_ms": 5.0, "plain_ms": 3.4 },
             "throughput": [{ "attested": 98.0, "plain": 100.0 }, { "attested": 97.0, "plain": 100.0 }],
             "challenges": { "p99_ms": 150.0, "alone_ms": 42.0, "connections": 500, "handshakes_s": 2.0 },
-            "weights": { "cores": [{ "read_gb_s": 1.9, "unpack_gb_s": 1.0 }, { "read_gb_s": 3.5, "unpack_gb_s": 2.0 }] },
+            "weights": { "cores": [{ "read_gb_s": 1.9, "unpack_gb_s": 1.0, "alone_gb_s": 2.0 },
+                { "read_gb_s": 3.5, "unpack_gb_s": 2.0, "alone_gb_s": 4.0 }] },
             "memory": {
                 "start": { "serve": 4e6, "attester": 6e6 },
                 "end": { "serve_most": 40e6, "attester_most": 21e6 },
