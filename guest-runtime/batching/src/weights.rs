@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Passes over a whole vocabulary: they are done for each token of each answer, one after the other, while nothing else
 //! is computed. So they are written in lanes, which the compiler turns into the processor's vector instructions, without
-//! branches within them. The order of all sums is fixed: the same numbers give the same results on every processor.
+//! branches within them. The order of all sums is fixed: the same numbers give the same results on every processor,
+//! the library's logarithm excepted.
 
 /// The greatest, where all are numbers or minus infinity and one is finite; `None` otherwise.
 pub(crate) fn greatest(logits: &[f32]) -> Option<f32> {
