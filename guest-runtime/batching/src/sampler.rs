@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Picks tokens.
 
-use crate::weights::{Weights, first_with, greatest, log_sum_exp};
+use crate::weights::{Weights, first_with, greatest, log_sum_exp, wipe};
 use crate::{Token, Vocabulary, model::Start};
 use engine_protocol::{Bias, Sampling, TokenLogprob, TokenLogprobs};
 use output_schema::Matcher;
@@ -74,7 +74,7 @@ impl Sampler {
         let Sampling { temperature, top_p, .. } = self.settings;
         let token = if temperature == 0.0 {
             let best = first_with(values, most).and_then(|place| Token::try_from(place).ok());
-            best.filter(|best| gate.allows(*best)).or_else(|| likeliest_allowed(candidates(values), &mut gate))
+            best.filter(|best| gate.allows(*best)).or_else(|| likeliest_allowed(possible(values), &mut gate))
         } else {
             weights.set(values, most, temperature);
             draw(values, weights, top_p, &mut self.state, &mut gate)
@@ -128,10 +128,14 @@ pub struct Scratch {
 impl Scratch {
     /// Overwrites it.
     pub fn wipe(&mut self) {
-        self.values.fill(0.0);
-        self.values.clear();
+        wipe(&mut self.values);
         self.weights.wipe();
     }
+}
+
+/// Those that the model does not rule out.
+fn possible(values: &[f32]) -> impl Iterator<Item = Candidate> {
+    candidates(values).filter(|candidate| candidate.value > f32::NEG_INFINITY)
 }
 
 fn candidates(values: &[f32]) -> impl Iterator<Item = Candidate> {
@@ -223,7 +227,7 @@ fn draw(values: &[f32], weights: &mut Weights, top_p: f32, state: &mut u64, gate
         Some(Candidate { token: token(place)?, value })
     });
     let clocks: Vec<Candidate> = clocks.collect();
-    likeliest_allowed(clocks.into_iter(), gate).or_else(|| likeliest_allowed(candidates(values), gate))
+    likeliest_allowed(clocks.into_iter(), gate).or_else(|| likeliest_allowed(possible(values), gate))
 }
 
 /// From 0 to 1, without 1: SplitMix64 (Steele, Lea, Flood 2014).
@@ -394,6 +398,16 @@ mod tests {
             Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters(), &mut Scratch::default()),
             Err(NoToken::Form)
         );
+    }
+
+    #[test]
+    fn what_the_model_rules_out_fills_no_form() {
+        let mut logits = [f32::NEG_INFINITY; 9];
+        logits[0] = 1.0;
+        for temperature in [0.0, 1.0] {
+            let mut sampler = Sampler::new(settings(temperature, 1.0), 0, Some(form(r#"{"type":"integer"}"#)));
+            assert_eq!(sampler.pick(&logits, &letters(), &mut Scratch::default()), Err(NoToken::Form));
+        }
     }
 
     #[test]

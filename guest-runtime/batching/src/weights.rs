@@ -110,16 +110,21 @@ impl Weights {
 
     /// Overwrites what they were made of.
     pub(crate) fn wipe(&mut self) {
-        self.of.fill(0.0);
-        self.of.clear();
-        self.sums.fill(0.0);
-        self.sums.clear();
+        wipe(&mut self.of);
+        wipe(&mut self.sums);
     }
 
     fn sum(&mut self) {
         self.sums.clear();
         self.sums.extend(self.of.chunks(BLOCK).map(block_sum));
     }
+}
+
+/// Overwrites all memory that a list has, not only what is in use of it.
+pub(crate) fn wipe<T: Clone + Default>(list: &mut Vec<T>) {
+    list.clear();
+    list.resize(list.capacity(), T::default());
+    list.clear();
 }
 
 /// The logarithm of the sum of e to the power of each value. `most` is the greatest of them.

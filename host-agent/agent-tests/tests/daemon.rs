@@ -372,6 +372,42 @@ fn no_client_is_sent_to_a_guest_whose_configuration_cannot_be_read() {
     rig.assert_no_leak();
 }
 
+/// Else the front would be left with the address of a generation that ends, which may be somebody else's next.
+#[test]
+fn a_generation_whose_configuration_cannot_be_read_takes_nobodys_place() {
+    let mut rig = Rig::new(&["a"]);
+    rig.drain = 1;
+    rig.start();
+    rig.wait_serving();
+    let port = rig.guests[0].port;
+    rig.say("name", "second");
+    rig.say("manner", "wait");
+    rig.guests[0].context = 1024;
+    rig.write();
+    assert_eq!(rig.tell(&["reload"]).0, 0);
+    rig.wait("half a boot", |rig| {
+        rig.guest("a")["candidate"]["phases"].as_array().is_some_and(|phases| phases.len() == 4)
+    });
+    let disk = rig.root.join("s/guests/a/g2/config.disk");
+    let good = std::fs::read(&disk).unwrap();
+    std::fs::write(&disk, vec![0; good.len()]).unwrap();
+    rig.say("manner", "");
+    rig.wait("a report", |rig| rig.guest("a")["reasons"].to_string().contains("\"guest_configuration_unreadable\""));
+    // Longer than the first one would have had to end.
+    std::thread::sleep(Duration::from_secs(3));
+    let guest = rig.guest("a");
+    assert_eq!(
+        (guest["active"]["number"].as_u64(), guest["candidate"]["number"].as_u64()),
+        (Some(1), Some(2)),
+        "{guest}"
+    );
+    assert_eq!(ask(port, "x").as_deref(), Some("first x"));
+    std::fs::write(&disk, good).unwrap();
+    rig.wait("the second generation", |_| ask(port, "x").as_deref() == Some("second x"));
+    rig.wait("the first to be gone", |rig| rig.guest("a")["retiring"].as_array().is_some_and(Vec::is_empty));
+    rig.assert_no_leak();
+}
+
 /// A front that was started before there were headers goes when no client of a guest that lives is left on it.
 #[test]
 fn a_front_that_writes_no_headers_is_replaced_when_it_is_idle() {

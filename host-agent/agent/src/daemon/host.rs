@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use fleet::{Action, End, FrontSeen, GuestName, Observed, Seen};
+use fleet::{End, FrontSeen, GuestName, Observed, Seen};
 use model_cache::HeldPack;
 use nix::fcntl::Flock;
 use rustix::process::Signal;
@@ -74,17 +74,6 @@ impl Look {
         };
         self.forms.iter().filter_map(door).collect()
     }
-
-    /// False for sending clients where it is not known whether a header is wanted: a guess would let them say themselves whose
-    /// they are.
-    pub(crate) fn allows(&self, action: &Action) -> bool {
-        match action {
-            Action::Point { guest, target: Some((generation, _)) } => {
-                self.forms.contains_key(&(guest.clone(), *generation))
-            }
-            _ => true,
-        }
-    }
 }
 
 impl Host {
@@ -125,10 +114,18 @@ impl Host {
                 look.progress.extend(progress.map(|progress| (key, progress)));
             }
             let (front, status) = self.front(&guest, &look.forms, &mut hindrances).await;
-            observed.front = front;
             for (number, seen) in &mut observed.generations {
                 seen.connections = status.as_ref().map(|status| status.connections.get(number).copied().unwrap_or(0));
+                // A guess would let clients say themselves whose they are. So it does not serve, and whatever serves instead is
+                // kept, unless clients are sent there already: that is in its form.
+                if let fleet::Progress::Serving(address) = seen.progress
+                    && !look.forms.contains_key(&(guest.clone(), *number))
+                    && front.target != Some((*number, address))
+                {
+                    seen.progress = fleet::Progress::Booting;
+                }
             }
+            observed.front = front;
             look.fronts.extend(status.map(|status| (guest.clone(), status)));
             if !hindrances.is_empty() {
                 look.hindrances.insert(guest.clone(), hindrances);

@@ -232,8 +232,7 @@ impl Daemon {
         };
         let mut next = self.state.clone();
         let now = Now { ms: now_ms(), jitter: jitter(), backoff: self.config.agent.backoff() };
-        let mut actions = next.step(&StepInput { declared: &declared, observed: &look.guests, now });
-        actions.retain(|action| look.allows(action));
+        let actions = next.step(&StepInput { declared: &declared, observed: &look.guests, now });
         // Nothing is done that is not written down: after a crash it would not be known of.
         let written = self.write_down(next);
         self.reasons.retain(|reason| !state_file::says_unwritten(reason));
