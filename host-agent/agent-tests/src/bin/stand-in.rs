@@ -68,6 +68,9 @@ fn guest(run_dir: &Path, arguments: &str) {
     let forward = arguments.split("hostfwd=tcp:").nth(1).unwrap().split('-').next().unwrap();
     let listener = TcpListener::bind(forward).unwrap();
     let mut status = UnixStream::connect(run_dir.join("vsock_7001")).unwrap();
+    // Early, as guests do.
+    let config = std::fs::read(run_dir.join("config.disk")).unwrap();
+    let header = String::from_utf8_lossy(&config).contains("\"client_address\":\"proxy-protocol\"");
     let manner = say("manner", "");
     for phase in 1..=11 {
         if manner == "hang" && phase == 5 {
@@ -87,8 +90,6 @@ fn guest(run_dir: &Path, arguments: &str) {
         status.write_all(format!("1 {phase} {}\n", phase * 10).as_bytes()).unwrap();
     }
     let name = say("name", "first");
-    let config = std::fs::read(run_dir.join("config.disk")).unwrap();
-    let header = String::from_utf8_lossy(&config).contains("\"client_address\":\"proxy-protocol\"");
     let doors = Arc::new(Doors::default());
     if !say("drains", "").is_empty() {
         let (control, doors) = (UnixListener::bind(run_dir.join("vsock")).unwrap(), Arc::clone(&doors));
