@@ -17,7 +17,7 @@ use types::ModelId;
 
 /// Gigabytes (10⁹) of plaintext a second, on one core and on two: as the guest reads, without writing the files and with
 /// it, and as an owner does, who has each ciphertext hashed as well. Beside them what AES-GCM and BLAKE3 give here by
-/// themselves, each core with segments of its own that lie in memory: no reader of packs can be faster.
+/// themselves, each core with segments of its own that lie in memory: what a reader of packs can come near to.
 pub(crate) fn measure(quick: bool) -> anyhow::Result<Value> {
     let bytes = if quick { 16 << 20 } else { 768 << 20 };
     let memory = Path::new("/dev/shm");
