@@ -8,6 +8,7 @@ use crate::{
 use engine_protocol::{Event, Failure, FinishReason, Form, Generate, ModelFacts, Tenant};
 use output_schema::{Grammar, Json, Matcher};
 use std::{collections::HashMap, sync::Arc};
+use zeroize::Zeroize as _;
 
 /// A scheduler with a model. Not thread-safe: one thread owns it and calls [`Engine::step`] while there is work.
 pub trait Engine {
@@ -153,7 +154,7 @@ impl<M: Model> Batching<M> {
         }
         if self.is_stained && self.scheduler.cells().is_empty() {
             self.model.wipe();
-            self.scratch.wipe();
+            self.scratch.zeroize();
             self.is_stained = false;
         }
     }

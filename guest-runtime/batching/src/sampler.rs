@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Picks tokens.
 
-use crate::weights::{Weights, first_with, greatest, log_sum_exp, wipe};
+use crate::weights::{Weights, first_with, greatest, log_sum_exp};
 use crate::{Token, Vocabulary, model::Start};
 use engine_protocol::{Bias, Sampling, TokenLogprob, TokenLogprobs};
 use output_schema::Matcher;
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
+use zeroize::Zeroize;
 
 /// Picks the tokens of one answer. The same settings and logits give the same tokens.
 ///
@@ -119,18 +120,10 @@ impl Sampler {
 }
 
 /// Memory that is used again for each token. It holds what the last answer was drawn from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Zeroize)]
 pub struct Scratch {
     values: Vec<f32>,
     weights: Weights,
-}
-
-impl Scratch {
-    /// Overwrites it.
-    pub fn wipe(&mut self) {
-        wipe(&mut self.values);
-        self.weights.wipe();
-    }
 }
 
 /// Those that the model does not rule out.
@@ -332,6 +325,13 @@ mod tests {
         Sampling { temperature, top_p, frequency_penalty: 0.0, presence_penalty: 0.0, seed: 7 }
     }
 
+    /// Memory that another answer left behind.
+    fn used() -> Scratch {
+        let mut scratch = Scratch { values: vec![90.0; 50], weights: Weights::default() };
+        scratch.weights.set_to((0..2000).map(|_| 1.0));
+        scratch
+    }
+
     fn letters() -> Vocabulary {
         let token = |text: &str| (text.as_bytes().to_vec(), text.is_empty());
         Vocabulary::new(["a", "b", "c", "", "\"", "1", "23", "{", "}"].into_iter().map(token))
@@ -346,7 +346,7 @@ mod tests {
         for _ in 0..draws {
             // Without the form's progress: the same moment each time.
             let form = sampler.form.clone();
-            counts[sampler.pick(logits, &letters(), &mut Scratch::default()).unwrap() as usize] += 1;
+            counts[sampler.pick(logits, &letters(), &mut used()).unwrap() as usize] += 1;
             sampler.form = form;
         }
         counts.iter().map(|count| f64::from(*count) / f64::from(draws)).collect()
@@ -360,9 +360,9 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_likeliest() {
         let mut sampler = Sampler::new(settings(0.0, 1.0), 0, None);
-        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters(), &mut Scratch::default()), Ok(1));
-        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters(), &mut Scratch::default()), Err(NoToken::NotNumbers));
-        assert_eq!(sampler.pick(&[], &letters(), &mut Scratch::default()), Err(NoToken::NotNumbers));
+        assert_eq!(sampler.pick(&[0.0, 2.0, 2.0, 1.0], &letters(), &mut used()), Ok(1));
+        assert_eq!(sampler.pick(&[0.0, f32::NAN], &letters(), &mut used()), Err(NoToken::NotNumbers));
+        assert_eq!(sampler.pick(&[], &letters(), &mut used()), Err(NoToken::NotNumbers));
     }
 
     #[test]
@@ -386,16 +386,13 @@ mod tests {
         (expected[5], expected[6]) = (0.25, 0.75);
         near(&frequencies(&mut Sampler::new(settings(1.0, 1.0), 0, Some(integer())), &logits, 15_000), &expected);
         let mut greedy = Sampler::new(settings(0.0, 1.0), 0, Some(integer()));
-        assert_eq!(greedy.pick(&logits, &letters(), &mut Scratch::default()), Ok(6));
-        assert_eq!(greedy.pick(&logits, &letters(), &mut Scratch::default()), Ok(3), "the end is allowed now");
+        assert_eq!(greedy.pick(&logits, &letters(), &mut used()), Ok(6));
+        assert_eq!(greedy.pick(&logits, &letters(), &mut used()), Ok(3), "the end is allowed now");
         // The nucleus is "a" alone: the likeliest allowed one is taken.
-        assert_eq!(
-            Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters(), &mut Scratch::default()),
-            Ok(6)
-        );
+        assert_eq!(Sampler::new(settings(1.0, 0.1), 0, Some(integer())).pick(&logits, &letters(), &mut used()), Ok(6));
         let none = form(r#"{"const":true}"#);
         assert_eq!(
-            Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters(), &mut Scratch::default()),
+            Sampler::new(settings(1.0, 1.0), 0, Some(none)).pick(&logits, &letters(), &mut used()),
             Err(NoToken::Form)
         );
     }
@@ -406,7 +403,7 @@ mod tests {
         logits[0] = 1.0;
         for temperature in [0.0, 1.0] {
             let mut sampler = Sampler::new(settings(temperature, 1.0), 0, Some(form(r#"{"type":"integer"}"#)));
-            assert_eq!(sampler.pick(&logits, &letters(), &mut Scratch::default()), Err(NoToken::Form));
+            assert_eq!(sampler.pick(&logits, &letters(), &mut used()), Err(NoToken::Form));
         }
     }
 
@@ -414,8 +411,7 @@ mod tests {
     fn penalties_count_what_the_answer_holds() {
         let mut sampler =
             Sampler::new(Sampling { frequency_penalty: 1.0, presence_penalty: 0.5, ..settings(0.0, 1.0) }, 0, None);
-        let picks: Vec<_> =
-            (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters(), &mut Scratch::default()).unwrap()).collect();
+        let picks: Vec<_> = (0..4).map(|_| sampler.pick(&[3.0, 1.0, 0.0], &letters(), &mut used()).unwrap()).collect();
         // 3, 1.5, 0.5: then the second one is ahead.
         assert_eq!(picks, [0, 0, 1, 0]);
     }
@@ -428,20 +424,17 @@ mod tests {
     #[test]
     fn what_is_added_to_logits_counts_whether_drawn_or_greedy() {
         let logits = [2.0, 1.0, 0.0];
-        assert_eq!(biased(0.0, &[], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(0));
-        assert_eq!(biased(0.0, &[(2, 2.5)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(2));
-        assert_eq!(biased(0.0, &[(0, -1.5)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(1));
+        assert_eq!(biased(0.0, &[], None).pick(&logits, &letters(), &mut used()), Ok(0));
+        assert_eq!(biased(0.0, &[(2, 2.5)], None).pick(&logits, &letters(), &mut used()), Ok(2));
+        assert_eq!(biased(0.0, &[(0, -1.5)], None).pick(&logits, &letters(), &mut used()), Ok(1));
         near(&frequencies(&mut biased(1.0, &[(0, -100.0), (2, 1.0)], None), &logits, 15_000), &[0.0, 0.5, 0.5]);
         // Before temperature: 0.5 doubles what was added, too.
         let weights = [0.0_f32.exp(), 2.0_f32.exp()].map(|weight| f64::from(weight / (1.0 + 2.0_f32.exp())));
         near(&frequencies(&mut biased(0.5, &[(1, 1.0)], None), &[0.0, 0.0], 15_000), &weights);
         // One that the model does not have is nobody's.
-        assert_eq!(biased(0.0, &[(3, 100.0)], None).pick(&logits, &letters(), &mut Scratch::default()), Ok(0));
+        assert_eq!(biased(0.0, &[(3, 100.0)], None).pick(&logits, &letters(), &mut used()), Ok(0));
         // What can't come, does not.
-        assert_eq!(
-            biased(0.0, &[(0, 100.0)], None).pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut Scratch::default()),
-            Ok(1)
-        );
+        assert_eq!(biased(0.0, &[(0, 100.0)], None).pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut used()), Ok(1));
     }
 
     #[test]
@@ -451,7 +444,7 @@ mod tests {
             // "a" is no integer, and the integer's only digits are made unlikely.
             let bias = [(0, 100.0), (5, -100.0), (6, -100.0)];
             let mut sampler = biased(temperature, &bias, Some(form(r#"{"type":"integer"}"#)));
-            assert!([5, 6].contains(&sampler.pick(&logits, &letters(), &mut Scratch::default()).unwrap()));
+            assert!([5, 6].contains(&sampler.pick(&logits, &letters(), &mut used()).unwrap()));
         }
     }
 
@@ -460,15 +453,9 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             for temperature in [0.0, 1.0] {
                 let mut sampler = Sampler::new(settings(temperature, 1.0), 0, None);
-                assert_eq!(
-                    sampler.pick(&[1.0, bad, 0.0], &letters(), &mut Scratch::default()),
-                    Err(NoToken::NotNumbers)
-                );
-                assert_eq!(
-                    sampler.pick(&[f32::NEG_INFINITY; 3], &letters(), &mut Scratch::default()),
-                    Err(NoToken::NotNumbers)
-                );
-                assert_eq!(sampler.pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut Scratch::default()), Ok(1));
+                assert_eq!(sampler.pick(&[1.0, bad, 0.0], &letters(), &mut used()), Err(NoToken::NotNumbers));
+                assert_eq!(sampler.pick(&[f32::NEG_INFINITY; 3], &letters(), &mut used()), Err(NoToken::NotNumbers));
+                assert_eq!(sampler.pick(&[f32::NEG_INFINITY, 1.0], &letters(), &mut used()), Ok(1));
             }
         }
     }
@@ -485,9 +472,8 @@ mod tests {
                         ..settings(temperature, top_p)
                     };
                     let mut sampler = Sampler::new(penalties, 0, None);
-                    let picks: Vec<_> = (0..3)
-                        .map(|_| sampler.pick(&[-50.0, 90.0, 20.0], &letters(), &mut Scratch::default()))
-                        .collect();
+                    let picks: Vec<_> =
+                        (0..3).map(|_| sampler.pick(&[-50.0, 90.0, 20.0], &letters(), &mut used())).collect();
                     assert_eq!(picks, [Ok(1), Ok(1), Ok(1)], "{temperature} {penalty} {top_p}");
                 }
             }
@@ -514,10 +500,18 @@ mod tests {
         let logits: Vec<f32> = (0..4001_u16).map(|number| f32::from(number % 997) / 10.0).collect();
         let mut text = Vec::new();
         while !sampler.must_end() {
-            let token = sampler.pick(&logits, &vocabulary, &mut Scratch::default()).unwrap();
+            let token = sampler.pick(&logits, &vocabulary, &mut used()).unwrap();
             text.extend_from_slice(vocabulary.text(token));
         }
         assert!(texts.contains(&String::from_utf8(text).unwrap()));
+    }
+
+    #[test]
+    fn nothing_of_a_draw_is_left_when_memory_is_wiped() {
+        let mut scratch = used();
+        scratch.zeroize();
+        assert!(scratch.values.is_empty() && scratch.weights.all().next().is_none());
+        assert_eq!(scratch.weights.total(), 0.0);
     }
 
     #[test]
@@ -525,7 +519,7 @@ mod tests {
         let logits = [0.0; 9];
         let draw = |seed, choice| {
             let mut sampler = Sampler::new(Sampling { seed, ..settings(1.0, 1.0) }, choice, None);
-            (0..20).map(|_| sampler.pick(&logits, &letters(), &mut Scratch::default()).unwrap()).collect::<Vec<_>>()
+            (0..20).map(|_| sampler.pick(&logits, &letters(), &mut used()).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 0), draw(1, 0));
         assert_ne!(draw(1, 0), draw(2, 0));

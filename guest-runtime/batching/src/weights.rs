@@ -4,6 +4,8 @@
 //! branches within them. The order of all sums is fixed: the same numbers give the same results on every processor,
 //! the library's logarithm excepted.
 
+use zeroize::Zeroize;
+
 /// The greatest, where all are numbers or minus infinity and one is finite; `None` otherwise.
 pub(crate) fn greatest(logits: &[f32]) -> Option<f32> {
     let (chunks, rest) = logits.as_chunks::<LANES>();
@@ -31,7 +33,7 @@ pub(crate) fn first_with(values: &[f32], value: f32) -> Option<usize> {
 }
 
 /// What is drawn from: a weight for each token, 0 for what cannot come, and their sums.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Zeroize)]
 pub(crate) struct Weights {
     of: Vec<f32>,
     /// Of each [`BLOCK`] of them.
@@ -108,23 +110,10 @@ impl Weights {
         at.checked_mul(BLOCK)?.checked_add(place)
     }
 
-    /// Overwrites what they were made of.
-    pub(crate) fn wipe(&mut self) {
-        wipe(&mut self.of);
-        wipe(&mut self.sums);
-    }
-
     fn sum(&mut self) {
         self.sums.clear();
         self.sums.extend(self.of.chunks(BLOCK).map(block_sum));
     }
-}
-
-/// Overwrites all memory that a list has, not only what is in use of it.
-pub(crate) fn wipe<T: Clone + Default>(list: &mut Vec<T>) {
-    list.clear();
-    list.resize(list.capacity(), T::default());
-    list.clear();
 }
 
 /// The logarithm of the sum of e to the power of each value. `most` is the greatest of them.
@@ -158,9 +147,9 @@ fn block_sum(block: &[f32]) -> f64 {
     f64::from(sums.iter().sum::<f32>() + rest.iter().sum::<f32>())
 }
 
-/// e to the power of `x`, which is at most 0, to three units in the last place; 0 from [`LEAST`] down. The library's own has branches,
-/// which keep a loop over it from being turned into vector instructions. Range reduction and polynomial are those of
-/// Cephes (Moshier), `expf`.
+/// e to the power of `x`, which is at most 0, to three units in the last place; 0 from [`LEAST`] down. The library's own
+/// has branches, which keep a loop over it from being turned into vector instructions. Range reduction and polynomial are
+/// those of Cephes (Moshier), `expf`.
 fn exp(x: f32) -> f32 {
     let inside = if x > LEAST { x } else { LEAST };
     // Adding rounds to a whole number, which stands in the lowest bits.

@@ -316,8 +316,8 @@ const fn step_tokens(rows: u32) -> u32 {
     if whole > rows { whole } else { rows }
 }
 
-/// Most tokens that are computed in one step, prompts included, unless more are computed at once: small enough to cancel soon and to keep running answers
-/// fluent, large enough to be fast.
+/// Most tokens that are computed in one step, prompts included, unless more are computed at once: small enough to cancel
+/// soon and to keep running answers fluent, large enough to be fast.
 const STEP_TOKENS: u32 = if ON_GPUS { 512 } else { 128 };
 /// Rows that llama.cpp computes at once. From 64 on its attention takes another kernel, which adds up in another order:
 /// an answer would depend on how many tokens are computed beside its own. On GPUs the kernels differ from 2 rows on, so
