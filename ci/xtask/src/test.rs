@@ -55,7 +55,9 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         step("engine lints", || {
             process::run("engine lints", &mut engine(&["clippy"], &["--all-targets", "--", "-D", "warnings"])?)
         })?;
-        step("engine tests", || process::run("engine tests", &mut engine(&["nextest", "run"], &[])?))?;
+        step("engine tests", || {
+            process::run("engine tests", &mut engine(&["nextest", "run"], &[&threads()])?)
+        })?;
     }
     let schemathesis = schemathesis::install()?;
     let mut modules = None;
@@ -69,7 +71,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
     }
     let clients = Clients::install(Languages::All)?;
     step("tests", || {
-        let mut command = cargo(&["nextest", "run", "--locked", "--no-fail-fast"])?;
+        let mut command = cargo(&["nextest", "run", "--locked", "--no-fail-fast", &threads()])?;
         command.args(programs::WORKSPACE);
         command.env(schemathesis::VARIABLE, &schemathesis);
         command.envs(modules.map(|directory| (wasm::VARIABLE, directory)));
@@ -122,6 +124,13 @@ fn engine(subcommand: &[&str], rest: &[&str]) -> anyhow::Result<std::process::Co
     let mut command = programs::image()?;
     command.args(["cargo", "--profile", "sim", "--"]).args(subcommand).args(["--package", "engine"]).args(rest);
     Ok(command)
+}
+
+/// How many tests run at once: half as many again as there are processors. Many wait most of their time, for servers,
+/// deadlines and processes.
+fn threads() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("--test-threads={}", processors.saturating_add(processors.div_ceil(2)))
 }
 
 fn image_directory(profile: &str) -> anyhow::Result<std::path::PathBuf> {

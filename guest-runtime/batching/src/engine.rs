@@ -87,6 +87,12 @@ impl<M: Model> Batching<M> {
         &self.scheduler
     }
 
+    /// Memory of the last draw.
+    #[must_use]
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     fn prompt(&self, request: &Generate) -> Result<(Vec<Token>, u32), Refused> {
         let context = self.model.facts().context;
         let tokens = self.model.tokens(&request.prompt, usize::try_from(context).unwrap_or(usize::MAX))?;

@@ -72,13 +72,13 @@ impl Sampler {
             }
         };
         let mut gate = Gate::new(self.form.as_mut(), vocabulary);
-        let Sampling { temperature, top_p, .. } = self.settings;
+        let temperature = self.settings.temperature;
         let token = if temperature == 0.0 {
             let best = first_with(values, most).and_then(|place| Token::try_from(place).ok());
             best.filter(|best| gate.allows(*best)).or_else(|| likeliest_allowed(possible(values), &mut gate))
         } else {
             weights.set(values, most, temperature);
-            draw(values, weights, top_p, &mut self.state, &mut gate)
+            draw(values, most, self.settings, weights, &mut self.state, &mut gate)
         };
         let token = token.ok_or(NoToken::Form)?;
         let count = self.counts.entry(token).or_insert(0);
@@ -124,6 +124,14 @@ impl Sampler {
 pub struct Scratch {
     values: Vec<f32>,
     weights: Weights,
+}
+
+impl Scratch {
+    /// Whether it holds nothing: no draw yet, or none since it was wiped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.weights.is_empty()
+    }
 }
 
 /// Those that the model does not rule out.
@@ -189,8 +197,16 @@ fn likeliest_allowed(candidates: impl Iterator<Item = Candidate>, gate: &mut Gat
     found.map(|candidate| candidate.token)
 }
 
-/// Draws a token by `weights`, which are those of `values`.
-fn draw(values: &[f32], weights: &mut Weights, top_p: f32, state: &mut u64, gate: &mut Gate<'_>) -> Option<Token> {
+/// Draws a token by `weights`, which are those of `values`, the greatest of which is `most`.
+fn draw(
+    values: &[f32],
+    most: f32,
+    settings: Sampling,
+    weights: &mut Weights,
+    state: &mut u64,
+    gate: &mut Gate<'_>,
+) -> Option<Token> {
+    let Sampling { temperature, top_p, .. } = settings;
     // All tokens in their order, or the likeliest in theirs.
     let mut likely = None;
     if top_p < 1.0 {
@@ -213,13 +229,22 @@ fn draw(values: &[f32], weights: &mut Weights, top_p: f32, state: &mut u64, gate
         }
     }
     // Nearly everything likely is refused. Exponential clocks give the same distribution in one pass.
-    let clocks = weights.all().filter_map(|(place, weight)| {
+    let mut clocked = |token: Token, log_weight: f64| {
         let clock = -(1.0 - random(state)).ln();
         #[expect(clippy::cast_possible_truncation, reason = "an order is wanted, not the last digits")]
-        let value = (f64::from(weight).ln() - clock.ln()) as f32;
-        Some(Candidate { token: token(place)?, value })
-    });
-    let clocks: Vec<Candidate> = clocks.collect();
+        let value = (log_weight - clock.ln()) as f32;
+        Candidate { token, value }
+    };
+    let Some(likely) = &likely else {
+        // By their values: what is allowed may be so much less likely than the likeliest that its weight is 0.
+        let (most, temperature) = (f64::from(most), f64::from(temperature.max(LEAST_TEMPERATURE)));
+        let allowed = possible(values).filter(|one| gate.may_allow(one.token));
+        let clocks: Vec<Candidate> =
+            allowed.map(|one| clocked(one.token, (f64::from(one.value) - most) / temperature)).collect();
+        return likeliest_allowed(clocks.into_iter(), gate);
+    };
+    let left = weights.all().filter_map(|(place, weight)| Some((likely.get(place)?.token, f64::from(weight).ln())));
+    let clocks: Vec<Candidate> = left.map(|(token, log_weight)| clocked(token, log_weight)).collect();
     likeliest_allowed(clocks.into_iter(), gate).or_else(|| likeliest_allowed(possible(values), gate))
 }
 
@@ -313,6 +338,8 @@ fn nucleus(weights: &Weights, top_p: f32) -> Vec<Candidate> {
 const CHOICE: u64 = 0xd134_2543_de82_ef95;
 const SORTED_FIRST: usize = 256;
 const MAX_DRAWS: usize = 32;
+/// Below it values divided by it are too far apart for chance to matter, and too large to be kept in order.
+const LEAST_TEMPERATURE: f32 = 1e-6;
 const LEAST_LOGPROB: f32 = -9999.0;
 
 #[cfg(test)]
@@ -385,6 +412,13 @@ mod tests {
         let mut expected = [0.0; 9];
         (expected[5], expected[6]) = (0.25, 0.75);
         near(&frequencies(&mut Sampler::new(settings(1.0, 1.0), 0, Some(integer())), &logits, 15_000), &expected);
+        // So cold that "a" leaves no weight for them: their proportions are the same.
+        let cold = 0.02;
+        let logits_of_cold = logits.map(|logit| if logit < 5.0 { logit * cold } else { logit });
+        let mut sampler = Sampler::new(settings(cold, 1.0), 0, Some(integer()));
+        near(&frequencies(&mut sampler, &logits_of_cold, 15_000), &expected);
+        let mut least = Sampler::new(settings(f32::MIN_POSITIVE, 1.0), 0, Some(integer()));
+        assert_eq!(least.pick(&logits, &letters(), &mut used()), Ok(6));
         let mut greedy = Sampler::new(settings(0.0, 1.0), 0, Some(integer()));
         assert_eq!(greedy.pick(&logits, &letters(), &mut used()), Ok(6));
         assert_eq!(greedy.pick(&logits, &letters(), &mut used()), Ok(3), "the end is allowed now");
@@ -510,7 +544,7 @@ mod tests {
     fn nothing_of_a_draw_is_left_when_memory_is_wiped() {
         let mut scratch = used();
         scratch.zeroize();
-        assert!(scratch.values.is_empty() && scratch.weights.all().next().is_none());
+        assert!(scratch.is_empty() && scratch.weights.all().next().is_none());
         assert_eq!(scratch.weights.total(), 0.0);
     }
 

@@ -75,6 +75,10 @@ impl Weights {
         self.sum();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.of.is_empty() && self.sums.is_empty()
+    }
+
     pub(crate) fn total(&self) -> f64 {
         self.sums.iter().sum()
     }

@@ -45,10 +45,12 @@ fn prefixes_are_shared_within_a_tenant_only() {
     assert_eq!(cached(&run(&mut engine, request(5, 1, prompt))), 0, "forgotten");
     assert_eq!(cached(&run(&mut engine, request(6, 2, prompt))), tokens - 1, "the other one is not");
     assert_eq!(engine.model().wiped, 0);
+    assert!(!engine.scratch().is_empty(), "answers were drawn");
     engine.forget(Tenant([1; 32]));
     engine.forget(Tenant([2; 32]));
     assert!(engine.scheduler().cells().is_empty());
     assert_eq!(engine.model().wiped, 1, "an empty cache is overwritten");
+    assert!(engine.scratch().is_empty(), "so is what was drawn from");
 }
 
 #[test]

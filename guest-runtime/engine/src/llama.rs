@@ -203,7 +203,7 @@ pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, C
         cells: settings.cache.max(settings.context).get(),
         slots: parallel.saturating_mul(2),
         running: parallel,
-        step: step_tokens(rows).max(parallel.into()),
+        step: step_tokens(rows, parallel.into()),
         waiting: MAX_WAITING,
         shares: weights.can_share(),
     };
@@ -309,11 +309,11 @@ impl Model for LlamaModel<'_> {
     }
 }
 
-/// Tokens of a step for so many rows at once: as many whole computations as fit. The rest of one would cost nearly as much
-/// time as a whole: all weights pass through the processor for it.
-const fn step_tokens(rows: u32) -> u32 {
-    let whole = STEP_TOKENS - STEP_TOKENS % rows;
-    if whole > rows { whole } else { rows }
+/// Tokens of a step for so many rows at once, at least `least`: whole computations. The rest of one would cost nearly as
+/// much time as a whole: all weights pass through the processor for it.
+fn step_tokens(rows: u32, least: u32) -> u32 {
+    let computations = (STEP_TOKENS / rows).max(least.div_ceil(rows)).max(1);
+    computations.saturating_mul(rows)
 }
 
 /// Most tokens that are computed in one step, prompts included, unless more are computed at once: small enough to cancel
@@ -338,12 +338,19 @@ mod tests {
 
     #[test]
     fn a_step_is_whole_computations() {
-        let wanted = if ON_GPUS { [(63, 504), (512, 512)] } else { [(63, 126), (512, 512)] };
-        for (rows, step) in wanted {
-            assert_eq!(step_tokens(rows), step, "{rows}");
+        let wanted = match ON_GPUS {
+            true => [(63, 1, 504), (512, 1, 512), (63, 600, 630)],
+            false => [(63, 64, 126), (512, 64, 512), (63, 200, 252)],
+        };
+        for (rows, least, step) in wanted {
+            assert_eq!(step_tokens(rows, least), step, "{rows} {least}");
         }
         for rows in 1..=MAX_ROWS {
-            assert!(step_tokens(rows).is_multiple_of(rows) && step_tokens(rows) <= STEP_TOKENS.max(rows), "{rows}");
+            for least in [1, 64, 127, 128, 1000] {
+                let step = step_tokens(rows, least);
+                assert!(step.is_multiple_of(rows) && step >= least, "{rows} {least}");
+                assert!(step < STEP_TOKENS.max(least) + rows, "{rows} {least}");
+            }
         }
     }
 }
