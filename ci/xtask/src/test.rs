@@ -55,9 +55,7 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<()> {
         step("engine lints", || {
             process::run("engine lints", &mut engine(&["clippy"], &["--all-targets", "--", "-D", "warnings"])?)
         })?;
-        step("engine tests", || {
-            process::run("engine tests", &mut engine(&["nextest", "run"], &[&threads()])?)
-        })?;
+        step("engine tests", || process::run("engine tests", &mut engine(&["nextest", "run"], &[&threads()])?))?;
     }
     let schemathesis = schemathesis::install()?;
     let mut modules = None;
