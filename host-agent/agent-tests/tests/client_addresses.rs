@@ -81,6 +81,8 @@ fn no_client_is_sent_to_a_guest_whose_configuration_cannot_be_read() {
     rig.start();
     let told = |rig: &Rig| rig.guest("a")["reasons"].to_string().contains("\"guest_configuration_unreadable\"");
     rig.wait("a report", told);
+    // The front comes up after the report.
+    rig.wait("a front", |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
     let mut liar = TcpStream::connect(("127.0.0.1", port)).unwrap();
     liar.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let header = proxy_protocol::header("203.0.113.9:1".parse().unwrap(), ([127, 0, 0, 1], port).into());
