@@ -38,8 +38,9 @@ enum State {
     Kept {
         used: u64,
     },
-    /// Given up: nobody reads it any more. It holds its cells until they are needed, or until nothing that grows lies
-    /// above them: what grows must not find holes below its end.
+    /// Given up: nobody reads it any more. It holds its cells until they are needed, until nothing that grows lies above
+    /// them (what grows must not find holes below its end), or until looking past them has cost as much as moving what
+    /// lies above.
     Condemned,
 }
 
@@ -65,6 +66,12 @@ impl Cells {
     #[must_use]
     pub fn available(&self) -> usize {
         self.free.len().saturating_add(self.only_kept)
+    }
+
+    /// Cells that are used.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.uses.len().saturating_sub(self.free.len())
     }
 
     /// Whether no slot holds anything.
@@ -199,6 +206,25 @@ impl Cells {
         if let Some(held) = self.held_mut(slot) {
             (held.tenant, held.tokens) = (None, Vec::new());
         }
+    }
+
+    /// All slots that are kept and were not used since a moment, with their tenants.
+    pub(crate) fn unused_since(&self, moment: u64) -> Vec<(Slot, Tenant)> {
+        let unused = |slot: Slot| {
+            let held = self.held(slot).filter(|held| matches!(held.state, State::Kept { used } if used < moment))?;
+            Some((slot, held.tenant?))
+        };
+        self.all().filter_map(unused).collect()
+    }
+
+    /// Cells that freeing what was given up would free, at least.
+    pub(crate) fn given_up(&self) -> usize {
+        let is_last_use = |cell: &&u32| {
+            let uses = usize::try_from(**cell).ok().and_then(|cell| self.uses.get(cell));
+            uses == Some(&(0, 1))
+        };
+        let condemned = self.slots.iter().filter(|held| held.state == State::Condemned);
+        condemned.map(|held| held.cells.iter().filter(is_last_use).count()).fold(0, usize::saturating_add)
     }
 
     /// All slots that were given up.

@@ -20,6 +20,9 @@ pub struct Capacity {
     pub waiting: usize,
     /// Whether what is computed may be used again: not all models can cut a sequence.
     pub shares: bool,
+    /// Tokens that may be computed until a prefix that is kept, and that nobody used meanwhile, is given up. Each of
+    /// them is computed more slowly for what is kept: the model looks at all cells in use to find those of its sequence.
+    pub patience: u64,
 }
 
 /// One answer of a request.
@@ -79,6 +82,7 @@ pub struct Plan {
 /// Shares out steps and cells. After [`Scheduler::plan`] each entry with a `sample` must be answered by
 /// [`Scheduler::generated`], [`Scheduler::end`] or [`Scheduler::remove`] before the next plan.
 ///
+/// Prefixes are kept until they are not used for so long that keeping them has cost about as much as computing them again.
 /// Cells are taken as answers grow. When none is left, kept prefixes go first, longest unused first; then the youngest
 /// answer is stopped: it gives its cells back and is computed again later, from its prompt and what it has said. The
 /// oldest one is never stopped, and each fits the cache by itself, so all of them end.
@@ -95,8 +99,10 @@ pub struct Scheduler {
     running: Vec<(Slot, Sequence)>,
     /// What happened to slots since the last plan.
     changes: Vec<Change>,
-    /// Counts arrivals and uses.
+    /// Counts tokens computed, arrivals and uses.
     moment: u64,
+    /// Cells that were given up, each as often as a token was computed past it.
+    passed: usize,
     /// Who gets the first share of the next step.
     turn: usize,
     /// What was computed for each tenant that waits or runs, in tokens, counted from the least of them when it came.
@@ -142,6 +148,7 @@ impl Scheduler {
             running: Vec::new(),
             changes: Vec::new(),
             moment: 0,
+            passed: 0,
             turn: 0,
             served: HashMap::new(),
         }
@@ -174,6 +181,7 @@ impl Scheduler {
     /// What to compute next. Nothing when there is nothing to do.
     pub fn plan(&mut self) -> Plan {
         let mut plan = Plan::default();
+        self.give_up_unused();
         self.start_waiting(&mut plan);
         let parts = loop {
             if let Some(parts) = self.parts() {
@@ -185,6 +193,9 @@ impl Scheduler {
         for (slot, length) in parts {
             self.compute(slot, length, &mut plan);
         }
+        let computed = plan.entries.len();
+        self.moment = self.moment.saturating_add(u64::try_from(computed).unwrap_or(u64::MAX));
+        self.passed = self.passed.saturating_add(self.cells.given_up().saturating_mul(computed));
         plan.changes = self.take_changes();
         plan
     }
@@ -253,6 +264,24 @@ impl Scheduler {
     /// What happened to slots since the last plan, for a caller that does not wait for the next one.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Gives up prefixes that nobody has used for long, but for tenants that wait: they may be about to. Frees what was
+    /// given up once looking past it has cost as much as moving everything else.
+    fn give_up_unused(&mut self) {
+        let unused = self.cells.unused_since(self.moment.saturating_sub(self.capacity.patience));
+        for (slot, tenant) in unused {
+            if !self.waiting.iter().any(|sequence| sequence.tenant == tenant) {
+                self.cells.condemn(slot);
+            }
+        }
+        self.tidy();
+        if self.passed > self.cells.used().saturating_mul(TOKENS_PER_MOVE) {
+            self.free_condemned();
+        }
+        if self.cells.given_up() == 0 {
+            self.passed = 0;
+        }
     }
 
     /// Starts waiting answers in their order, as long as their prompts fit beside those that are being read.
@@ -492,3 +521,6 @@ impl Scheduler {
         self.served.retain(|tenant, _| is_here(tenant));
     }
 }
+
+/// Moving a cell costs as much as looking past it so often. Seen: 10 µs, and 0.26 µs with two threads.
+const TOKENS_PER_MOVE: usize = 64;

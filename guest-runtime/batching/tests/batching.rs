@@ -180,6 +180,60 @@ fn what_is_given_up_is_freed_when_it_costs_nothing_or_is_needed() {
     assert_eq!(engine.model().wiped, 1);
 }
 
+/// Whoever goes on is slowed down by what was given up below it only until that has cost as much as moving it.
+#[test]
+fn what_is_given_up_below_an_answer_is_freed_when_looking_past_it_has_cost_a_move() {
+    let mut engine = engine(roomy());
+    let (mut outcomes, mut events) = (BTreeMap::new(), Vec::new());
+    engine.admit(Generate { max_tokens: Some(1), ..request(99, 99, &"x".repeat(31)) }).unwrap();
+    engine.step(&mut events);
+    let long = Generate { max_tokens: Some(50), ..request(1, 1, "long") };
+    engine.admit(long.clone()).unwrap();
+    engine.step(&mut events);
+    engine.forget(Tenant([99; 32]));
+    let mut used = Vec::new();
+    for id in 2..20 {
+        engine.admit(request(id, id as u8, &"x".repeat(31))).unwrap();
+        (0..2).for_each(|_| engine.step(&mut events));
+        engine.cancel(id, &mut events);
+        engine.forget(Tenant([id as u8; 32]));
+        used.push((engine.model().compacted, engine.scheduler().cells().used()));
+    }
+    assert_eq!(used[3].0, 0, "it costs less than a move: {used:?}");
+    assert!((1..=3).contains(&used[17].0), "it is moved then, and not each time: {used:?}");
+    assert!(used[17].1 < 50, "the answer alone is left: {used:?}");
+    collect(&mut outcomes, events);
+    drain(&mut engine, &mut outcomes, 1000);
+    assert_eq!(outcomes[&1].texts, alone(long).texts);
+}
+
+#[test]
+fn a_prefix_is_kept_until_so_much_was_computed_without_it() {
+    let mut engine = engine(Capacity { patience: 200, ..roomy() });
+    let prompt = "a prompt of some length";
+    let tokens = prompt.len() as u32;
+    let mut asked = 0..;
+    let mut ask = |tenant, prompt: &str| {
+        let id = asked.next().unwrap_or(0);
+        cached(&run(&mut engine, Generate { max_tokens: Some(2), ..request(id, tenant, prompt) }))
+    };
+    assert_eq!(ask(1, prompt), 0);
+    let other = "b".repeat(45);
+    (10..13).for_each(|tenant| assert_eq!(ask(tenant, &other), 0));
+    assert_eq!(ask(1, prompt), tokens - 1, "140 tokens later");
+    (20..23).for_each(|tenant| assert_eq!(ask(tenant, &other), 0));
+    assert_eq!(ask(1, prompt), tokens - 1, "it was used since");
+    (30..39).for_each(|tenant| assert_eq!(ask(tenant, &other), 0));
+    assert_eq!(ask(1, prompt), 0, "400 tokens later");
+    // Its tenant waits behind the others.
+    let mut engine = self::engine(Capacity { patience: 200, running: 1, ..roomy() });
+    run(&mut engine, Generate { max_tokens: Some(2), ..request(1, 1, prompt) });
+    for tenant in 10..19 {
+        engine.admit(request(tenant, tenant as u8, &other)).unwrap();
+    }
+    assert_eq!(cached(&run(&mut engine, request(2, 1, prompt))), tokens - 1, "it was about to be used");
+}
+
 #[test]
 fn the_queue_has_an_end_and_ids_are_unique() {
     let capacity = Capacity { waiting: 3, ..roomy() };
@@ -378,15 +432,15 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 fn capacities() -> impl Strategy<Value = Capacity> {
-    (0_u32..200, 1_u16..6, 0_u16..6, 0_u32..20, any::<bool>()).prop_map(|(extra, running, kept, step, shares)| {
-        Capacity {
-            cells: CONTEXT + extra,
-            running,
-            slots: running + 1 + kept,
-            step: step + u32::from(running),
-            waiting: 12,
-            shares,
-        }
+    let sizes = (0_u32..200, 1_u16..6, 0_u16..6, 0_u32..20, any::<bool>(), 0_u64..200);
+    sizes.prop_map(|(extra, running, kept, step, shares, patience)| Capacity {
+        cells: CONTEXT + extra,
+        running,
+        slots: running + 1 + kept,
+        step: step + u32::from(running),
+        waiting: 12,
+        shares,
+        patience,
     })
 }
 

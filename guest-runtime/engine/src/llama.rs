@@ -4,7 +4,7 @@
 use crate::{
     gpus::Gpus,
     prompt::Template,
-    room::CellShape,
+    room::{CellShape, patience},
     runs::{has_long_run, is_recursive},
 };
 use batching::{Batching, Capacity, Change, Entry, Model, Slot, Token, Vocabulary};
@@ -156,6 +156,24 @@ impl Weights {
         (&self.backend, &self.model)
     }
 
+    /// See [`patience`]. Of experts those count that compute a token. On GPUs it is not known what looking past a cell costs:
+    /// prefixes stay until their room is needed.
+    fn patience(&self) -> u64 {
+        if ON_GPUS {
+            return u64::MAX;
+        }
+        let model = &self.model;
+        let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+        let told = |key: &str| model.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok();
+        let (experts, used): (Option<u64>, Option<u64>) = (told("expert_count"), told("expert_used_count"));
+        let all = model.n_params();
+        let computed = match experts.zip(used) {
+            Some((experts, used)) if used < experts => all.checked_div(experts).unwrap_or(all).saturating_mul(used),
+            _ => all,
+        };
+        patience(computed, model.n_layer(), model.n_head()).unwrap_or(u64::MAX)
+    }
+
     /// Whether a sequence can be cut and shared: not where a model keeps a state instead of its tokens.
     fn can_share(&self) -> bool {
         !(self.model.is_recurrent() || self.model.is_hybrid())
@@ -206,6 +224,7 @@ pub fn parts(weights: &Weights, settings: Settings) -> Result<(LlamaModel<'_>, C
         step: step_tokens(rows, parallel.into()),
         waiting: MAX_WAITING,
         shares: weights.can_share(),
+        patience: weights.patience(),
     };
     Ok((LlamaModel::new(weights, settings, &capacity, rows)?, capacity))
 }

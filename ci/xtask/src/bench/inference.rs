@@ -78,13 +78,15 @@ impl Programs {
 fn speed_figures(speed: &Value) -> anyhow::Result<Vec<Figure>> {
     let against = |name: &str, part: &str, least: f64| -> anyhow::Result<Figure> {
         let (ours, peer) = (number(speed, &format!("/{part}/ours"))?, number(speed, &format!("/{part}/peer"))?);
-        Ok(Figure::peer(name, ours, "t/s", &format!("llama.cpp's {peer:.1} t/s"), peer / ours, 1.0 / least))
+        let ratio = number(speed, &format!("/{part}/ratio"))?;
+        Ok(Figure::peer(name, ours, "t/s", &format!("llama.cpp's {peer:.1} t/s"), 1.0 / ratio, 1.0 / least))
     };
     let prefix = |field: &str| number(speed, &format!("/prefix/{field}"));
     let (shared, fresh) = (prefix("shared_ms")?, prefix("fresh_ms")?);
     let (whole, ours, peer) =
         (number(speed, "/prefill/whole")?, number(speed, "/prefill/ours")?, number(speed, "/prefill/peer")?);
     let of_peer = format!("llama.cpp's {peer:.1} t/s");
+    let (empty, beside) = (number(speed, "/kept/empty")?, number(speed, "/kept/beside")?);
     let compacting = 100.0 * number(speed, "/compaction/share")?;
     Ok(vec![
         against("one answer, after its first token", "decode", 0.97)?,
@@ -101,6 +103,13 @@ fn speed_figures(speed: &Value) -> anyhow::Result<Vec<Figure>> {
             shared / fresh,
             0.3,
         ),
+        Figure::compared(
+            "one answer beside what is kept for others at most",
+            beside,
+            "t/s",
+            &format!("in an empty cache: {empty:.1} t/s"),
+            empty / beside,
+        ),
         Figure::plain("compacting a cache half as large as wanted", compacting, "%"),
     ])
 }
@@ -112,7 +121,8 @@ fn channel_figures(channel: &Value) -> anyhow::Result<Vec<Figure>> {
     for (row, name) in [(0, "attested: one answer at a time"), (1, "attested: 8 answers at once")] {
         let (attested, plain) = (at(&format!("/throughput/{row}/attested"))?, at(&format!("/throughput/{row}/plain"))?);
         let against = format!("plain HTTP: {plain:.1} t/s");
-        figures.push(Figure::peer(name, attested, "t/s", &against, plain / attested, 1.0 / 0.98));
+        let ratio = at(&format!("/throughput/{row}/ratio"))?;
+        figures.push(Figure::peer(name, attested, "t/s", &against, 1.0 / ratio, 1.0 / 0.98));
     }
     figures.push(Figure::limit("500 challenges at once: 99 % proven within", at("/challenges/p99_ms")?, "ms", 150.0));
     figures.push(Figure::plain("one challenge", at("/challenges/alone_ms")?, "ms"));
@@ -197,9 +207,10 @@ mod tests {
 
     fn speed() -> Value {
         json!({
-            "decode": { "ours": 97.0, "peer": 100.0 }, "prefill": { "ours": 68.0, "peer": 100.0, "whole": 96.0 },
-            "streams": { "ours": 111.0, "peer": 100.0 }, "drawn": { "ours": 111.0, "peer": 100.0 },
-            "uneven": { "ours": 109.0, "peer": 100.0 },
+            "decode": { "ours": 97.0, "peer": 100.0, "ratio": 0.97 }, "prefill": { "ours": 68.0, "peer": 100.0, "whole": 96.0 },
+            "streams": { "ours": 100.0, "peer": 100.0, "ratio": 1.11 },
+            "drawn": { "ours": 111.0, "peer": 100.0, "ratio": 1.11 },
+            "uneven": { "ours": 111.0, "peer": 100.0, "ratio": 1.09 }, "kept": { "empty": 100.0, "beside": 80.0 },
             "prefix": { "shared_ms": 3.1, "fresh_ms": 10.0 }, "compaction": { "share": 0.05 },
             "concurrency": [{ "streams": 1, "ours": 2.0, "peer": 1.0 }],
         })
@@ -208,7 +219,10 @@ mod tests {
     fn channel() -> Value {
         json!({
             "first_token": { "attested_ms": 5.0, "plain_ms": 3.4 },
-            "throughput": [{ "attested": 98.0, "plain": 100.0 }, { "attested": 97.0, "plain": 100.0 }],
+            "throughput": [
+                { "attested": 100.0, "plain": 100.0, "ratio": 0.981 },
+                { "attested": 100.0, "plain": 100.0, "ratio": 0.97 },
+            ],
             "challenges": { "p99_ms": 150.0, "alone_ms": 42.0, "connections": 500, "handshakes_s": 2.0 },
             "weights": { "cores": [{ "read_gb_s": 1.9, "unpack_gb_s": 1.0, "alone_gb_s": 2.0 },
                 { "read_gb_s": 3.5, "unpack_gb_s": 2.0, "alone_gb_s": 4.0 }] },

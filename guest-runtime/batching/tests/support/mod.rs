@@ -133,7 +133,7 @@ pub(crate) fn engine(capacity: Capacity) -> Batching<FakeModel> {
 }
 
 pub(crate) fn roomy() -> Capacity {
-    Capacity { cells: 4096, slots: 16, running: 8, step: 32, waiting: 64, shares: true }
+    Capacity { cells: 4096, slots: 16, running: 8, step: 32, waiting: 64, shares: true, patience: u64::MAX }
 }
 
 pub(crate) fn request(id: u64, tenant: u8, prompt: &str) -> Generate {

@@ -52,7 +52,7 @@ impl<'w> Bench<'w> {
             a.push(ours.run(std::slice::from_ref(&job))?.decode_rate());
             b.push(peer::run(self.weights, std::slice::from_ref(&job), self.threads)?.decode_rate());
         }
-        Ok(json!({ "ours": median(a), "peer": median(b) }))
+        Ok(against(a, b).into())
     }
 
     /// With the engine's smaller computations, and with whole steps.
@@ -77,7 +77,7 @@ impl<'w> Bench<'w> {
     fn streams(&mut self) -> anyhow::Result<Value> {
         let answer = 64 / self.hurry;
         let jobs = self.prompts.jobs(8, 32, |_| answer);
-        self.batches(&jobs, 8, self.rounds)
+        self.batches(&jobs, 8, self.rounds * if self.hurry == 1 { 3 } else { 1 })
     }
 
     /// Eight answers that are drawn: both sides end some of them early, at other tokens.
@@ -106,7 +106,9 @@ impl<'w> Bench<'w> {
             a.push(run.rate());
             b.push(other.rate());
         }
-        Ok(json!({ "ours": median(a), "peer": median(b), "tokens_ours": tokens.0, "tokens_peer": tokens.1 }))
+        let mut document = against(a, b);
+        document.extend([("tokens_ours".to_owned(), tokens.0.into()), ("tokens_peer".to_owned(), tokens.1.into())]);
+        Ok(document.into())
     }
 
     /// Time to the first token behind 200 tokens that the tenant has asked before, or has not.
@@ -122,6 +124,28 @@ impl<'w> Bench<'w> {
             }
         }
         Ok(json!({ "shared_ms": median(shared), "fresh_ms": median(fresh), "tokens": PREFIX }))
+    }
+
+    /// One answer in an empty cache, and beside what is kept of other tenants: the model looks at each cell of the cache to
+    /// see that it is none of the answer's.
+    fn kept(&mut self) -> anyhow::Result<Value> {
+        let (slots, tokens) = (16, 256 / self.hurry);
+        let mut ours = self.ours(slots, 512, 16 * 512)?;
+        let others = self.prompts.jobs(2 * u32::from(slots) - 1, tokens as usize, |_| 1);
+        let job = self.job(32, 128 / self.hurry);
+        let (mut empty, mut beside, mut cells) = (Vec::new(), Vec::new(), 0);
+        for other in &others {
+            ours.run_and_keep(std::slice::from_ref(other))?;
+        }
+        for _ in 0..self.few() {
+            cells = ours.cells();
+            beside.push(ours.run(std::slice::from_ref(&job))?.decode_rate());
+        }
+        ours.forget(&others);
+        for _ in 0..self.few() {
+            empty.push(ours.run(std::slice::from_ref(&job))?.decode_rate());
+        }
+        Ok(json!({ "empty": median(empty), "beside": median(beside), "cells": cells }))
     }
 
     /// Eight at once with room for four: prefixes are dropped, answers stopped, and the cache is compacted.
@@ -186,6 +210,16 @@ impl<'w> Bench<'w> {
     }
 }
 
+/// Medians of rates, and of the shares of the peer's rate in the same round: a machine is not as fast in each of them.
+fn against(ours: Vec<f64>, peer: Vec<f64>) -> Map<String, Value> {
+    let ratio = median(ours.iter().zip(&peer).map(|(ours, peer)| ours / peer));
+    Map::from_iter([
+        ("ours".to_owned(), median(ours).into()),
+        ("peer".to_owned(), median(peer).into()),
+        ("ratio".to_owned(), ratio.into()),
+    ])
+}
+
 /// Tokens of a prompt for each second to the first token.
 fn read_rate(run: &Run, tokens: u32) -> f64 {
     f64::from(tokens) / run.first.first().copied().unwrap_or_default().as_secs_f64()
@@ -199,7 +233,7 @@ const CONTEXTS: [u32; 6] = [128, 256, 512, 1024, 2048, 4096];
 type Measure<'w> = fn(&mut Bench<'w>) -> anyhow::Result<Value>;
 
 /// Field of the document, what it is, and how it is measured.
-const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 9] {
+const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 10] {
     [
         ("decode", "one answer", Bench::decode),
         ("prefill", "a prompt", Bench::prefill),
@@ -207,6 +241,7 @@ const fn measures<'w>() -> [(&'static str, &'static str, Measure<'w>); 9] {
         ("drawn", "eight answers at once, drawn", Bench::drawn),
         ("uneven", "answers of several lengths", Bench::uneven),
         ("prefix", "a shared prefix", Bench::prefix),
+        ("kept", "one answer beside kept prefixes", Bench::kept),
         ("compaction", "a cache that is too small", Bench::compaction),
         ("concurrency", "1 to 16 answers at once", Bench::concurrency),
         ("context", "long contexts", Bench::context),

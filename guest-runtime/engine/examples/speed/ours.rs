@@ -48,8 +48,18 @@ impl<'w> Ours<'w> {
     /// of the tenants stays.
     pub(crate) fn run(&mut self, jobs: &[Job]) -> anyhow::Result<Run> {
         let run = self.run_and_keep(jobs)?;
-        jobs.iter().for_each(|job| self.engine.forget(tenant(job)));
+        self.forget(jobs);
         Ok(run)
+    }
+
+    /// Drops what is kept for the jobs' tenants.
+    pub(crate) fn forget(&mut self, jobs: &[Job]) {
+        jobs.iter().for_each(|job| self.engine.forget(tenant(job)));
+    }
+
+    /// Cells of the cache that are used.
+    pub(crate) fn cells(&self) -> usize {
+        self.engine.scheduler().cells().used()
     }
 
     /// The same; what was computed stays.
