@@ -195,7 +195,10 @@ impl Scheduler {
         }
         let computed = plan.entries.len();
         self.moment = self.moment.saturating_add(u64::try_from(computed).unwrap_or(u64::MAX));
-        self.passed = self.passed.saturating_add(self.cells.given_up().saturating_mul(computed));
+        self.passed = match self.cells.given_up() {
+            0 => 0,
+            cells => self.passed.saturating_add(cells.saturating_mul(computed)),
+        };
         plan.changes = self.take_changes();
         plan
     }
@@ -278,9 +281,6 @@ impl Scheduler {
         self.tidy();
         if self.passed > self.cells.used().saturating_mul(TOKENS_PER_MOVE) {
             self.free_condemned();
-        }
-        if self.cells.given_up() == 0 {
-            self.passed = 0;
         }
     }
 
@@ -522,5 +522,5 @@ impl Scheduler {
     }
 }
 
-/// Moving a cell costs as much as looking past it so often. Seen: 10 µs, and 0.26 µs with two threads.
+/// Moving a cell costs about as much as looking past it so often: 10 µs and 0.26 µs were seen, with two threads.
 const TOKENS_PER_MOVE: usize = 64;

@@ -56,6 +56,11 @@ impl Engine {
         Ok((id, events))
     }
 
+    async fn forget(&self, tenant: u64) -> anyhow::Result<()> {
+        let frame = encode(&Command::Forget { tenant: tenant_of(tenant) })?;
+        Ok(self.writer.lock().await.write_all(&frame).await?)
+    }
+
     async fn run(self: Arc<Self>, mut reader: OwnedReadHalf) -> anyhow::Result<()> {
         let (mut decoder, mut buffer) = (Decoder::<Event>::new(), vec![0; 64 << 10]);
         loop {
@@ -85,11 +90,9 @@ impl Engine {
 fn request(id: u64, tenant: u64, body: &Value) -> Option<Generate> {
     let content = body.pointer("/messages/0/content")?.as_str()?.to_owned();
     let max_tokens = u32::try_from(body.get("max_completion_tokens")?.as_u64()?).ok()?;
-    let mut bytes = [0; 32];
-    bytes.first_chunk_mut::<8>()?.copy_from_slice(&tenant.to_be_bytes());
     Some(Generate {
         id,
-        tenant: Tenant(bytes),
+        tenant: tenant_of(tenant),
         prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
         choices: 1,
         max_tokens: Some(max_tokens),
@@ -102,6 +105,12 @@ fn request(id: u64, tenant: u64, body: &Value) -> Option<Generate> {
     })
 }
 
+fn tenant_of(number: u64) -> Tenant {
+    let mut bytes = [0; 32];
+    bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(byte, value)| *byte = value);
+    Tenant(bytes)
+}
+
 async fn accept(listener: TcpListener, engine: Arc<Engine>) {
     let mut tenant = 0;
     while let Ok((stream, _)) = listener.accept().await {
@@ -112,6 +121,8 @@ async fn accept(listener: TcpListener, engine: Arc<Engine>) {
             let service = service_fn(|request| answer(Arc::clone(&engine), tenant, request));
             // Whatever ends a connection is between its two ends.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            // As `serve` does: what is kept slows down what comes after it.
+            let _ = engine.forget(tenant).await;
         });
     }
 }
